@@ -1,0 +1,1 @@
+"""A sample in, a trace out."""

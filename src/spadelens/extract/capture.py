@@ -1,0 +1,171 @@
+"""Runs the dense model and hands the inputs of its layers to a consumer; stores none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spadelens.errors import ModelOutputError, SpadeError
+from spadelens.layers import MatrixLayer, computes_product, inputs_to_matrix, matrix_layers, unsupported_reason
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one pass of the sample through the dense model shows.
+
+    Attributes:
+        scores: The class scores of the sample, `[classes]`.
+        matrix_shapes: Layer name -> (groups, positions, columns) of its inputs for one sample, in order of first call;
+            a layer that was never called is missing.
+        unsupported: Layer name -> why its weight cannot be replaced.
+    """
+
+    scores: Tensor
+    matrix_shapes: Mapping[str, tuple[int, int, int]]
+    unsupported: Mapping[str, str]
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put `model` into evaluation mode for the length of the block; restores the mode of every module."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, is_training in modes:
+            module.training = is_training
+
+
+def class_scores(model: nn.Module, batch: Tensor) -> Tensor:
+    """Return the scores `[batch, classes]` of `model`, without gradients, checked to be finite.
+
+    Raises:
+        ModelOutputError: The model fails on such a batch, or returns anything else than finite scores.
+    """
+    with evaluation_mode(model), torch.no_grad():
+        try:
+            scores = model(batch)
+        except SpadeError:  # from a consumer of ours that the pass has called
+            raise
+        except Exception as error:
+            raise ModelOutputError(
+                f"The model cannot be run on a batch of shape {list(batch.shape)}: "
+                f"{type(error).__name__}: {str(error).strip() or 'no message'}"
+            ) from error
+    return check_scores(scores, len(batch))
+
+
+def check_scores(scores: Any, batch_size: int) -> Tensor:
+    """Return `scores` if they are finite numbers `[batch_size, classes]` with at least two classes.
+
+    Raises:
+        ModelOutputError: They are not.
+    """
+    expected = f"expected a tensor of class scores [{batch_size}, classes]"
+    if not isinstance(scores, Tensor):
+        raise ModelOutputError(
+            f"The model returned a {type(scores).__name__}: {expected}. Wrap it in a module that returns the scores."
+        )
+    if scores.dim() != 2 or scores.shape[0] != batch_size or scores.shape[1] < 2 or not scores.is_floating_point():
+        raise ModelOutputError(
+            f"The model returned a tensor of shape {list(scores.shape)} and type {scores.dtype}: {expected} "
+            "with at least two classes. Wrap it in a module that returns the scores."
+        )
+    if not bool(torch.isfinite(scores).all()):
+        raise ModelOutputError(
+            "The model returned scores that are not finite (NaN or infinity). "
+            "Check its weights and the normalization of the input."
+        )
+    return scores.detach()
+
+
+def probe(model: nn.Module, sample: Tensor) -> Probe:
+    """Run `sample` `[C, H, W]` once and find out which layers are called, on what, and whether they can be replaced.
+
+    Raises:
+        ModelOutputError: The model fails, or returns anything else than finite scores.
+    """
+    layers = matrix_layers(model)
+    shapes: dict[str, tuple[int, int, int]] = {}
+    unsupported = {name: reason for name, module in layers.items() if (reason := unsupported_reason(module))}
+    unsupported |= {name: f"its weight is shared with {other!r}" for name, other in _shared_weights(model).items()}
+
+    def look(name: str, module: MatrixLayer, inputs: Tensor, outputs: Any) -> None:
+        groups, positions, columns = inputs_to_matrix(module, inputs).shape
+        seen = shapes.get(name, (groups, 0, columns))[1]
+        shapes[name] = (groups, seen + positions, columns)
+        if name not in unsupported and not (
+            isinstance(outputs, Tensor) and computes_product(module, inputs.detach(), outputs.detach())
+        ):
+            unsupported[name] = "its output is not its weight times its input"
+
+    handles = [
+        module.register_forward_hook(
+            lambda module, args, kwargs, outputs, name=name: look(name, module, _layer_input(args, kwargs), outputs),
+            with_kwargs=True,
+        )
+        for name, module in layers.items()
+        if name not in unsupported
+    ]
+    try:
+        scores = class_scores(model, sample.unsqueeze(0))[0]
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Probe(scores=scores, matrix_shapes=shapes, unsupported=unsupported)
+
+
+def capture_inputs(
+    model: nn.Module,
+    layers: Mapping[str, MatrixLayer],
+    batches: Iterable[Tensor],
+    consume: Callable[[str, Tensor], None],
+) -> None:
+    """Run every batch through `model` once and call `consume(name, inputs)` for every call of every layer in `layers`.
+
+    `inputs` is `[groups, positions, columns]` and is freed when `consume` returns. A module that is called several
+    times in one pass is handed on several times. Hooks are removed and modes restored, after an exception too.
+
+    Raises:
+        ModelOutputError: The model fails on a batch, or returns anything else than finite scores.
+    """
+    handles = [
+        module.register_forward_pre_hook(
+            lambda module, args, kwargs, name=name: consume(
+                name, inputs_to_matrix(module, _layer_input(args, kwargs).detach())
+            ),
+            with_kwargs=True,
+        )
+        for name, module in layers.items()
+    ]
+    try:
+        for batch in batches:
+            class_scores(model, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _layer_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    found: Tensor = args[0] if args else kwargs["input"]
+    return found
+
+
+def _shared_weights(model: nn.Module) -> dict[str, str]:
+    """Return layer name -> name of another parameter that is the same tensor as the layer's weight."""
+    names_by_parameter: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names_by_parameter.setdefault(id(parameter), []).append(name)
+    shared = {}
+    for name, module in matrix_layers(model).items():
+        own = f"{name}.weight" if name else "weight"
+        others = [other for other in names_by_parameter.get(id(module.weight), []) if other != own]
+        if others:
+            shared[name] = others[0]
+    return shared

@@ -1,0 +1,290 @@
+"""`extract_trace`: the only file that joins views, capture, solvers and schedule."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from spadelens.errors import InputError
+from spadelens.extract.augment import AugmentationLike
+from spadelens.extract.capture import capture_inputs, class_scores, probe
+from spadelens.extract.hessian import HessianStatistics
+from spadelens.extract.plan import LayerPlan, make_plan, statistics_dtype
+from spadelens.extract.report import LayerReport, Outcome, Prediction, TraceReport, package_versions, predict
+from spadelens.extract.schedule import ScheduleLike, parse_schedule
+from spadelens.extract.solvers import LayerProblem, Solver, parse_solver, solver_name
+from spadelens.extract.storage import fingerprint
+from spadelens.extract.trace import Trace, swapped_weights
+from spadelens.extract.views import ViewSource, augmented_views, check_count, given_views
+from spadelens.layers import matrix_to_weight, unit_columns, weight_to_matrix
+from spadelens.numerics import exact_matmul
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Called as progress(stage, done, total); the stages are 'views', 'solve' and 'check'."""
+
+DEFAULT_AUGMENTATION = "noise"
+DEFAULT_SOLVER = "sparsegpt"
+DEFAULT_SCHEDULE = "late"
+DEFAULT_NUM_VIEWS = 256
+
+
+def extract_trace(  # noqa: PLR0913 - the call that every user makes: two arguments, and keywords with defaults
+    model: nn.Module,
+    sample: Tensor,
+    *,
+    augmentation: AugmentationLike = DEFAULT_AUGMENTATION,
+    views: Tensor | Iterable[Tensor] | None = None,
+    solver: str | Solver = DEFAULT_SOLVER,
+    schedule: ScheduleLike = DEFAULT_SCHEDULE,
+    layers: Sequence[str] | None = None,
+    num_views: int = DEFAULT_NUM_VIEWS,
+    seed: int = 0,
+    batch_size: int | None = None,
+    hessian_budget_mib: int = 1024,
+    progress: Progress | None = None,
+) -> Trace:
+    """Prune every layer of `model` to the few weights that still reproduce its output on views of `sample`.
+
+    Each layer is solved on its own, from the inputs that it gets in the dense model. The model is run in evaluation
+    mode and is left exactly as it was. The same arguments give the same trace; another `batch_size` gives the same
+    views and, but for the rounding of sums, the same trace.
+
+    Args:
+        model: Any module that maps a batch of samples to class scores `[batch, classes]`.
+        sample: The input to explain, `[C, H, W]`, as the model expects it (normalized), without a batch dimension.
+        augmentation: How views are made: 'noise', 'paper', 'none', an `Augmentation`, or any callable from a sample to
+            one view. View 0 is always the sample itself.
+        views: Ready-made views in place of an augmentation: a tensor `[B, ...]` or an iterable of such batches.
+        solver: 'sparsegpt', 'obc', 'wanda', 'magnitude', with settings as in 'sparsegpt:unit=kernel', or a `Solver`.
+        schedule: The sparsity of every layer: a number in [0, 1), a table {pattern: sparsity}, a text as for
+            `--schedule`, or a `Schedule`.
+        layers: Patterns of the layers that may be pruned; by default every convolution but the first, and every
+            linear layer.
+        num_views: How many views to make, the sample included. An eighth as many again are made to measure the error
+            on views that the solver has not seen.
+        seed: Determines the views.
+        batch_size: Views per forward pass; by default chosen such that the unfolded inputs of the largest layer take
+            64 MiB, and at most 32.
+        hessian_budget_mib: Memory for Hessians. Where those of all layers do not fit, the views are run several
+            times; a layer whose own Hessian is larger gets a pass of its own.
+        progress: Called as progress(stage, done, total).
+
+    Returns:
+        The trace; its `report` says what became of every layer.
+
+    Raises:
+        InputError: An argument is out of range; UnknownNameError: there is no such solver or augmentation.
+        ScheduleError: The schedule does not fit the model.
+        ModelOutputError: The model fails on the sample, or does not return finite class scores.
+        NothingToPruneError: The model has no layer that may be pruned.
+        SolverError: A layer cannot be solved.
+    """
+    sample = _check_sample(model, sample)
+    check_count(hessian_budget_mib, "hessian_budget_mib", at_least=1)
+    if batch_size is not None:
+        check_count(batch_size, "batch_size", at_least=1)
+    chosen_solver = parse_solver(solver) if isinstance(solver, str) else solver
+    chosen_schedule = parse_schedule(schedule)
+    source = (
+        augmented_views(sample, augmentation, num_views, seed) if views is None else given_views(sample, views)
+    )
+    clock = _Clock()
+    with exact_matmul():
+        with clock.stage("probe"):
+            looked = probe(model, sample)
+            plan = make_plan(model, looked, chosen_schedule, layers)
+        job = _Job(model, plan, source, batch_size or plan.views_per_batch, progress or _no_progress, clock)
+        solved = _solve_layers(job, chosen_solver, hessian_budget_mib)
+        _measure_held_out(job, solved)
+    weights = {name: layer.weight for name, layer in solved.items()}
+    with swapped_weights(model, weights):
+        sparse = predict(class_scores(model, sample.unsqueeze(0))[0])
+    settings = {
+        "solver": solver_name(chosen_solver),
+        "solver_settings": chosen_solver.settings(),
+        "schedule": chosen_schedule.spec(),
+        "layers": None if layers is None else list(layers),
+        "augmentation": source.description,
+        "num_views": source.num_views,
+        "num_held_out_views": source.num_held_out,
+        "seed": seed,
+        "batch_size": job.batch_size,
+        "hessian_budget_mib": hessian_budget_mib,
+    }
+    return Trace(
+        dense_model=model,
+        weights=weights,
+        pruned={name: layer.pruned for name, layer in solved.items()},
+        report=_report(job, solved, predict(looked.scores), sparse, settings),
+        model_fingerprint=fingerprint(model),
+    )
+
+
+@dataclass
+class _Solved:
+    """One solved layer, in the layer's own shape."""
+
+    weight: Tensor
+    pruned: Tensor
+    error: float
+    seconds: float
+    held_out_error: float | None = None
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """Adds up the time of stages, each of which may be entered several times."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What the stages share."""
+
+    model: nn.Module
+    plan: LayerPlan
+    source: ViewSource
+    batch_size: int
+    progress: Progress
+    clock: _Clock
+
+
+def _check_sample(model: nn.Module, sample: Any) -> Tensor:
+    """Return `sample` on the device and in the type of the model."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"Cannot explain a {type(model).__name__}: expected a torch.nn.Module.")
+    expected = "expected a tensor of finite floating-point numbers [C, H, W], without a batch dimension"
+    if not isinstance(sample, Tensor):
+        raise InputError(f"Cannot explain a {type(sample).__name__}: {expected}.")
+    if sample.numel() == 0 or sample.dim() == 0 or not sample.is_floating_point():
+        raise InputError(f"Cannot explain a tensor of shape {list(sample.shape)} and type {sample.dtype}: {expected}.")
+    if not bool(torch.isfinite(sample).all()):
+        raise InputError(f"Cannot explain a sample that holds NaN or infinity: {expected}.")
+    reference = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), sample)
+    return sample.detach().to(device=reference.device, dtype=reference.dtype)
+
+
+def _solve_layers(job: _Job, solver: Solver, budget_mib: int) -> dict[str, _Solved]:
+    passes = list(job.plan.passes(budget_mib))
+    num_layers, num_views = len(job.plan.sparsities), job.source.num_views * len(passes)
+    solved: dict[str, _Solved] = {}
+    for number, names in enumerate(passes):
+        with job.clock.stage("views"):
+            statistics = _accumulate(job, names, number * job.source.num_views, num_views)
+        with job.clock.stage("solve"):
+            for name in names:
+                job.progress("solve", len(solved), num_layers)
+                solved[name] = _solve_layer(name, job.plan, solver, statistics.pop(name))
+    job.progress("solve", len(solved), num_layers)
+    return solved
+
+
+def _accumulate(job: _Job, names: Sequence[str], done: int, total: int) -> dict[str, HessianStatistics]:
+    """Run all views through the model once and return the Hessians of the layers `names`."""
+    modules = {name: job.plan.modules[name] for name in names}
+    statistics = {}
+    for name, module in modules.items():
+        groups, _, columns = job.plan.matrix_shapes[name]
+        statistics[name] = HessianStatistics(groups, columns, statistics_dtype(module), module.weight.device)
+    job.progress("views", done, total)
+    for batch in job.source.batches(job.batch_size):
+        capture_inputs(job.model, modules, [batch], lambda name, inputs: statistics[name].add(inputs))
+        done += len(batch)
+        job.progress("views", done, total)
+    return statistics
+
+
+def _solve_layer(name: str, plan: LayerPlan, solver: Solver, statistics: HessianStatistics) -> _Solved:
+    start = time.perf_counter()
+    module = plan.modules[name]
+    dense = weight_to_matrix(module, module.weight.detach())
+    problem = LayerProblem(name, dense, statistics, (plan.sparsities[name],), unit_columns(module, "kernel"))
+    solution = solver.solve(problem)
+    weight = solution.weights[0]
+    error = _ratio(statistics.mean_squared_output(weight - dense), statistics.mean_squared_output(dense))
+    return _Solved(
+        weight=matrix_to_weight(module, weight),
+        pruned=matrix_to_weight(module, solution.pruned[0]),
+        error=error,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _measure_held_out(job: _Job, solved: Mapping[str, _Solved]) -> None:
+    """Set the held-out error of every solved layer, by one more pass over views that no solver has seen."""
+    if job.source.num_held_out == 0:
+        return
+    modules = {name: job.plan.modules[name] for name in solved}
+    sums = {name: torch.zeros(2, dtype=torch.float64) for name in solved}
+
+    def compare(name: str, inputs: Tensor) -> None:
+        module = modules[name]
+        dense = weight_to_matrix(module, module.weight.detach())
+        difference = weight_to_matrix(module, solved[name].weight) - dense
+        for index, weight in enumerate((difference, dense)):
+            sums[name][index] += float((inputs @ weight.transpose(1, 2)).float().square().sum())
+
+    with job.clock.stage("check"):
+        done = 0
+        job.progress("check", done, job.source.num_held_out)
+        for batch in job.source.held_out_batches(job.batch_size):
+            capture_inputs(job.model, modules, [batch], compare)
+            done += len(batch)
+            job.progress("check", done, job.source.num_held_out)
+    for name, (error, output) in sums.items():
+        solved[name].held_out_error = _ratio(error, output)
+
+
+def _report(
+    job: _Job, solved: Mapping[str, _Solved], dense: Prediction, sparse: Prediction, settings: Mapping[str, Any]
+) -> TraceReport:
+    layers = []
+    for name, module in job.plan.modules.items():
+        kind, shape = type(module).__name__, tuple(module.weight.shape)
+        if name not in solved:
+            outcome, detail = job.plan.left[name]
+            layers.append(LayerReport(name, kind, shape, outcome, detail))
+            continue
+        layer = solved[name]
+        layers.append(
+            LayerReport(
+                name,
+                kind,
+                shape,
+                Outcome.PRUNED,
+                sparsity=float(layer.pruned.double().mean()),
+                error=layer.error,
+                held_out_error=layer.held_out_error,
+                seconds=layer.seconds,
+            )
+        )
+    return TraceReport(
+        layers=tuple(layers),
+        dense=dense,
+        sparse=sparse,
+        settings=settings,
+        seconds=dict(job.clock.seconds),
+        versions=package_versions(),
+    )
+
+
+def _ratio(error: Tensor, output: Tensor) -> float:
+    """Return error / output; outputs that are zero everywhere are reproduced without error by any weight."""
+    return float(error / output) if float(output) > 0 else 0.0
+
+
+def _no_progress(stage: str, done: int, total: int) -> None:
+    del stage, done, total

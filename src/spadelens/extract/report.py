@@ -1,0 +1,151 @@
+"""What is known of a trace: settings, predictions and every layer, as plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NUM_TOP_CLASSES = 5
+
+
+class Outcome(str, Enum):
+    """What became of a layer."""
+
+    PRUNED = "pruned"
+    DENSE = "dense"
+    EXCLUDED = "excluded"
+    NOT_CALLED = "not called"
+    UNSUPPORTED = "unsupported"
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One convolution or linear layer of the model.
+
+    Attributes:
+        name: Its qualified name.
+        kind: Its class, such as 'Conv2d'.
+        shape: The shape of its weight.
+        outcome: What became of it.
+        detail: Why it was left as it is, empty where it was pruned.
+        sparsity: The fraction of its weights that were pruned.
+        error: ||(W' - W) X||² / ||W X||² on the views, or None where nothing was pruned.
+        held_out_error: The same on views that the solver did not see, or None where there were none.
+        seconds: What solving it took.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    outcome: Outcome
+    detail: str = ""
+    sparsity: float = 0.0
+    error: float | None = None
+    held_out_error: float | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of the sample.
+
+    Attributes:
+        class_index: The class of the highest score.
+        probability: Its probability.
+        top: (class, probability) of the likeliest classes, at most five, in descending order.
+    """
+
+    class_index: int
+    probability: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class TraceReport:
+    """Everything about a trace but its weights.
+
+    Attributes:
+        layers: Every convolution and linear layer, in the order in which the model calls them, uncalled ones last.
+        dense: What the dense model predicts for the sample.
+        sparse: What the trace predicts for it.
+        settings: How the trace was made: solver, schedule, augmentation, num_views, num_held_out_views, seed, ...
+        seconds: Stage -> time taken.
+        versions: Package -> version.
+    """
+
+    layers: tuple[LayerReport, ...]
+    dense: Prediction
+    sparse: Prediction
+    settings: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    versions: Mapping[str, str]
+
+    @property
+    def is_prediction_kept(self) -> bool:
+        """Whether dense model and trace predict the same class."""
+        return self.dense.class_index == self.sparse.class_index
+
+    @property
+    def pruned_layers(self) -> tuple[LayerReport, ...]:
+        """The layers that were pruned."""
+        return tuple(layer for layer in self.layers if layer.outcome is Outcome.PRUNED)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as data that JSON can hold."""
+        data = dataclasses.asdict(self)
+        data["is_prediction_kept"] = self.is_prediction_kept
+        for layer in data["layers"]:
+            layer["outcome"] = layer["outcome"].value
+            layer["shape"] = list(layer["shape"])
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TraceReport:
+        """Return the report that `to_dict` gave; raises KeyError, TypeError or ValueError on anything else."""
+        return cls(
+            layers=tuple(
+                LayerReport(**{**layer, "shape": tuple(layer["shape"]), "outcome": Outcome(layer["outcome"])})
+                for layer in data["layers"]
+            ),
+            dense=_prediction_from_dict(data["dense"]),
+            sparse=_prediction_from_dict(data["sparse"]),
+            settings=dict(data["settings"]),
+            seconds=dict(data["seconds"]),
+            versions=dict(data["versions"]),
+        )
+
+
+def predict(scores: Tensor) -> Prediction:
+    """Return the prediction for one sample from its scores `[classes]`: see `probabilities`."""
+    likelihood = probabilities(scores)
+    top = likelihood.topk(min(NUM_TOP_CLASSES, len(likelihood)))
+    ranked = tuple((int(index), float(value)) for index, value in zip(top.indices, top.values, strict=True))
+    return Prediction(class_index=ranked[0][0], probability=ranked[0][1], top=ranked)
+
+
+def probabilities(scores: Tensor) -> Tensor:
+    """Return the probabilities of scores `[..., classes]`: their softmax, or themselves where they are ones already."""
+    scores = scores.detach().float().cpu()
+    is_distribution = bool((scores >= 0).all()) and torch.allclose(
+        scores.sum(-1), torch.ones(scores.shape[:-1]), atol=1e-3
+    )
+    return scores if is_distribution else scores.softmax(-1)
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of this library, of what it computes with, and of Python."""
+    packages = ("spadelens", "torch", "torchvision", "captum")
+    return {package: version(package) for package in packages} | {"python": platform.python_version()}
+
+
+def _prediction_from_dict(data: Mapping[str, Any]) -> Prediction:
+    top = tuple((int(index), float(value)) for index, value in data["top"])
+    return Prediction(class_index=int(data["class_index"]), probability=float(data["probability"]), top=top)

@@ -1,0 +1,260 @@
+"""Which layers are pruned, and how far: layer name -> sparsity."""
+
+from __future__ import annotations
+
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from types import MappingProxyType
+from typing import TypeAlias, final
+
+from spadelens.errors import ScheduleError, suggest
+from spadelens.extract.solvers.base import check_sparsity
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """What a schedule may know of a layer.
+
+    Attributes:
+        name: Its qualified name.
+        is_convolution: Whether it is a convolution; otherwise it is linear.
+        is_depthwise: Whether it is a convolution with one input channel per group.
+    """
+
+    name: str
+    is_convolution: bool
+    is_depthwise: bool
+
+
+class Schedule(ABC):
+    """Gives every layer that may be pruned its sparsity."""
+
+    @abstractmethod
+    def sparsities(self, layers: Sequence[LayerInfo]) -> dict[str, float]:
+        """Return layer name -> sparsity for `layers`, which come in the order in which the model calls them.
+
+        Raises:
+            ScheduleError: The schedule does not fit these layers.
+        """
+
+    @abstractmethod
+    def spec(self) -> str:
+        """Return the text that `parse_schedule` turns into this schedule."""
+
+
+@final
+@dataclass(frozen=True)
+class Uniform(Schedule):
+    """The same sparsity for every layer that may be pruned."""
+
+    sparsity: float
+
+    def __post_init__(self) -> None:
+        """Refuse a sparsity outside [0, 1)."""
+        check_sparsity(self.sparsity, "for every layer")
+
+    def sparsities(self, layers: Sequence[LayerInfo]) -> dict[str, float]:
+        """Return the one sparsity for all."""
+        return {layer.name: self.sparsity for layer in layers}
+
+    def spec(self) -> str:
+        """Return the number."""
+        return f"{self.sparsity:g}"
+
+
+@final
+@dataclass(frozen=True)
+class Late(Schedule):
+    """One sparsity on the later layers, the earlier and all depthwise ones left dense.
+
+    Late layers have the more superimposed features (section 4.2.1 of the paper), and pruning early or depthwise layers
+    soon flips the prediction.
+
+    Attributes:
+        sparsity: Of each pruned layer.
+        start: The fraction of the layers, in order of their calls and without depthwise ones, that stays dense.
+    """
+
+    sparsity: float = 0.6
+    start: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuse numbers outside [0, 1)."""
+        check_sparsity(self.sparsity, "for the late layers")
+        if not 0.0 <= self.start < 1.0:
+            raise ScheduleError(f"Cannot start pruning at {self.start!r} of the layers: expected a number in [0, 1).")
+
+    def sparsities(self, layers: Sequence[LayerInfo]) -> dict[str, float]:
+        """Return the sparsity for late layers and 0 for the others."""
+        dense_capable = [layer.name for layer in layers if not layer.is_depthwise]
+        late = set(dense_capable[math.floor(len(dense_capable) * self.start) :])
+        return {layer.name: self.sparsity if layer.name in late else 0.0 for layer in layers}
+
+    def spec(self) -> str:
+        """Return `late:SPARSITY@START`."""
+        return f"late:{self.sparsity:g}@{self.start:g}"
+
+
+@final
+@dataclass(frozen=True)
+class Table(Schedule):
+    """Sparsities by name pattern; the last pattern that matches a layer counts, and a layer without one stays dense.
+
+    A pattern is a shell pattern (`*`, `?`, `[...]`) on the qualified name; it also matches everything below a module
+    that it names: `layer4.2` matches `layer4.2.conv1`.
+    """
+
+    rules: tuple[tuple[str, float], ...]
+
+    def __post_init__(self) -> None:
+        """Refuse an empty table and sparsities outside [0, 1)."""
+        if not self.rules:
+            raise ScheduleError("Cannot use an empty schedule: expected PATTERN=SPARSITY at least once.")
+        for pattern, sparsity in self.rules:
+            check_sparsity(sparsity, f"for {pattern!r}")
+
+    def sparsities(self, layers: Sequence[LayerInfo]) -> dict[str, float]:
+        """Return the sparsity of the last matching pattern for each layer."""
+        names = [layer.name for layer in layers]
+        found = dict.fromkeys(names, 0.0)
+        for pattern, sparsity in self.rules:
+            for name in matching_layers(pattern, names):
+                found[name] = sparsity
+        return found
+
+    def spec(self) -> str:
+        """Return `PATTERN=SPARSITY,...`."""
+        return ",".join(f"{pattern}={sparsity:g}" for pattern, sparsity in self.rules)
+
+
+_RESNET50_LRP = {
+    "layer1.0": 0.2,
+    "layer1.1": 0.8,
+    "layer1.2": 0.0,
+    "layer2.0": 0.2,
+    "layer2.1": 0.0,
+    "layer2.2": 0.99,
+    "layer2.3": 0.95,
+    "layer3.0": 0.8,
+    "layer3.1": 0.8,
+    "layer3.2": 0.9,
+    "layer3.3": 0.8,
+    "layer3.4": 0.0,
+    "layer3.5": 0.0,
+    "layer4.0": 0.95,
+    "layer4.1": 0.95,
+    "layer4.2": 0.95,
+    "fc": 0.95,
+}
+_RESNET50_VISUALIZATION = {"layer3.4": 0.95, "layer3.5": 0.95, "layer4": 0.95, "fc": 0.95}
+
+PRESETS: Mapping[str, Schedule] = MappingProxyType(
+    {
+        # As published by SPADE's authors for torchvision's ResNet-50.
+        "resnet50-lrp": Table(tuple(_RESNET50_LRP.items())),
+        "resnet50-visualization": Table(tuple(_RESNET50_VISUALIZATION.items())),
+    }
+)
+ScheduleLike: TypeAlias = Schedule | float | str | Mapping[str, float]
+
+
+def parse_schedule(schedule: ScheduleLike) -> Schedule:
+    """Return the schedule that a number, a table, a text or a JSON file describes.
+
+    Texts are `0.9`, `late`, `late:SPARSITY`, `late:SPARSITY@START`, the name of a preset, `PATTERN=SPARSITY,...`, or
+    the path of a JSON file that holds a table.
+
+    Raises:
+        ScheduleError: It describes none.
+    """
+    if isinstance(schedule, Schedule):
+        return schedule
+    if isinstance(schedule, Mapping):
+        return Table(tuple(schedule.items()))
+    if not isinstance(schedule, str):
+        return Uniform(schedule)
+    text = schedule.strip()
+    if text in PRESETS:
+        return PRESETS[text]
+    if text == "late" or text.startswith("late:"):
+        return _parse_late(text)
+    if "=" in text:
+        return Table(tuple(_parse_rule(item) for item in text.split(",") if item.strip()))
+    if text.endswith(".json"):
+        return _read_table(Path(text))
+    try:
+        return Uniform(float(text))
+    except ValueError as error:
+        if isinstance(error, ScheduleError):
+            raise
+        raise ScheduleError(
+            f"Unknown schedule {text!r}: expected a number in [0, 1), PATTERN=SPARSITY, a .json file, or a name."
+            f"{suggest(text, ['late', *PRESETS])}"
+        ) from None
+
+
+def choose_layers(layers: Sequence[LayerInfo], patterns: Sequence[str] | None) -> list[LayerInfo]:
+    """Return the layers that may be pruned: those that match a pattern, or all but the first convolution.
+
+    Raises:
+        ScheduleError: A pattern matches no layer.
+    """
+    if patterns is not None:
+        names = [layer.name for layer in layers]
+        matched = {name for pattern in patterns for name in matching_layers(pattern, names)}
+        return [layer for layer in layers if layer.name in matched]
+    first = next((layer for layer in layers if layer.is_convolution), None)
+    return [layer for layer in layers if layer is not first]
+
+
+def matching_layers(pattern: str, names: Sequence[str]) -> list[str]:
+    """Return the names that `pattern` matches.
+
+    Raises:
+        ScheduleError: It matches none.
+    """
+    matched = [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, pattern + ".*")]
+    if not matched:
+        parents = {name.rsplit(".", depth)[0] for name in names for depth in range(1, name.count(".") + 1)}
+        raise ScheduleError(
+            f"No layer that may be pruned matches the pattern {pattern!r}.{suggest(pattern, {*names, *parents})}"
+        )
+    return matched
+
+
+def _parse_late(text: str) -> Late:
+    _, _, numbers = text.partition(":")
+    sparsity, _, start = numbers.partition("@")
+    try:
+        return Late(
+            sparsity=float(sparsity) if sparsity else Late.sparsity, start=float(start) if start else Late.start
+        )
+    except ValueError as error:
+        if isinstance(error, ScheduleError):
+            raise
+        raise ScheduleError(f"Cannot read the schedule {text!r}: expected late:SPARSITY or late:SPARSITY@START.") from None
+
+
+def _parse_rule(item: str) -> tuple[str, float]:
+    pattern, _, number = item.partition("=")
+    try:
+        return pattern.strip(), float(number)
+    except ValueError:
+        raise ScheduleError(
+            f"Cannot read {item.strip()!r} in the schedule: expected PATTERN=SPARSITY, such as 'layer4.*=0.9'."
+        ) from None
+
+
+def _read_table(path: Path) -> Table:
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ScheduleError(f"Cannot read the schedule file {str(path)!r}: {error}") from error
+    if not isinstance(table, dict):
+        raise ScheduleError(f"Cannot use the schedule file {str(path)!r}: expected a JSON object of pattern: sparsity.")
+    return Table(tuple(table.items()))

@@ -1,0 +1,34 @@
+"""Matrix products at full precision, whatever the user has set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def exact_matmul() -> Iterator[None]:
+    """Compute float32 matrix products without TF32 or bfloat16 within the block; restores the user's setting.
+
+    A Hessian that was rounded to ten bits may not be positive definite.
+    """
+    backends = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
+    with_setting = [backend for backend in backends if hasattr(backend, "fp32_precision")]
+    if with_setting:  # torch 2.9 and later, where reading the older setting fails once the newer one has been used
+        before = [backend.fp32_precision for backend in with_setting]
+        try:
+            for backend in with_setting:
+                backend.fp32_precision = "ieee"
+            yield
+        finally:
+            for backend, precision in zip(with_setting, before, strict=True):
+                backend.fp32_precision = precision
+        return
+    legacy = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("highest")
+        yield
+    finally:
+        torch.set_float32_matmul_precision(legacy)
