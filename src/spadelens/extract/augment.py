@@ -7,10 +7,8 @@ whatever the device. Parameters and noise are drawn on the CPU, pictures are tra
 from __future__ import annotations
 
 import math
-import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, TypeAlias, final
@@ -22,6 +20,7 @@ from torch.nn import functional
 
 from spadelens.errors import InputError, UnknownNameError
 from spadelens.extract.color import jitter_colors
+from spadelens.randomness import seeded
 
 
 class Augmentation(ABC):
@@ -134,7 +133,9 @@ class PaperViews(Augmentation):
                 f"Cannot crop a sample of shape {list(sample.shape)}: the augmentation 'paper' expects [C, H, W]. "
                 "Use 'noise', 'none' or a callable of your own."
             )
-        draws = [_Draw.of(self, torch.Generator().manual_seed(seed), sample.shape[1], sample.shape[2]) for seed in seeds]
+        draws = [
+            _Draw.of(self, torch.Generator().manual_seed(seed), sample.shape[1], sample.shape[2]) for seed in seeds
+        ]
         views = _crop_and_flip(sample, draws)
         views = self._jitter(sample, views, draws)
         for view, draw in zip(views, draws, strict=True):
@@ -176,7 +177,7 @@ class CallableViews(Augmentation):
         """Return what the callable gives for each seed."""
         made = []
         for seed in seeds:
-            with _seeded(seed):
+            with seeded(seed, sample.device):
                 view = self.transform(sample.clone())
             if not isinstance(view, Tensor) or view.shape != sample.shape:
                 got = list(view.shape) if isinstance(view, Tensor) else type(view).__name__
@@ -247,7 +248,9 @@ class _Draw:
     @classmethod
     def of(cls, settings: PaperViews, generator: torch.Generator, height: int, width: int) -> _Draw:
         uniform = iter(torch.rand(14, generator=generator, dtype=torch.float64).tolist())
-        crop_height, crop_width = _rectangle(settings.scale, settings.ratio, height / width, next(uniform), next(uniform))
+        crop_height, crop_width = _rectangle(
+            settings.scale, settings.ratio, height / width, next(uniform), next(uniform)
+        )
         center_y = crop_height / 2 + (1 - crop_height) * next(uniform)
         center_x = crop_width / 2 + (1 - crop_width) * next(uniform)
         is_flipped = next(uniform) < settings.flip
@@ -298,20 +301,6 @@ def _crop_and_flip(sample: Tensor, draws: Sequence[_Draw]) -> Tensor:
     grid = functional.affine_grid(transforms.to(sample), [len(draws), *sample.shape], align_corners=False)
     batch = sample.expand(len(draws), *sample.shape)
     return functional.grid_sample(batch, grid, mode="bilinear", padding_mode="border", align_corners=False)
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)
 
 
 def _spec(name: str, augmentation: Any) -> str:

@@ -11,12 +11,12 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from spadelens.errors import InputError
 from spadelens.extract.augment import AugmentationLike
 from spadelens.extract.capture import capture_inputs, class_scores, probe
 from spadelens.extract.hessian import HessianStatistics
 from spadelens.extract.plan import LayerPlan, make_plan, statistics_dtype
 from spadelens.extract.report import LayerReport, Outcome, Prediction, TraceReport, package_versions, predict
+from spadelens.extract.sample import check_sample
 from spadelens.extract.schedule import ScheduleLike, parse_schedule
 from spadelens.extract.solvers import LayerProblem, Solver, parse_solver, solver_name
 from spadelens.extract.storage import fingerprint
@@ -24,6 +24,7 @@ from spadelens.extract.trace import Trace, swapped_weights
 from spadelens.extract.views import ViewSource, augmented_views, check_count, given_views
 from spadelens.layers import matrix_to_weight, unit_columns, weight_to_matrix
 from spadelens.numerics import exact_matmul
+from spadelens.settings import settings_of
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called as progress(stage, done, total); the stages are 'views', 'solve' and 'check'."""
@@ -34,7 +35,7 @@ DEFAULT_SCHEDULE = "late"
 DEFAULT_NUM_VIEWS = 256
 
 
-def extract_trace(  # noqa: PLR0913 - the call that every user makes: two arguments, and keywords with defaults
+def extract_trace(
     model: nn.Module,
     sample: Tensor,
     *,
@@ -85,15 +86,13 @@ def extract_trace(  # noqa: PLR0913 - the call that every user makes: two argume
         NothingToPruneError: The model has no layer that may be pruned.
         SolverError: A layer cannot be solved.
     """
-    sample = _check_sample(model, sample)
+    sample = check_sample(model, sample)
     check_count(hessian_budget_mib, "hessian_budget_mib", at_least=1)
     if batch_size is not None:
         check_count(batch_size, "batch_size", at_least=1)
     chosen_solver = parse_solver(solver) if isinstance(solver, str) else solver
     chosen_schedule = parse_schedule(schedule)
-    source = (
-        augmented_views(sample, augmentation, num_views, seed) if views is None else given_views(sample, views)
-    )
+    source = augmented_views(sample, augmentation, num_views, seed) if views is None else given_views(sample, views)
     clock = _Clock()
     with exact_matmul():
         with clock.stage("probe"):
@@ -107,7 +106,7 @@ def extract_trace(  # noqa: PLR0913 - the call that every user makes: two argume
         sparse = predict(class_scores(model, sample.unsqueeze(0))[0])
     settings = {
         "solver": solver_name(chosen_solver),
-        "solver_settings": chosen_solver.settings(),
+        "solver_settings": settings_of(chosen_solver),
         "schedule": chosen_schedule.spec(),
         "layers": None if layers is None else list(layers),
         "augmentation": source.description,
@@ -160,21 +159,6 @@ class _Job:
     batch_size: int
     progress: Progress
     clock: _Clock
-
-
-def _check_sample(model: nn.Module, sample: Any) -> Tensor:
-    """Return `sample` on the device and in the type of the model."""
-    if not isinstance(model, nn.Module):
-        raise InputError(f"Cannot explain a {type(model).__name__}: expected a torch.nn.Module.")
-    expected = "expected a tensor of finite floating-point numbers [C, H, W], without a batch dimension"
-    if not isinstance(sample, Tensor):
-        raise InputError(f"Cannot explain a {type(sample).__name__}: {expected}.")
-    if sample.numel() == 0 or sample.dim() == 0 or not sample.is_floating_point():
-        raise InputError(f"Cannot explain a tensor of shape {list(sample.shape)} and type {sample.dtype}: {expected}.")
-    if not bool(torch.isfinite(sample).all()):
-        raise InputError(f"Cannot explain a sample that holds NaN or infinity: {expected}.")
-    reference = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), sample)
-    return sample.detach().to(device=reference.device, dtype=reference.dtype)
 
 
 def _solve_layers(job: _Job, solver: Solver, budget_mib: int) -> dict[str, _Solved]:

@@ -10,7 +10,6 @@ from enum import Enum
 from importlib.metadata import version
 from typing import Any
 
-import torch
 from torch import Tensor
 
 NUM_TOP_CLASSES = 5
@@ -58,14 +57,25 @@ class Prediction:
     """What a model says of the sample.
 
     Attributes:
-        class_index: The class of the highest score.
-        probability: Its probability.
-        top: (class, probability) of the likeliest classes, at most five, in descending order.
+        probabilities: Of every class; see `predict`.
     """
 
-    class_index: int
-    probability: float
-    top: tuple[tuple[int, float], ...]
+    probabilities: tuple[float, ...]
+
+    @property
+    def class_index(self) -> int:
+        """The likeliest class, the first of them where several are."""
+        return max(range(len(self.probabilities)), key=self.probabilities.__getitem__)
+
+    @property
+    def probability(self) -> float:
+        """The probability of the likeliest class."""
+        return self.probabilities[self.class_index]
+
+    def top(self, count: int) -> list[tuple[int, float]]:
+        """Return (class, probability) of the `count` likeliest classes, in descending order."""
+        ranked = sorted(range(len(self.probabilities)), key=lambda index: -self.probabilities[index])
+        return [(index, self.probabilities[index]) for index in ranked[:count]]
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,11 @@ class TraceReport:
         return self.dense.class_index == self.sparse.class_index
 
     @property
+    def num_classes(self) -> int:
+        """How many classes the model tells apart."""
+        return len(self.dense.probabilities)
+
+    @property
     def pruned_layers(self) -> tuple[LayerReport, ...]:
         """The layers that were pruned."""
         return tuple(layer for layer in self.layers if layer.outcome is Outcome.PRUNED)
@@ -115,8 +130,8 @@ class TraceReport:
                 LayerReport(**{**layer, "shape": tuple(layer["shape"]), "outcome": Outcome(layer["outcome"])})
                 for layer in data["layers"]
             ),
-            dense=_prediction_from_dict(data["dense"]),
-            sparse=_prediction_from_dict(data["sparse"]),
+            dense=Prediction(tuple(map(float, data["dense"]["probabilities"]))),
+            sparse=Prediction(tuple(map(float, data["sparse"]["probabilities"]))),
             settings=dict(data["settings"]),
             seconds=dict(data["seconds"]),
             versions=dict(data["versions"]),
@@ -124,28 +139,17 @@ class TraceReport:
 
 
 def predict(scores: Tensor) -> Prediction:
-    """Return the prediction for one sample from its scores `[classes]`: see `probabilities`."""
-    likelihood = probabilities(scores)
-    top = likelihood.topk(min(NUM_TOP_CLASSES, len(likelihood)))
-    ranked = tuple((int(index), float(value)) for index, value in zip(top.indices, top.values, strict=True))
-    return Prediction(class_index=ranked[0][0], probability=ranked[0][1], top=ranked)
+    """Return the prediction for one sample from its scores `[classes]`.
 
-
-def probabilities(scores: Tensor) -> Tensor:
-    """Return the probabilities of scores `[..., classes]`: their softmax, or themselves where they are ones already."""
-    scores = scores.detach().float().cpu()
-    is_distribution = bool((scores >= 0).all()) and torch.allclose(
-        scores.sum(-1), torch.ones(scores.shape[:-1]), atol=1e-3
-    )
-    return scores if is_distribution else scores.softmax(-1)
+    Probabilities are the softmax of the scores, or the scores themselves where they are probabilities already (none is
+    negative and their sum is one).
+    """
+    scores = scores.detach().double().cpu()
+    is_distribution = bool((scores >= 0).all()) and abs(float(scores.sum()) - 1.0) < 1e-3
+    return Prediction(tuple((scores if is_distribution else scores.softmax(-1)).tolist()))
 
 
 def package_versions() -> dict[str, str]:
     """Return the versions of this library, of what it computes with, and of Python."""
     packages = ("spadelens", "torch", "torchvision", "captum")
     return {package: version(package) for package in packages} | {"python": platform.python_version()}
-
-
-def _prediction_from_dict(data: Mapping[str, Any]) -> Prediction:
-    top = tuple((int(index), float(value)) for index, value in data["top"])
-    return Prediction(class_index=int(data["class_index"]), probability=float(data["probability"]), top=top)

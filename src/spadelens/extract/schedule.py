@@ -237,7 +237,9 @@ def _parse_late(text: str) -> Late:
     except ValueError as error:
         if isinstance(error, ScheduleError):
             raise
-        raise ScheduleError(f"Cannot read the schedule {text!r}: expected late:SPARSITY or late:SPARSITY@START.") from None
+        raise ScheduleError(
+            f"Cannot read the schedule {text!r}: expected late:SPARSITY or late:SPARSITY@START."
+        ) from None
 
 
 def _parse_rule(item: str) -> tuple[str, float]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -83,10 +83,6 @@ class Solver(ABC):
     def unit_columns(self, problem: LayerProblem) -> int:
         """Return how many neighboring columns of the problem make up one unit."""
         return problem.kernel_columns if self.unit == "kernel" else 1
-
-    def settings(self) -> dict[str, float | int | str]:
-        """Return the settings by name, for reports."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def check_sparsity(sparsity: float, of_what: str) -> None:

@@ -53,7 +53,8 @@ class OBC(Solver):
         damped = damp(problem, self.damping)
         unit = self.unit_columns(problem)
         groups, rows, columns = damped.weight.shape
-        inverse = damped.inverse()
+        root = damped.inverse_factor()
+        inverse = root.transpose(1, 2) @ root
         order, losses = [], []
         chunk = max(1, _ROWS_BYTES // (inverse.element_size() * columns * columns))
         for group in range(groups):

@@ -33,9 +33,15 @@ class DampedProblem:
     is_dead: Tensor
     dense_weight: Tensor
 
-    def inverse(self) -> Tensor:
-        """Return the inverse of the Hessian, `[groups, columns, columns]`."""
-        return torch.cholesky_inverse(factorize(self.hessian, self.name))
+    def inverse_factor(self) -> Tensor:
+        """Return U, upper triangular with H⁻¹ = UᵀU, `[groups, columns, columns]`.
+
+        The Cholesky factor of the Hessian with its columns in reverse order is, reversed again, an upper triangular R
+        with H = R Rᵀ; so U = R⁻¹, and the inverse is never formed.
+        """
+        factor = factorize(self.hessian.flip(1, 2), self.name).flip(1, 2)
+        identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+        return torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=True)
 
     def restore_dead(self, weight: Tensor, pruned: Tensor) -> Tensor:
         """Return `weight` in the dense type, with the dense value at dead inputs that were not pruned."""
@@ -73,13 +79,13 @@ def solver_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def factorize(matrices: Tensor, name: str, upper: bool = False) -> Tensor:
-    """Return the Cholesky factors of `[..., n, n]`.
+def factorize(matrices: Tensor, name: str) -> Tensor:
+    """Return the lower Cholesky factors of `[..., n, n]`.
 
     Raises:
         SolverError: A matrix is not positive definite.
     """
-    factor, info = torch.linalg.cholesky_ex(matrices, upper=upper)
+    factor, info = torch.linalg.cholesky_ex(matrices)
     if bool((info != 0).any()):
         smallest = float(torch.linalg.eigvalsh(matrices[info != 0]).min())
         raise SolverError(

@@ -16,7 +16,7 @@ from spadelens.extract.solvers.base import (
     num_units_pruned,
     select_smallest,
 )
-from spadelens.extract.solvers.preparation import DampedProblem, damp, factorize
+from spadelens.extract.solvers.preparation import DampedProblem, damp
 
 
 @final
@@ -48,7 +48,7 @@ class SparseGPT(Solver):
     def solve(self, problem: LayerProblem) -> LayerSolution:
         """Return the swept weights; the factorization is shared by all sparsities."""
         damped = damp(problem, self.damping)
-        factor = factorize(damped.inverse(), problem.name, upper=True)
+        factor = damped.inverse_factor()
         unit = self.unit_columns(problem)
         weights, masks = [], []
         for sparsity in problem.sparsities:
@@ -60,7 +60,7 @@ class SparseGPT(Solver):
     def _sweep(self, damped: DampedProblem, factor: Tensor, unit: int, sparsity: float) -> tuple[Tensor, Tensor]:
         weight = damped.weight.clone()
         pruned = torch.zeros_like(weight, dtype=torch.bool)
-        groups, rows, columns = weight.shape
+        columns = weight.shape[2]
         total = num_units_pruned(weight.numel() // unit, sparsity)
         width = unit * -(-self.block_size // unit)
         num_done = 0

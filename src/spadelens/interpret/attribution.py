@@ -1,0 +1,120 @@
+"""`attribute`: the heatmap of one sample, on a trace or on any model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+
+from spadelens.errors import AttributionError, InputError, UnknownNameError
+from spadelens.extract.capture import class_scores, evaluation_mode
+from spadelens.extract.sample import check_sample
+from spadelens.extract.trace import Trace
+from spadelens.interpret.methods import METHODS, Method
+from spadelens.settings import configured_name, parse_configured, settings_of
+
+Reduction: TypeAlias = Literal["sum_abs", "max_abs", "sum"]
+REDUCTIONS: tuple[str, ...] = get_args(Reduction)
+
+
+@dataclass(frozen=True, eq=False)
+class Heatmap:
+    """Which pixels moved the score of a class.
+
+    Attributes:
+        values: The attribution reduced over channels, `[H, W]`, on the CPU; not normalized.
+        attribution: Signed, `[C, H, W]`, on the CPU.
+        target: The class whose score was attributed.
+        method: The name of the method, with the settings that are not at their defaults.
+        settings: All settings of the method.
+        reduction: How channels were reduced.
+        convergence_delta: By how much the attribution misses completeness; None for methods that do not promise it.
+    """
+
+    values: Tensor
+    attribution: Tensor
+    target: int
+    method: str
+    settings: Mapping[str, Any]
+    reduction: Reduction
+    convergence_delta: float | None
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether the map says nothing: it is zero everywhere."""
+        return not bool(self.values.any())
+
+
+def attribute(
+    model: Trace | nn.Module,
+    sample: Tensor,
+    method: str | Method = "saliency",
+    target: int | None = None,
+    reduction: Reduction = "sum_abs",
+) -> Heatmap:
+    """Return the heatmap of `sample` for one class, on a trace or on a model as it is.
+
+    The model is run in evaluation mode and is left exactly as it was.
+
+    Args:
+        model: A trace, or a module that maps a batch of samples to class scores.
+        sample: The input `[C, H, W]`, without a batch dimension.
+        method: 'saliency', 'input_x_gradient', 'integrated_gradients', 'gradient_shap' or 'occlusion', with settings as
+            in 'integrated_gradients:num_steps=100', or a `Method`.
+        target: The class to explain; by default the one that the model predicts, for a trace its *dense* model.
+        reduction: How channels become one value a pixel: 'sum_abs' (of absolute values), 'max_abs', or 'sum' (signed).
+
+    Returns:
+        The heatmap, with the signed attribution behind it.
+
+    Raises:
+        InputError: An argument is out of range; UnknownNameError: there is no such method.
+        ModelOutputError: The model fails on the sample, or does not return finite class scores.
+        TraceMismatchError: The dense model has been changed since the trace was made.
+        AttributionError: The method gives values that are not finite.
+    """
+    dense = model.dense_model if isinstance(model, Trace) else model
+    sample = check_sample(dense, sample)
+    chosen = parse_configured("method", method, METHODS) if isinstance(method, str) else method
+    if reduction not in REDUCTIONS:
+        raise UnknownNameError("reduction", reduction, REDUCTIONS)
+    target = _check_target(target, class_scores(dense, sample.unsqueeze(0))[0])
+    weights: AbstractContextManager[Any] = model.applied(dense) if isinstance(model, Trace) else nullcontext()
+    with weights, evaluation_mode(dense), torch.enable_grad():
+        batch = sample.unsqueeze(0).clone().requires_grad_()
+        found = chosen.attribute(dense, batch, target)
+    values = found.values.detach().cpu()[0]
+    if not bool(torch.isfinite(values).all()):
+        raise AttributionError(
+            f"The method {configured_name(chosen, METHODS)!r} gives values that are not finite on this model and "
+            "sample. Try another method, or float32 where the model is in half precision."
+        )
+    return Heatmap(
+        values=reduce_channels(values, reduction),
+        attribution=values,
+        target=target,
+        method=configured_name(chosen, METHODS),
+        settings=settings_of(chosen),
+        reduction=reduction,
+        convergence_delta=found.convergence_delta,
+    )
+
+
+def reduce_channels(attribution: Tensor, reduction: Reduction = "sum_abs") -> Tensor:
+    """Return an attribution `[..., C, H, W]` as `[..., H, W]`, in float32 or wider."""
+    values = attribution if attribution.dtype == torch.float64 else attribution.float()
+    if reduction == "sum":
+        return values.sum(-3)
+    return values.abs().sum(-3) if reduction == "sum_abs" else values.abs().amax(-3)
+
+
+def _check_target(target: int | None, scores: Tensor) -> int:
+    if target is None:
+        return int(scores.argmax())
+    if isinstance(target, bool) or not isinstance(target, int) or not 0 <= target < len(scores):
+        raise InputError(f"There is no class {target!r}: expected a whole number from 0 to {len(scores) - 1}.")
+    return target

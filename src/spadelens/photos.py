@@ -1,0 +1,126 @@
+"""Reads photos as a person sees them, and turns them into what a model expects."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from spadelens.errors import InputError, PhotoError
+
+MOST_PIXELS = 200_000_000
+_CROP_FRACTION = 224 / 256  # of the shorter side, where a model does not say how it resizes
+_BACKGROUND = (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a photo becomes the input of a model.
+
+    The shorter side is resized to `resize_px`, the center is cropped to `crop_px`, and colors in [0, 1] have `mean`
+    subtracted and are divided by `std`. A photo that has the size of the crop already is taken as it is.
+
+    Attributes:
+        crop_px: Height and width of the input.
+        resize_px: The shorter side before cropping; None for 256/224 of the crop's longer side.
+        mean: Per channel; one number for models of greyscale pictures.
+        std: Per channel.
+        resampling: The filter used for resizing.
+    """
+
+    crop_px: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize_px: int | None = None
+    resampling: Image.Resampling = Image.Resampling.BILINEAR
+
+    def __post_init__(self) -> None:
+        """Refuse sizes and normalizations that no picture can be given."""
+        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3) or not all(value > 0 for value in self.std):
+            raise InputError(
+                f"Cannot normalize with mean {self.mean} and std {self.std}: "
+                "expected one or three numbers each, std > 0."
+            )
+        if not all(isinstance(size, int) and size > 0 for size in self.crop_px):
+            raise InputError(f"Cannot use the input size {self.crop_px}: expected positive whole numbers of pixels.")
+
+    def crop(self, photo: Image.Image) -> Image.Image:
+        """Return the part of an RGB `photo` that the model sees, at the size in which it sees it."""
+        height, width = self.crop_px
+        if photo.size == (width, height):
+            return photo
+        shorter = max(self.resize_px or round(max(self.crop_px) / _CROP_FRACTION), height, width)
+        scale = shorter / min(photo.size)
+        resized = [shorter if side == min(photo.size) else int(side * scale) for side in photo.size]
+        left, top = round((resized[0] - width) / 2), round((resized[1] - height) / 2)
+        # Resampling the crop's part alone gives the same pixels as resizing the whole photo first, however long it is.
+        across, down = photo.width / resized[0], photo.height / resized[1]
+        box = (left * across, top * down, (left + width) * across, (top + height) * down)
+        return photo.resize((width, height), self.resampling, box=box)
+
+    def to_tensor(self, crop: Image.Image) -> Tensor:
+        """Return a cropped photo as a normalized tensor `[C, H, W]`."""
+        picture = crop.convert("L") if len(self.mean) == 1 else crop
+        pixels = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255.0)
+        pixels = pixels.unsqueeze(-1) if pixels.dim() == 2 else pixels
+        normalized = (pixels - torch.tensor(self.mean)) / torch.tensor(self.std)
+        return normalized.permute(2, 0, 1).contiguous()
+
+
+def read_photo(path: Path) -> Image.Image:
+    """Return the picture in the file at `path` as RGB, as a person would see it.
+
+    EXIF rotation is applied, transparency is laid over white, 16-bit and floating-point greys are scaled to 8 bits, and
+    of an animation the first frame counts.
+
+    Raises:
+        PhotoError: There is no such file, it is no picture, or it is damaged or larger than 200 megapixels.
+    """
+    if not path.exists():
+        raise PhotoError(f"There is no photo at {str(path)!r}.")
+    if path.is_dir():
+        raise PhotoError(f"{str(path)!r} is a folder: name the photos in it.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MOST_PIXELS is the limit here
+            with Image.open(path) as opened:
+                if opened.width * opened.height > MOST_PIXELS:
+                    raise PhotoError(
+                        f"The photo {str(path)!r} has {opened.width} x {opened.height} pixels: "
+                        f"expected at most {MOST_PIXELS // 10**6} megapixels. Scale it down first."
+                    )
+                opened.load()
+                return _as_seen(opened)
+    except Image.DecompressionBombError as error:
+        raise PhotoError(f"The photo {str(path)!r} is too large to be opened: {error}") from error
+    except UnidentifiedImageError as error:
+        raise PhotoError(f"{str(path)!r} is not a picture in a format that can be read.") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise on damaged files
+        raise PhotoError(f"The photo {str(path)!r} cannot be read: {error}. The file may be damaged.") from error
+
+
+def _as_seen(opened: Image.Image) -> Image.Image:
+    picture: Image.Image = ImageOps.exif_transpose(opened)
+    if picture.mode.startswith("I") or picture.mode == "F":
+        picture = _eight_bit(picture)
+    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+        foreground = picture.convert("RGBA")
+        backdrop = Image.new("RGBA", foreground.size, (*_BACKGROUND, 255))
+        picture = Image.alpha_composite(backdrop, foreground)
+    return picture.convert("RGB")
+
+
+def _eight_bit(picture: Image.Image) -> Image.Image:
+    """Return 16-bit or floating-point greys with 8 bits: 65,535 is white, or 1.0 where nothing is above."""
+    values = np.asarray(picture, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("it holds values that are not finite")
+    white = 1.0 if picture.mode == "F" and values.max(initial=0.0) <= 1.0 else 65535.0
+    if picture.mode == "F" and white > 1.0 and values.max(initial=0.0) <= 255.0:
+        white = 255.0
+    return Image.fromarray(np.clip(np.rint(values / white * 255.0), 0, 255).astype(np.uint8))

@@ -1,0 +1,1 @@
+"""Results out: pictures, reports, the command line."""

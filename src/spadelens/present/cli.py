@@ -1,0 +1,206 @@
+"""The command line. Only click is imported until a command runs, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from spadelens.errors import InputError, SpadeError
+
+if TYPE_CHECKING:
+    from spadelens.present.explain import Settings
+
+_DEFAULTS = {"method": "saliency", "solver": "sparsegpt", "schedule": "late", "augmentation": "noise", "views": 256}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="spadelens")
+def cli() -> None:
+    """Find out why a neural network made one particular prediction."""
+
+
+@cli.command("explain")
+@click.argument("photos", nargs=-1, required=True, metavar="PHOTO...", type=click.Path(path_type=Path))
+@click.option(
+    "--model",
+    "model_spec",
+    required=True,
+    metavar="SPEC",
+    help="demo, torchvision:NAME, torchvision:NAME@FILE.safetensors, or path/to/file.py:FACTORY.",
+)
+@click.option(
+    "--out",
+    required=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Folder for report.html, report.json and, per photo, dense.png, spade.png and trace.safetensors.",
+)
+@click.option(
+    "--method",
+    default=_DEFAULTS["method"],
+    show_default=True,
+    metavar="NAME",
+    help="saliency, input_x_gradient, integrated_gradients, gradient_shap or occlusion; "
+    "settings as in integrated_gradients:num_steps=100.",
+)
+@click.option("--target", metavar="CLASS", help="Class to explain, name or number.  [default: the predicted one]")
+@click.option(
+    "--solver",
+    default=_DEFAULTS["solver"],
+    show_default=True,
+    metavar="NAME",
+    help="sparsegpt, obc, wanda or magnitude; settings as in sparsegpt:unit=kernel,damping=0.1.",
+)
+@click.option(
+    "--schedule",
+    default=_DEFAULTS["schedule"],
+    show_default=True,
+    metavar="SPEC",
+    help="Sparsity of each layer: 0.9; late:0.8; 'layer4.*=0.95,fc=0.9'; a .json table; or a preset.",
+)
+@click.option(
+    "--layers",
+    multiple=True,
+    metavar="PATTERN",
+    help="Layers that may be pruned; repeatable.  [default: every convolution but the first, and every linear layer]",
+)
+@click.option(
+    "--augmentation",
+    default=_DEFAULTS["augmentation"],
+    show_default=True,
+    metavar="NAME",
+    help="How views are made: noise, paper or none.",
+)
+@click.option("--views", default=_DEFAULTS["views"], show_default=True, type=click.IntRange(min=1), help="Views made.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Determines the views.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Views per forward pass.  [default: by layer sizes]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--trust", is_flag=True, help="Allow checkpoints that run code when they are loaded.")
+def explain_command(
+    photos: tuple[Path, ...], model_spec: str, out: Path, device: str, trust: bool, **options: Any
+) -> None:
+    """Explain the prediction for each PHOTO: dense and SPADE heatmap side by side in a report."""
+    from spadelens.models import load_model
+    from spadelens.photos import read_photo
+    from spadelens.present.explain import Subject, find_class, unique_names
+    from spadelens.present.run import run_to_folder
+
+    settings = _settings(**options)
+    pictures = [read_photo(photo) for photo in photos]
+    loaded = load_model(model_spec, device, trust)
+    if settings.target is not None and loaded.class_names:
+        find_class(settings.target, loaded.class_names, len(loaded.class_names))
+    subjects = [
+        Subject(name, str(photo), loaded.preprocessing.crop(picture))
+        for name, photo, picture in zip(unique_names(photos), photos, pictures, strict=True)
+    ]
+    command = _command(["explain", *map(str, photos)], model_spec, out, settings, device, trust)
+    run_to_folder(loaded, subjects, settings, out, command)
+
+
+@cli.command("demo")
+@click.option(
+    "--out",
+    default=Path("spadelens-demo"),
+    show_default=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Folder for the report.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+def demo_command(out: Path, device: str) -> None:
+    """Explain a Trojan image and a clean one with the bundled network, scored against what is known to decide."""
+    from spadelens.models import load_model
+    from spadelens.present.demo import demo_subjects
+    from spadelens.present.run import run_to_folder
+
+    settings = _settings(**dict(_DEFAULTS), seed=0, target=None, layers=(), batch_size=None)
+    loaded = load_model("demo", device)
+    command = shlex.join(["spadelens", "demo", "--out", str(out), "--device", device])
+    run_to_folder(loaded, demo_subjects(), settings, out, command)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 when all went well, 2 after bad input, an interrupt or a known failure."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        cli.main(args=arguments, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+    except (SpadeError, FileNotFoundError) as error:
+        click.echo(f"Error: {error}", err=True)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        click.echo("Interrupted: nothing was written.", err=True)
+    else:
+        sys.exit(0)
+    sys.exit(2)
+
+
+def _interrupt(signal_number: int, frame: object) -> NoReturn:
+    del signal_number, frame
+    raise KeyboardInterrupt
+
+
+def _settings(
+    *,
+    method: str,
+    solver: str,
+    schedule: str,
+    augmentation: str,
+    views: int,
+    seed: int,
+    target: str | None,
+    layers: tuple[str, ...],
+    batch_size: int | None,
+) -> Settings:
+    from spadelens.extract.augment import parse_augmentation
+    from spadelens.extract.schedule import parse_schedule
+    from spadelens.extract.solvers import parse_solver
+    from spadelens.interpret.methods import METHODS
+    from spadelens.present.explain import Settings
+    from spadelens.settings import parse_configured
+
+    parse_augmentation(augmentation)
+    if target is not None and not target.strip():
+        raise InputError("Cannot explain a class without a name: --target is empty.")
+    return Settings(
+        method=parse_configured("method", method, METHODS),
+        solver=parse_solver(solver),
+        schedule=parse_schedule(schedule),
+        augmentation=augmentation,
+        num_views=views,
+        seed=seed,
+        target=target,
+        layers=layers,
+        batch_size=batch_size,
+    )
+
+
+def _command(words: Sequence[str], model_spec: str, out: Path, settings: Settings, device: str, trust: bool) -> str:
+    """Return the command that reproduces a run, defaults spelled out so that it outlives a change of theirs."""
+    from spadelens.extract.solvers import solver_name
+    from spadelens.interpret.methods import METHODS
+    from spadelens.settings import configured_name
+
+    options = {
+        "--model": model_spec,
+        "--out": out,
+        "--method": configured_name(settings.method, METHODS),
+        "--target": settings.target,
+        "--solver": solver_name(settings.solver),
+        "--schedule": settings.schedule.spec(),
+        "--augmentation": settings.augmentation,
+        "--views": settings.num_views,
+        "--seed": settings.seed,
+        "--batch-size": settings.batch_size,
+        "--device": device,
+    }
+    spelled = [str(part) for option, value in options.items() if value is not None for part in (option, value)]
+    patterns = [part for pattern in settings.layers for part in ("--layers", pattern)]
+    return shlex.join(["spadelens", *words, *spelled, *patterns, *(["--trust"] if trust else [])])

@@ -1,0 +1,170 @@
+"""Explains photos one by one: trace, dense and sparse heatmap, scores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+from PIL import Image
+from torch import Tensor
+
+from spadelens.errors import InputError, UnknownNameError
+from spadelens.extract.augment import Augmentation, parse_augmentation
+from spadelens.extract.extraction import extract_trace
+from spadelens.extract.schedule import Schedule
+from spadelens.extract.solvers import Solver
+from spadelens.extract.trace import Trace
+from spadelens.interpret.attribution import Heatmap, attribute
+from spadelens.interpret.methods import Method
+from spadelens.measure.localization import Localization, localize
+from spadelens.models import LoadedModel
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Called as progress(stage, done, total); the stages are those of `extract_trace`, and 'attribute'."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How photos are explained; see `extract_trace` and `attribute`."""
+
+    method: Method
+    solver: Solver
+    schedule: Schedule
+    augmentation: str
+    num_views: int
+    seed: int
+    target: str | None = None
+    layers: tuple[str, ...] = ()
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """One photo to be explained.
+
+    Attributes:
+        name: Short and unique among the photos of a run; the name of its folder.
+        file: Where it comes from, as the user put it.
+        crop: What the model sees of it, RGB.
+        region: The pixels known to have decided, boolean `[H, W]`, where they are known.
+        region_name: What they show.
+    """
+
+    name: str
+    file: str
+    crop: Image.Image
+    region: Tensor | None = None
+    region_name: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """One photo explained.
+
+    Attributes:
+        subject: The photo.
+        target: The class that is explained.
+        trace: The sparse model.
+        dense_map: The heatmap on the dense model.
+        sparse_map: The heatmap on the trace.
+        target_probabilities: Of the explained class, by the dense model and by the trace.
+        scores: Of both heatmaps against the region, where it is known.
+        seconds: Stage -> time taken.
+    """
+
+    subject: Subject
+    target: int
+    trace: Trace
+    dense_map: Heatmap
+    sparse_map: Heatmap
+    target_probabilities: tuple[float, float]
+    scores: tuple[Localization, Localization] | None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+def explain(loaded: LoadedModel, subject: Subject, settings: Settings, progress: Progress) -> Explanation:
+    """Return the explanation of one photo.
+
+    Raises:
+        SpadeError: As `extract_trace` and `attribute`; UnknownNameError: the model has no class of the target's name.
+    """
+    sample = loaded.preprocessing.to_tensor(subject.crop)
+    trace = extract_trace(
+        loaded.model,
+        sample,
+        augmentation=_augmentation(settings.augmentation, loaded),
+        solver=settings.solver,
+        schedule=settings.schedule,
+        layers=settings.layers or None,
+        num_views=settings.num_views,
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+        progress=progress,
+    )
+    num_classes = trace.report.num_classes
+    target = trace.report.dense.class_index
+    if settings.target is not None:
+        target = find_class(settings.target, loaded.class_names, num_classes)
+    start = time.perf_counter()
+    maps = []
+    for number, model in enumerate((loaded.model, trace)):
+        progress("attribute", number, 2)
+        maps.append(attribute(model, sample, settings.method, target))
+    progress("attribute", 2, 2)
+    return Explanation(
+        subject=subject,
+        target=target,
+        trace=trace,
+        dense_map=maps[0],
+        sparse_map=maps[1],
+        target_probabilities=(trace.report.dense.probabilities[target], trace.report.sparse.probabilities[target]),
+        scores=None if subject.region is None else _scores(maps, subject.region),
+        seconds={**trace.report.seconds, "attribute": time.perf_counter() - start},
+    )
+
+
+def find_class(text: str, class_names: tuple[str, ...], num_classes: int) -> int:
+    """Return the class that `text` names: by its name, whatever the case, or by its number.
+
+    Raises:
+        InputError: There is no such class, or several of that name.
+    """
+    matches = [index for index, name in enumerate(class_names[:num_classes]) if name.lower() == text.strip().lower()]
+    if len(matches) > 1:
+        raise InputError(f"The class name {text!r} is not unique: use one of the numbers {matches}.")
+    if matches:
+        return matches[0]
+    if text.strip().isdecimal():
+        if int(text) < num_classes:
+            return int(text)
+        raise InputError(f"There is no class {text.strip()}: the model has {num_classes}, numbered from 0.")
+    if not class_names:
+        raise InputError(
+            f"There is no class {text!r}: the model's classes have no names, use a number below {num_classes}."
+        )
+    raise UnknownNameError("class", text, class_names)
+
+
+def unique_names(files: tuple[Path, ...]) -> tuple[str, ...]:
+    """Return a short name for each file, its stem, numbered where several are the same (whatever the case)."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for file in files:
+        name, number = file.stem, 2
+        while name.lower() in taken:
+            name = f"{file.stem}-{number}"
+            number += 1
+        taken.add(name.lower())
+        names.append(name)
+    return tuple(names)
+
+
+def _augmentation(name: str, loaded: LoadedModel) -> Augmentation:
+    return parse_augmentation(name, loaded.preprocessing.mean, loaded.preprocessing.std)
+
+
+def _scores(maps: list[Heatmap], region: Tensor) -> tuple[Localization, Localization]:
+    return localize(maps[0].values, region), localize(maps[1].values, region)

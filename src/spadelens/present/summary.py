@@ -1,0 +1,127 @@
+"""The data of a report: `report.json`, which `report.schema.json` describes."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from spadelens.extract.report import NUM_TOP_CLASSES, Prediction, package_versions
+from spadelens.extract.schedule import Schedule
+from spadelens.extract.solvers import solver_name
+from spadelens.interpret.methods import METHODS
+from spadelens.models import LoadedModel
+from spadelens.present.explain import Explanation, Settings
+from spadelens.settings import configured_name, settings_of
+
+FORMAT = "spadelens-report-1"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all photos of a report share."""
+
+    command: str
+    loaded: LoadedModel
+    settings: Settings
+    num_classes: int
+    seconds: Mapping[str, float]
+
+
+def summarize(run: Run, photos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the report of a run, given what `summarize_photo` returned for each photo."""
+    model, preprocessing, settings = run.loaded.model, run.loaded.preprocessing, run.settings
+    schedule: Schedule = settings.schedule
+    return {
+        "format": FORMAT,
+        "command": run.command,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "versions": package_versions(),
+        "device": _device_name(model),
+        "model": {
+            "spec": run.loaded.spec,
+            "num_weights": sum(parameter.numel() for parameter in model.parameters()),
+            "input_size": list(preprocessing.crop_px),
+            "mean": list(preprocessing.mean),
+            "std": list(preprocessing.std),
+            "num_classes": run.num_classes,
+        },
+        "settings": {
+            "method": configured_name(settings.method, METHODS),
+            "method_settings": settings_of(settings.method),
+            "target": settings.target,
+            "solver": solver_name(settings.solver),
+            "schedule": schedule.spec(),
+            "layers": list(settings.layers) or None,
+            "augmentation": settings.augmentation,
+            "num_views": settings.num_views,
+            "seed": settings.seed,
+        },
+        "seconds": dict(run.seconds),
+        "photos": [dict(photo) for photo in photos],
+    }
+
+
+def summarize_photo(explanation: Explanation, loaded: LoadedModel) -> dict[str, Any]:
+    """Return the part of the report about one photo."""
+    subject, report = explanation.subject, explanation.trace.report
+    layers = report.to_dict()["layers"]
+    num_pruned = sum(int(pruned.sum()) for pruned in explanation.trace.pruned.values())
+    num_weights = sum(_size(layer["shape"]) for layer in layers)
+    maps = {"dense": explanation.dense_map, "sparse": explanation.sparse_map}
+    scores = None
+    if explanation.scores is not None:
+        pairs = zip(("dense", "sparse"), explanation.scores, strict=True)
+        scores = {"region": subject.region_name} | {key: settings_of(score) for key, score in pairs}
+    return {
+        "file": subject.file,
+        "name": subject.name,
+        "explained_class": {
+            "class_index": explanation.target,
+            "class_name": loaded.class_name(explanation.target),
+        },
+        "dense": _prediction(report.dense, explanation.target_probabilities[0], loaded),
+        "sparse": _prediction(report.sparse, explanation.target_probabilities[1], loaded),
+        "is_prediction_kept": report.is_prediction_kept,
+        "sparsity": num_pruned / num_weights,
+        "maps": {
+            key: {"is_zero": heatmap.is_zero, "convergence_delta": heatmap.convergence_delta}
+            for key, heatmap in maps.items()
+        },
+        "scores": scores,
+        "layers": layers,
+        "num_held_out_views": report.settings["num_held_out_views"],
+        "seconds": dict(explanation.seconds),
+        "files": {
+            "dense": f"{subject.name}/dense.png",
+            "spade": f"{subject.name}/spade.png",
+            "trace": f"{subject.name}/trace.safetensors",
+        },
+    }
+
+
+def _prediction(prediction: Prediction, explained_probability: float, loaded: LoadedModel) -> dict[str, Any]:
+    def named(class_index: int, probability: float) -> dict[str, Any]:
+        return {
+            "class_index": class_index,
+            "class_name": loaded.class_name(class_index),
+            "probability": probability,
+        }
+
+    top = [named(index, probability) for index, probability in prediction.top(NUM_TOP_CLASSES)]
+    return top[0] | {"explained_probability": explained_probability, "top": top}
+
+
+def _device_name(model: torch.nn.Module) -> str:
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
+def _size(shape: Sequence[int]) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size
