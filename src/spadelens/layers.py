@@ -89,7 +89,7 @@ def inputs_to_matrix(module: MatrixLayer, inputs: Tensor) -> Tensor:
         return inputs.reshape(1, -1, inputs.shape[-1])
     num_spatial = len(module.kernel_size)
     batch = inputs if inputs.dim() == num_spatial + 2 else inputs.unsqueeze(0)
-    windows = _pad(module, batch)
+    windows: Tensor = _pad(module, batch)
     for axis, (size, stride, dilation) in enumerate(
         zip(module.kernel_size, module.stride, module.dilation, strict=True)
     ):
@@ -97,7 +97,7 @@ def inputs_to_matrix(module: MatrixLayer, inputs: Tensor) -> Tensor:
     windows = windows.unflatten(1, (module.groups, -1))  # [batch, groups, channels, *places, *kernel]
     places = tuple(range(3, 3 + num_spatial))
     kernel = tuple(range(3 + num_spatial, 3 + 2 * num_spatial))
-    grouped = windows.permute(1, 0, *places, 2, *kernel)
+    grouped: Tensor = windows.permute(1, 0, *places, 2, *kernel)
     return grouped.reshape(module.groups, math.prod(grouped.shape[1 : 2 + num_spatial]), -1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -14,7 +15,7 @@ def exact_matmul() -> Iterator[None]:
 
     A Hessian that was rounded to ten bits may not be positive definite.
     """
-    backends = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
+    backends: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
     with_setting = [backend for backend in backends if hasattr(backend, "fp32_precision")]
     if with_setting:  # torch 2.9 and later, where reading the older setting fails once the newer one has been used
         before = [backend.fp32_precision for backend in with_setting]

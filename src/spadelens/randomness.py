@@ -21,7 +21,7 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     devices = [device] if device is not None and device.type == "cuda" else []
     python_state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=devices):
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         for gpu in devices:
             with torch.cuda.device(gpu):
                 torch.cuda.manual_seed(seed)

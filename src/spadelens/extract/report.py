@@ -12,8 +12,6 @@ from typing import Any
 
 from torch import Tensor
 
-NUM_TOP_CLASSES = 5
-
 
 class Outcome(str, Enum):
     """What became of a layer."""

@@ -16,7 +16,7 @@ from spadelens.errors import InputError, SpadeError
 if TYPE_CHECKING:
     from spadelens.present.explain import Settings
 
-_DEFAULTS = {"method": "saliency", "solver": "sparsegpt", "schedule": "late", "augmentation": "noise", "views": 256}
+_DEFAULTS: dict[str, Any] = {"method": "saliency", "solver": "sparsegpt", "schedule": "late", "augmentation": "noise", "views": 256}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -120,7 +120,7 @@ def demo_command(out: Path, device: str) -> None:
     from spadelens.present.demo import demo_subjects
     from spadelens.present.run import run_to_folder
 
-    settings = _settings(**dict(_DEFAULTS), seed=0, target=None, layers=(), batch_size=None)
+    settings = _settings(**_DEFAULTS, seed=0, target=None, layers=(), batch_size=None)
     loaded = load_model("demo", device)
     command = shlex.join(["spadelens", "demo", "--out", str(out), "--device", device])
     run_to_folder(loaded, demo_subjects(), settings, out, command)

@@ -59,8 +59,8 @@ def print_summary(report: Mapping[str, Any], out: Path) -> None:
     table.add_column("pruned", justify="right")
     has_scores = any(photo["scores"] for photo in report["photos"])
     if has_scores:
-        table.add_column("AUC dense → trace", justify="right")
-        table.add_column("hit dense → trace", justify="right")
+        table.add_column("AUC", no_wrap=True)
+        table.add_column("hit", no_wrap=True)
     table.add_column("seconds", justify="right")
     for photo in report["photos"]:
         cells = [
@@ -74,6 +74,8 @@ def print_summary(report: Mapping[str, Any], out: Path) -> None:
             cells += _score_cells(photo["scores"])
         table.add_row(*cells, f"{sum(photo['seconds'].values()):.1f}")
     console.print(table)
+    if has_scores:
+        console.print("AUC and hit (pointing game): dense → trace, against the region known to decide.", style="dim")
     for photo in report["photos"]:
         for model, found in photo["maps"].items():
             if found["is_zero"]:

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from PIL import Image
 from torch import Tensor
+from torch.nn import Module
 
 from spadelens.errors import InputError, UnknownNameError
 from spadelens.extract.augment import Augmentation, parse_augmentation
@@ -110,7 +111,8 @@ def explain(loaded: LoadedModel, subject: Subject, settings: Settings, progress:
         target = find_class(settings.target, loaded.class_names, num_classes)
     start = time.perf_counter()
     maps = []
-    for number, model in enumerate((loaded.model, trace)):
+    models: tuple[Module | Trace, ...] = (loaded.model, trace)
+    for number, model in enumerate(models):
         progress("attribute", number, 2)
         maps.append(attribute(model, sample, settings.method, target))
     progress("attribute", 2, 2)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from spadelens.extract.report import NUM_TOP_CLASSES, Prediction, package_versions
+from spadelens.extract.report import Prediction, TraceReport, package_versions
 from spadelens.extract.schedule import Schedule
 from spadelens.extract.solvers import solver_name
 from spadelens.interpret.methods import METHODS
@@ -18,16 +19,25 @@ from spadelens.present.explain import Explanation, Settings
 from spadelens.settings import configured_name, settings_of
 
 FORMAT = "spadelens-report-1"
+NUM_TOP_CLASSES = 5
 
 
 @dataclass(frozen=True)
 class Run:
-    """What all photos of a report share."""
+    """What all photos of a report share.
+
+    Attributes:
+        command: The shell command that reproduces the run.
+        loaded: The model.
+        settings: How photos were explained.
+        trace_report: Of the trace of any of the photos, for what is a matter of the model alone.
+        seconds: Stage -> time taken, over all photos.
+    """
 
     command: str
     loaded: LoadedModel
     settings: Settings
-    num_classes: int
+    trace_report: TraceReport
     seconds: Mapping[str, float]
 
 
@@ -43,11 +53,11 @@ def summarize(run: Run, photos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "device": _device_name(model),
         "model": {
             "spec": run.loaded.spec,
-            "num_weights": sum(parameter.numel() for parameter in model.parameters()),
+            "num_weights": _num_weights(run.trace_report),
             "input_size": list(preprocessing.crop_px),
             "mean": list(preprocessing.mean),
             "std": list(preprocessing.std),
-            "num_classes": run.num_classes,
+            "num_classes": run.trace_report.num_classes,
         },
         "settings": {
             "method": configured_name(settings.method, METHODS),
@@ -70,7 +80,6 @@ def summarize_photo(explanation: Explanation, loaded: LoadedModel) -> dict[str, 
     subject, report = explanation.subject, explanation.trace.report
     layers = report.to_dict()["layers"]
     num_pruned = sum(int(pruned.sum()) for pruned in explanation.trace.pruned.values())
-    num_weights = sum(_size(layer["shape"]) for layer in layers)
     maps = {"dense": explanation.dense_map, "sparse": explanation.sparse_map}
     scores = None
     if explanation.scores is not None:
@@ -86,7 +95,7 @@ def summarize_photo(explanation: Explanation, loaded: LoadedModel) -> dict[str, 
         "dense": _prediction(report.dense, explanation.target_probabilities[0], loaded),
         "sparse": _prediction(report.sparse, explanation.target_probabilities[1], loaded),
         "is_prediction_kept": report.is_prediction_kept,
-        "sparsity": num_pruned / num_weights,
+        "sparsity": num_pruned / _num_weights(report),
         "maps": {
             key: {"is_zero": heatmap.is_zero, "convergence_delta": heatmap.convergence_delta}
             for key, heatmap in maps.items()
@@ -120,8 +129,5 @@ def _device_name(model: torch.nn.Module) -> str:
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
-def _size(shape: Sequence[int]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
+def _num_weights(report: TraceReport) -> int:
+    return sum(math.prod(layer.shape) for layer in report.layers)

@@ -41,7 +41,8 @@ class DampedProblem:
         """
         factor = factorize(self.hessian.flip(1, 2), self.name).flip(1, 2)
         identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-        return torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=True)
+        inverse_factor: Tensor = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=True)
+        return inverse_factor
 
     def restore_dead(self, weight: Tensor, pruned: Tensor) -> Tensor:
         """Return `weight` in the dense type, with the dense value at dead inputs that were not pruned."""
@@ -85,6 +86,7 @@ def factorize(matrices: Tensor, name: str) -> Tensor:
     Raises:
         SolverError: A matrix is not positive definite.
     """
+    factor: Tensor
     factor, info = torch.linalg.cholesky_ex(matrices)
     if bool((info != 0).any()):
         smallest = float(torch.linalg.eigvalsh(matrices[info != 0]).min())

@@ -89,7 +89,7 @@ def _unit_costs(weight: Tensor, factor: Tensor, unit: int) -> Tensor:
     num_units = by_unit.shape[2]
     blocks = factor.unflatten(1, (num_units, unit)).unflatten(3, (num_units, unit))
     diagonal_blocks = blocks.diagonal(dim1=1, dim2=3).movedim(-1, 1)  # [groups, units, unit, unit]
-    scaled = torch.linalg.solve_triangular(
+    scaled: Tensor = torch.linalg.solve_triangular(
         diagonal_blocks.transpose(-1, -2), by_unit.permute(0, 2, 3, 1), upper=False
     )  # [groups, units, unit, rows]
     return scaled.square().sum(2).transpose(1, 2)
