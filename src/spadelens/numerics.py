@@ -10,11 +10,18 @@ import torch
 
 
 @contextmanager
-def exact_matmul() -> Iterator[None]:
-    """Compute float32 matrix products without TF32 or bfloat16 within the block; restores the user's setting.
+def exact_products(device: torch.device) -> Iterator[None]:
+    """Compute products within the block in the types of their operands: no TF32, no bfloat16, no autocast.
 
-    A Hessian that was rounded to ten bits may not be positive definite.
+    For the library's own products, not for the user's model, which keeps the precision that it is run in. A Hessian
+    that was rounded to ten bits may not be positive definite. The user's settings are restored.
     """
+    with torch.autocast(device.type, enabled=False), _exact_float32():
+        yield
+
+
+@contextmanager
+def _exact_float32() -> Iterator[None]:
     backends: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
     with_setting = [backend for backend in backends if hasattr(backend, "fp32_precision")]
     if with_setting:  # torch 2.9 and later, where reading the older setting fails once the newer one has been used

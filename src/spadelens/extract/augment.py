@@ -66,11 +66,11 @@ class NoiseViews(Augmentation):
 
     def __post_init__(self) -> None:
         """Refuse a negative standard deviation."""
-        _check_range(self.std, "noise std", 0.0, math.inf)
+        _check_range(self.std, "noise std", 0.0, 1e6)
 
     def views(self, sample: Tensor, seeds: Sequence[int]) -> Tensor:
         """Return the sample with a draw of noise for each seed."""
-        noise = [torch.randn(sample.shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        noise = [_standard_normal(sample.shape, seed) for seed in seeds]
         return sample + self.std * torch.stack(noise).to(sample)
 
     def spec(self) -> str:
@@ -123,8 +123,12 @@ class PaperViews(Augmentation):
         _check_range(self.hue, "hue", 0.0, 0.5)
         for name in ("scale", "remove_scale"):
             low, high = getattr(self, name)
-            _check_range(low, name, 0.0, high)
+            _check_range(low, name, 1e-4, high)
             _check_range(high, name, low, 1.0)
+        _check_range(self.ratio[0], "ratio", 1e-2, self.ratio[1])
+        _check_range(self.ratio[1], "ratio", self.ratio[0], 1e2)
+        if self.std is not None and not all(0 < value < math.inf for value in self.std):
+            raise InputError(f"Cannot use std={self.std!r}: expected finite numbers above zero.")
 
     def views(self, sample: Tensor, seeds: Sequence[int]) -> Tensor:
         """Return an augmented view for each seed; `sample` must be `[C, H, W]`."""
@@ -134,7 +138,7 @@ class PaperViews(Augmentation):
                 "Use 'noise', 'none' or a callable of your own."
             )
         draws = [
-            _Draw.of(self, torch.Generator().manual_seed(seed), sample.shape[1], sample.shape[2]) for seed in seeds
+            _Draw.of(self, torch.Generator("cpu").manual_seed(seed), sample.shape[1], sample.shape[2]) for seed in seeds
         ]
         views = _crop_and_flip(sample, draws)
         views = self._jitter(sample, views, draws)
@@ -154,11 +158,13 @@ class PaperViews(Augmentation):
                 raise InputError(
                     f"Cannot jitter a sample of {sample.shape[0]} channels with a normalization of {len(self.mean)}."
                 )
-            shift = torch.tensor(self.mean).to(sample).view(-1, 1, 1)
-            scale = torch.tensor(self.std).to(sample).view(-1, 1, 1)
+            shift = sample.new_tensor(self.mean).view(-1, 1, 1)
+            scale = sample.new_tensor(self.std).view(-1, 1, 1)
         else:
-            shift, scale = sample.min(), (sample.max() - sample.min()).clamp_min(torch.finfo(sample.dtype).tiny)
-        factors = torch.tensor([draw.colors for draw in draws]).to(sample)
+            extent = sample.max() - sample.min()
+            scale = 1 / torch.where(extent > 0, extent, torch.ones_like(extent))
+            shift = -sample.min() * scale
+        factors = sample.new_tensor([draw.colors for draw in draws])
         return (jitter_colors(views * scale + shift, factors) - shift) / scale
 
 
@@ -247,7 +253,7 @@ class _Draw:
 
     @classmethod
     def of(cls, settings: PaperViews, generator: torch.Generator, height: int, width: int) -> _Draw:
-        uniform = iter(torch.rand(14, generator=generator, dtype=torch.float64).tolist())
+        uniform = iter(torch.rand(14, generator=generator, dtype=torch.float64, device="cpu").tolist())
         crop_height, crop_width = _rectangle(
             settings.scale, settings.ratio, height / width, next(uniform), next(uniform)
         )
@@ -291,7 +297,7 @@ def _rectangle(
 
 def _crop_and_flip(sample: Tensor, draws: Sequence[_Draw]) -> Tensor:
     """Return the crops resized to the sample's size, `[views, C, H, W]`, by one bilinear sampling of the sample."""
-    transforms = torch.zeros(len(draws), 2, 3)
+    transforms = torch.zeros(len(draws), 2, 3, device="cpu", dtype=torch.float64)
     for transform, draw in zip(transforms, draws, strict=True):
         center_y, center_x, height, width = draw.crop
         transform[0, 0] = -width if draw.is_flipped else width
@@ -301,6 +307,12 @@ def _crop_and_flip(sample: Tensor, draws: Sequence[_Draw]) -> Tensor:
     grid = functional.affine_grid(transforms.to(sample), [len(draws), *sample.shape], align_corners=False)
     batch = sample.expand(len(draws), *sample.shape)
     return functional.grid_sample(batch, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _standard_normal(shape: Sequence[int], seed: int) -> Tensor:
+    """Draw on the CPU and in float32 whatever the user's defaults are, so that a view depends on its seed alone."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randn(tuple(shape), generator=generator, dtype=torch.float32, device="cpu")
 
 
 def _spec(name: str, augmentation: Any) -> str:

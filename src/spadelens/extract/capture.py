@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from spadelens.errors import ModelOutputError, SpadeError
 from spadelens.layers import MatrixLayer, computes_product, inputs_to_matrix, matrix_layers, unsupported_reason
+from spadelens.numerics import exact_products
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def class_scores(model: nn.Module, batch: Tensor) -> Tensor:
     """
     with evaluation_mode(model), torch.no_grad():
         try:
-            scores = model(batch)
+            scores = model(batch.clone())  # a model may begin with an operation in place
         except SpadeError:  # from a consumer of ours that the pass has called
             raise
         except Exception as error:
@@ -100,10 +101,12 @@ def probe(model: nn.Module, sample: Tensor) -> Probe:
         groups, positions, columns = inputs_to_matrix(module, inputs).shape
         seen = shapes.get(name, (groups, 0, columns))[1]
         shapes[name] = (groups, seen + positions, columns)
-        if name not in unsupported and not (
-            isinstance(outputs, Tensor) and computes_product(module, inputs.detach(), outputs.detach())
-        ):
-            unsupported[name] = "its output is not its weight times its input"
+        if name in unsupported:
+            return
+        with exact_products(inputs.device):
+            inputs = inputs.detach().to(module.weight.dtype)  # under autocast layers get another type
+            if not (isinstance(outputs, Tensor) and computes_product(module, inputs, outputs.detach())):
+                unsupported[name] = "its output is not its weight times its input"
 
     handles = [
         module.register_forward_hook(
@@ -111,7 +114,6 @@ def probe(model: nn.Module, sample: Tensor) -> Probe:
             with_kwargs=True,
         )
         for name, module in layers.items()
-        if name not in unsupported
     ]
     try:
         scores = class_scores(model, sample.unsqueeze(0))[0]
@@ -135,11 +137,14 @@ def capture_inputs(
     Raises:
         ModelOutputError: The model fails on a batch, or returns anything else than finite scores.
     """
+
+    def hand_on(name: str, module: MatrixLayer, inputs: Tensor) -> None:
+        with exact_products(inputs.device):
+            consume(name, inputs_to_matrix(module, inputs.detach().to(module.weight.dtype)))
+
     handles = [
         module.register_forward_pre_hook(
-            lambda module, args, kwargs, name=name: consume(
-                name, inputs_to_matrix(module, _layer_input(args, kwargs).detach())
-            ),
+            lambda module, args, kwargs, name=name: hand_on(name, module, _layer_input(args, kwargs)),
             with_kwargs=True,
         )
         for name, module in layers.items()
@@ -159,13 +164,13 @@ def _layer_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
 
 def _shared_weights(model: nn.Module) -> dict[str, str]:
     """Return layer name -> name of another parameter that is the same tensor as the layer's weight."""
-    names_by_parameter: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names_by_parameter.setdefault(id(parameter), []).append(name)
+    owners: dict[int, list[tuple[str, str]]] = {}
+    for owner, module in model.named_modules():  # each module once, under its first name
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            owners.setdefault(id(parameter), []).append((owner, name))
     shared = {}
-    for name, module in matrix_layers(model).items():
-        own = f"{name}.weight" if name else "weight"
-        others = [other for other in names_by_parameter.get(id(module.weight), []) if other != own]
+    for owner, module in matrix_layers(model).items():
+        others = [f"{other}.{name}" for other, name in owners.get(id(module.weight), []) if other != owner]
         if others:
-            shared[name] = others[0]
+            shared[owner] = others[0]
     return shared

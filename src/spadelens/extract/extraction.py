@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from spadelens.errors import InputError
 from spadelens.extract.augment import AugmentationLike
 from spadelens.extract.capture import capture_inputs, class_scores, probe
 from spadelens.extract.hessian import HessianStatistics
@@ -23,7 +24,7 @@ from spadelens.extract.storage import fingerprint
 from spadelens.extract.trace import Trace, swapped_weights
 from spadelens.extract.views import ViewSource, augmented_views, check_count, given_views
 from spadelens.layers import matrix_to_weight, unit_columns, weight_to_matrix
-from spadelens.numerics import exact_matmul
+from spadelens.numerics import exact_products
 from spadelens.settings import settings_of
 
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -91,16 +92,17 @@ def extract_trace(
     if batch_size is not None:
         check_count(batch_size, "batch_size", at_least=1)
     chosen_solver = parse_solver(solver) if isinstance(solver, str) else solver
+    if not isinstance(chosen_solver, Solver):
+        raise InputError(f"Cannot use {solver!r} as a solver: expected a name or an instance of a solver.")
     chosen_schedule = parse_schedule(schedule)
     source = augmented_views(sample, augmentation, num_views, seed) if views is None else given_views(sample, views)
     clock = _Clock()
-    with exact_matmul():
-        with clock.stage("probe"):
-            looked = probe(model, sample)
-            plan = make_plan(model, looked, chosen_schedule, layers)
-        job = _Job(model, plan, source, batch_size or plan.views_per_batch, progress or _no_progress, clock)
-        solved = _solve_layers(job, chosen_solver, hessian_budget_mib)
-        _measure_held_out(job, solved)
+    with clock.stage("probe"):
+        looked = probe(model, sample)
+        plan = make_plan(model, looked, chosen_schedule, layers)
+    job = _Job(model, plan, sample.device, source, batch_size or plan.views_per_batch, progress or _no_progress, clock)
+    solved = _solve_layers(job, chosen_solver, hessian_budget_mib)
+    _measure_held_out(job, solved)
     weights = {name: layer.weight for name, layer in solved.items()}
     with swapped_weights(model, weights):
         sparse = predict(class_scores(model, sample.unsqueeze(0))[0])
@@ -155,6 +157,7 @@ class _Job:
 
     model: nn.Module
     plan: LayerPlan
+    device: torch.device
     source: ViewSource
     batch_size: int
     progress: Progress
@@ -168,11 +171,13 @@ def _solve_layers(job: _Job, solver: Solver, budget_mib: int) -> dict[str, _Solv
     for number, names in enumerate(passes):
         with job.clock.stage("views"):
             statistics = _accumulate(job, names, number * job.source.num_views, num_views)
-        with job.clock.stage("solve"):
+        with job.clock.stage("solve"), exact_products(job.device):
             for name in names:
                 job.progress("solve", len(solved), num_layers)
-                solved[name] = _solve_layer(name, job.plan, solver, statistics.pop(name))
-    job.progress("solve", len(solved), num_layers)
+                seen = statistics.pop(name)
+                if seen.num_positions > 0:
+                    solved[name] = _solve_layer(name, job.plan, solver, seen)
+    job.progress("solve", num_layers, num_layers)
     return solved
 
 
@@ -239,7 +244,7 @@ def _report(
     for name, module in job.plan.modules.items():
         kind, shape = type(module).__name__, tuple(module.weight.shape)
         if name not in solved:
-            outcome, detail = job.plan.left[name]
+            outcome, detail = job.plan.left.get(name, (Outcome.NOT_CALLED, "none of the views reaches it"))
             layers.append(LayerReport(name, kind, shape, outcome, detail))
             continue
         layer = solved[name]
@@ -267,7 +272,7 @@ def _report(
 
 def _ratio(error: Tensor, output: Tensor) -> float:
     """Return error / output; outputs that are zero everywhere are reproduced without error by any weight."""
-    return float(error / output) if float(output) > 0 else 0.0
+    return 0.0 if float(output) == 0 else float(error / output)
 
 
 def _no_progress(stage: str, done: int, total: int) -> None:

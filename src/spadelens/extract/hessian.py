@@ -68,7 +68,8 @@ class HessianStatistics(InputStatistics):
     def mean_squared_output(self, weight: Tensor) -> Tensor:
         """Return trace(W H Wᵀ) / 2 summed over groups, a scalar."""
         weight = weight.to(self._sum.dtype)
-        return ((weight @ self._sum) * weight).sum() * (self._scale / 2)
+        mean = ((weight @ self._sum) * weight).sum() * (self._scale / 2)
+        return mean.clamp_min(0.0)  # rounding can make what is almost zero negative
 
     @property
     def _scale(self) -> float:

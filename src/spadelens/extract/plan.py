@@ -73,16 +73,13 @@ def make_plan(model: nn.Module, looked: Probe, schedule: Schedule, patterns: Seq
     registered = matrix_layers(model)
     called = list(looked.matrix_shapes)
     modules = {name: registered[name] for name in [*called, *(n for n in registered if n not in called)]}
-    usable = [
-        LayerInfo(name, is_convolution(modules[name]), is_depthwise(modules[name]))
-        for name in called
-        if name not in looked.unsupported
-    ]
-    allowed = choose_layers(usable, patterns)
+    infos = [LayerInfo(name, is_convolution(modules[name]), is_depthwise(modules[name])) for name in called]
+    allowed = [layer for layer in choose_layers(infos, patterns) if layer.name not in looked.unsupported]
     if not allowed:
         raise NothingToPruneError(
             f"The model has no layer that may be pruned: it has {len(modules)} convolutions and linear layers, "
-            f"{len(usable)} of them called and supported, and the first convolution stays dense. "
+            f"{len(called)} of them called, {len(looked.unsupported)} not supported, and the first convolution stays "
+            "dense. "
             "Name the layers to prune explicitly to change that."
         )
     sparsities = schedule.sparsities(allowed)

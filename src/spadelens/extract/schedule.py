@@ -64,7 +64,7 @@ class Uniform(Schedule):
 
     def spec(self) -> str:
         """Return the number."""
-        return f"{self.sparsity:g}"
+        return repr(self.sparsity)
 
 
 @final
@@ -97,7 +97,7 @@ class Late(Schedule):
 
     def spec(self) -> str:
         """Return `late:SPARSITY@START`."""
-        return f"late:{self.sparsity:g}@{self.start:g}"
+        return f"late:{self.sparsity!r}@{self.start!r}"
 
 
 @final
@@ -129,7 +129,7 @@ class Table(Schedule):
 
     def spec(self) -> str:
         """Return `PATTERN=SPARSITY,...`."""
-        return ",".join(f"{pattern}={sparsity:g}" for pattern, sparsity in self.rules)
+        return ",".join(f"{pattern}={sparsity!r}" for pattern, sparsity in self.rules)
 
 
 _RESNET50_LRP = {
@@ -175,9 +175,10 @@ def parse_schedule(schedule: ScheduleLike) -> Schedule:
     if isinstance(schedule, Schedule):
         return schedule
     if isinstance(schedule, Mapping):
-        return Table(tuple(schedule.items()))
+        return _table(schedule)
     if not isinstance(schedule, str):
-        return Uniform(schedule)
+        check_sparsity(schedule, "for every layer")
+        return Uniform(float(schedule))
     text = schedule.strip()
     if text in PRESETS:
         return PRESETS[text]
@@ -205,6 +206,8 @@ def choose_layers(layers: Sequence[LayerInfo], patterns: Sequence[str] | None) -
         ScheduleError: A pattern matches no layer.
     """
     if patterns is not None:
+        if isinstance(patterns, str):
+            raise ScheduleError(f"Cannot choose layers by the text {patterns!r}: expected a list of patterns.")
         names = [layer.name for layer in layers]
         matched = {name for pattern in patterns for name in matching_layers(pattern, names)}
         return [layer for layer in layers if layer.name in matched]
@@ -225,6 +228,12 @@ def matching_layers(pattern: str, names: Sequence[str]) -> list[str]:
             f"No layer that may be pruned matches the pattern {pattern!r}.{suggest(pattern, {*names, *parents})}"
         )
     return matched
+
+
+def _table(sparsities: Mapping[str, float]) -> Table:
+    for pattern, sparsity in sparsities.items():
+        check_sparsity(sparsity, f"for {pattern!r}")
+    return Table(tuple((pattern, float(sparsity)) for pattern, sparsity in sparsities.items()))
 
 
 def _parse_late(text: str) -> Late:
@@ -259,4 +268,4 @@ def _read_table(path: Path) -> Table:
         raise ScheduleError(f"Cannot read the schedule file {str(path)!r}: {error}") from error
     if not isinstance(table, dict):
         raise ScheduleError(f"Cannot use the schedule file {str(path)!r}: expected a JSON object of pattern: sparsity.")
-    return Table(tuple(table.items()))
+    return _table(table)

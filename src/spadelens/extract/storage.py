@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from spadelens.errors import TraceFormatError
+from spadelens.errors import OutputError, TraceFormatError
 from spadelens.extract.report import TraceReport
 from spadelens.files import whole_file
 
@@ -22,12 +23,7 @@ FORMAT = "spadelens-trace-1"
 
 def fingerprint(model: nn.Module) -> str:
     """Return a hash of the names, shapes, types and values of all parameters and buffers of `model`."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if isinstance(tensor, Tensor):
-            digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return _digest({name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)})
 
 
 def write_trace(path: Path, weights: Mapping[str, Tensor], pruned: Mapping[str, Tensor], header: Header) -> None:
@@ -47,8 +43,13 @@ def write_trace(path: Path, weights: Mapping[str, Tensor], pruned: Mapping[str, 
         kept = ~pruned[name].cpu()
         tensors[f"{name}.kept"] = torch.from_numpy(np.packbits(kept.flatten().numpy()))
         tensors[f"{name}.values"] = weight.detach().cpu()[kept].contiguous()
+    metadata = header.to_metadata()
+    metadata["checksum"] = _checksum(tensors, metadata)
     with whole_file(path) as temporary:
-        save_file(tensors, temporary, metadata=header.to_metadata())
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except SafetensorError as error:
+            raise OutputError(f"Cannot write {str(path)!r}: {error}.") from error
 
 
 def read_trace(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], Header]:
@@ -63,17 +64,34 @@ def read_trace(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], Header
     weights, masks = {}, {}
     try:
         with safe_open(path, framework="pt") as file:
-            header = Header.from_metadata(file.metadata() or {})
+            metadata = file.metadata() or {}
+            header = Header.from_metadata(metadata)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
+            if _checksum(tensors, metadata) != metadata["checksum"]:
+                raise ValueError("the checksum does not fit, the file is damaged")
             for layer in header.report.pruned_layers:
-                packed = file.get_tensor(f"{layer.name}.kept").numpy()
-                count = int(np.prod(layer.shape))
-                kept = torch.from_numpy(np.unpackbits(packed, count=count).astype(bool)).view(layer.shape)
-                values = file.get_tensor(f"{layer.name}.values")
-                weights[layer.name] = values.new_zeros(layer.shape).masked_scatter(kept, values)
-                masks[layer.name] = ~kept
+                packed, values = tensors[f"{layer.name}.kept"].numpy(), tensors[f"{layer.name}.values"]
+                kept = torch.from_numpy(np.unpackbits(packed, count=math.prod(layer.shape)).astype(bool))
+                if kept.numel() > 8 * packed.size or int(kept.sum()) != values.numel():
+                    raise ValueError(f"bits and values of layer {layer.name!r} do not fit its shape")
+                weights[layer.name] = values.new_zeros(kept.shape).masked_scatter(kept, values).view(layer.shape)
+                masks[layer.name] = ~kept.view(layer.shape)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise TraceFormatError(f"Cannot read {str(path)!r} as a trace: {error}") from error
     return weights, masks, header
+
+
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    texts = {name: text for name, text in metadata.items() if name != "checksum"}
+    return hashlib.sha256((_digest(tensors) + json.dumps(texts, sort_keys=True)).encode()).hexdigest()
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 class Header:

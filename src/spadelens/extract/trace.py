@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
+import torch
 from torch import Tensor, nn
 
 from spadelens.errors import TraceMismatchError
@@ -29,10 +30,12 @@ def swapped_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator
     try:
         for layer, dense, sparse in swaps:
             layer.weight.data = sparse.to(dense.device)
+        torch.clear_autocast_cache()  # it knows parameters by identity, and would go on using the dense values
         yield
     finally:
         for layer, dense, _ in swaps:
             layer.weight.data = dense
+        torch.clear_autocast_cache()
 
 
 @final

@@ -70,12 +70,14 @@ def given_views(sample: Tensor, views: Tensor | Iterable[Tensor]) -> ViewSource:
     Raises:
         InputError: They do not have the shape of `sample`, or there are none.
     """
+    if not isinstance(views, Iterable):
+        raise InputError(f"Cannot use a {type(views).__name__} as views: expected a tensor or an iterable of batches.")
     batches = [_check_batch(batch, sample) for batch in ([views] if isinstance(views, Tensor) else views)]
     given = torch.cat(batches) if batches else sample.new_zeros(0)
     if len(given) == 0:
         raise InputError("Cannot make a trace without views: `views` is empty.")
     return ViewSource(
-        make=lambda start, stop: given[start:stop], num_views=len(given), num_held_out=0, description="given"
+        make=lambda start, stop: given[start:stop].clone(), num_views=len(given), num_held_out=0, description="given"
     )
 
 

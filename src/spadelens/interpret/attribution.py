@@ -10,11 +10,11 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from spadelens.errors import AttributionError, InputError, UnknownNameError
+from spadelens.errors import AttributionError, InputError, SpadeError, UnknownNameError
 from spadelens.extract.capture import class_scores, evaluation_mode
 from spadelens.extract.sample import check_sample
 from spadelens.extract.trace import Trace
-from spadelens.interpret.methods import METHODS, Method
+from spadelens.interpret.methods import METHODS, Attribution, Method
 from spadelens.settings import configured_name, parse_configured, settings_of
 
 Reduction: TypeAlias = Literal["sum_abs", "max_abs", "sum"]
@@ -86,7 +86,7 @@ def attribute(
     weights: AbstractContextManager[Any] = model.applied(dense) if isinstance(model, Trace) else nullcontext()
     with weights, evaluation_mode(dense), torch.enable_grad():
         batch = sample.unsqueeze(0).clone().requires_grad_()
-        found = chosen.attribute(dense, batch, target)
+        found = _run(chosen, dense, batch, target)
     values = found.values.detach().cpu()[0]
     if not bool(torch.isfinite(values).all()):
         raise AttributionError(
@@ -102,6 +102,18 @@ def attribute(
         reduction=reduction,
         convergence_delta=found.convergence_delta,
     )
+
+
+def _run(method: Method, model: nn.Module, batch: Tensor, target: int) -> Attribution:
+    try:
+        return method.attribute(model, batch, target)
+    except SpadeError:
+        raise
+    except Exception as error:
+        raise AttributionError(
+            f"The method {configured_name(method, METHODS)!r} cannot be run on this model: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def reduce_channels(attribution: Tensor, reduction: Reduction = "sum_abs") -> Tensor:

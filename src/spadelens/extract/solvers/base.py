@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
 
-from spadelens.errors import InputError, ScheduleError
+from spadelens.errors import InputError, ScheduleError, SolverError
 from spadelens.extract.hessian import InputStatistics
 from spadelens.layers import UNITS, Unit
 
@@ -39,9 +40,14 @@ class LayerProblem:
     kernel_columns: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse sparsities outside [0, 1)."""
+        """Refuse sparsities outside [0, 1) and inputs that are not finite."""
         for sparsity in self.sparsities:
             check_sparsity(sparsity, f"of layer {self.name!r}")
+        if not bool(torch.isfinite(self.statistics.diagonal()).all()):
+            raise SolverError(
+                f"Cannot solve layer {self.name!r}: its inputs contain values that are not finite. "
+                "Check the model on the views of this sample."
+            )
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,7 @@ class Solver(ABC):
 
 def check_sparsity(sparsity: float, of_what: str) -> None:
     """Raise `ScheduleError` unless `sparsity` is a number in [0, 1)."""
-    is_number = isinstance(sparsity, int | float) and not isinstance(sparsity, bool)
+    is_number = isinstance(sparsity, Real) and not isinstance(sparsity, bool)
     if not is_number or not 0.0 <= sparsity < 1.0:
         raise ScheduleError(f"Cannot use the sparsity {sparsity!r} {of_what}: expected a number in [0, 1).")
 

@@ -58,11 +58,6 @@ def damp(problem: LayerProblem, damping: float) -> DampedProblem:
     weight = problem.weight.to(solver_dtype(problem.weight.device))
     hessian = problem.statistics.hessian().to(weight.dtype)
     diagonal = hessian.diagonal(dim1=1, dim2=2)  # a view: writing to it writes to the Hessian
-    if not bool(torch.isfinite(diagonal).all()):
-        raise SolverError(
-            f"Cannot solve layer {problem.name!r}: its inputs contain values that are not finite. "
-            "Check the model on the views of this sample."
-        )
     is_dead = diagonal == 0
     ridge = damping * diagonal.mean(-1, keepdim=True).expand_as(diagonal)
     diagonal.copy_(torch.where(is_dead, 1.0, diagonal + ridge))

@@ -1,0 +1,49 @@
+"""Full-precision products: the user's settings come back."""
+
+import pytest
+import torch
+
+from spadelens.numerics import exact_products
+
+
+def test_settings_are_readable_and_restored() -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        for precision in ("highest", "high", "medium"):
+            torch.set_float32_matmul_precision(precision)
+            allowed = torch.backends.cuda.matmul.allow_tf32
+            with exact_products(torch.device("cpu")):
+                pass
+            assert torch.get_float32_matmul_precision() == precision
+            assert torch.backends.cuda.matmul.allow_tf32 == allowed
+            with pytest.raises(KeyError), exact_products(torch.device("cpu")):
+                raise KeyError
+            assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch before 2.9")
+def test_newer_settings_are_restored_and_off_within() -> None:
+    backend = torch.backends.cuda.matmul
+    before = backend.fp32_precision
+    try:
+        backend.fp32_precision = "tf32"
+        with exact_products(torch.device("cpu")):
+            assert backend.fp32_precision == "ieee"
+        assert backend.fp32_precision == "tf32"
+    finally:
+        backend.fp32_precision = before
+
+
+def test_products_are_exact_within() -> None:
+    before = torch.get_float32_matmul_precision()
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(64, 64, generator=generator)
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with exact_products(torch.device("cpu")):
+            product = a @ a
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert (product.double() - a.double() @ a.double()).abs().max() < 1e-4
