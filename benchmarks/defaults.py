@@ -28,7 +28,7 @@ from spadelens.demo.images import CLASS_NAMES, draw_image
 from spadelens.demo.patches import PATCHES, paste_patch
 
 FIRST_SEED = 5_000_000  # far from the images that the demo network was trained and tested on
-SCHEDULES = [f"late:{sparsity}@{start}" for start in (0.25, 0.5, 0.75) for sparsity in (0.5, 0.6, 0.7, 0.8, 0.9)]
+SCHEDULES = [f"late:{sparsity}@{start}" for start in (0.5, 0.75, 0.9) for sparsity in (0.5, 0.6, 0.7, 0.8)]
 
 
 def demo_samples(loaded: spadelens.LoadedModel, count: int) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, help="folder with models/ and data/")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=24)
-    parser.add_argument("--views", type=int, default=64)
+    parser.add_argument("--views", type=int, default=128)
     parser.add_argument("--augmentations", nargs="+", default=["noise", "paper"])
     parser.add_argument("--schedules", nargs="+", default=SCHEDULES)
     arguments = parser.parse_args()

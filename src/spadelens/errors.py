@@ -25,7 +25,11 @@ from collections.abc import Iterable
 
 
 class SpadeError(Exception):
-    """Base of every exception that this library raises on purpose."""
+    """Base of every exception that this library raises on purpose; its message is always one line."""
+
+    def __init__(self, message: str) -> None:
+        """Fold the line breaks that a quoted message of another library may bring."""
+        super().__init__(" ".join(message.split()))
 
 
 class InputError(SpadeError, ValueError):

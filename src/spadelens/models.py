@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import math
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,8 +90,8 @@ def choose_device(device: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        float(torch.ones(1, device=chosen))  # 'meta' is a device too, but one that holds no values
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = str(error).strip().split("\n")[0]
         raise DeviceError(f"Cannot use the device {device!r}: {reason} Use --device cpu or auto.") from error
     return chosen
@@ -186,18 +187,22 @@ def _read_pickle(path: Path, trust: bool) -> dict[str, torch.Tensor]:
     import pickle
 
     try:
-        state = torch.load(path, map_location="cpu", weights_only=not trust)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of other pickle protocols: what counts is whether it can be loaded
+            state = torch.load(path, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
         raise ModelSpecError(
             f"The checkpoint {str(path)!r} holds more than tensors, or is damaged: loading it would run code. "
             "Convert it to safetensors, or pass --trust if you know where it comes from."
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise ModelSpecError(f"Cannot read the checkpoint {str(path)!r}: {error}") from error
+    except Exception as error:  # a damaged file, or whatever trusted code raises
+        raise ModelSpecError(f"Cannot read the checkpoint {str(path)!r}: {type(error).__name__}: {error}") from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
+    ):
         raise ModelSpecError(f"The checkpoint {str(path)!r} does not hold a state dictionary of tensors.")
     return state
 
@@ -214,7 +219,7 @@ def _load_factory(spec: str) -> LoadedModel:
         raise ModelSpecError(f"{file_name!r} has no function {factory_name!r}.{suggest(factory_name, functions)}")
     try:
         model = factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelSpecError(
             f"The factory {factory_name!r} in {file_name!r} failed: {type(error).__name__}: {error}"
         ) from error
@@ -238,7 +243,7 @@ def _import_file(path: Path) -> ModuleType:
     sys.path.insert(0, folder)
     try:
         found.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise ModelSpecError(f"Cannot import {str(path)!r}: {type(error).__name__}: {error}") from error
     finally:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from spadelens.errors import InputError, PhotoError
 
-MOST_PIXELS = 200_000_000
+MOST_PIXELS = 150_000_000
+MOST_INPUT_PX = 10_000
 _CROP_FRACTION = 224 / 256  # of the shorter side, where a model does not say how it resizes
 _BACKGROUND = (255, 255, 255)
 
@@ -46,8 +47,10 @@ class Preprocessing:
                 f"Cannot normalize with mean {self.mean} and std {self.std}: "
                 "expected one or three numbers each, std > 0."
             )
-        if not all(isinstance(size, int) and size > 0 for size in self.crop_px):
-            raise InputError(f"Cannot use the input size {self.crop_px}: expected positive whole numbers of pixels.")
+        if not all(isinstance(size, int) and 0 < size <= MOST_INPUT_PX for size in self.crop_px):
+            raise InputError(
+                f"Cannot use the input size {self.crop_px}: expected whole numbers of pixels from 1 to {MOST_INPUT_PX}."
+            )
 
     def crop(self, photo: Image.Image) -> Image.Image:
         """Return the part of an RGB `photo` that the model sees, at the size in which it sees it."""
@@ -79,15 +82,13 @@ def read_photo(path: Path) -> Image.Image:
     of an animation the first frame counts.
 
     Raises:
-        PhotoError: There is no such file, it is no picture, or it is damaged or larger than 200 megapixels.
+        PhotoError: There is no such file, it is no picture, or it is damaged or larger than 150 megapixels.
     """
-    if not path.exists():
-        raise PhotoError(f"There is no photo at {str(path)!r}.")
-    if path.is_dir():
-        raise PhotoError(f"{str(path)!r} is a folder: name the photos in it.")
     try:
+        if path.is_dir():
+            raise PhotoError(f"{str(path)!r} is a folder: name the photos in it.")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MOST_PIXELS is the limit here
+            warnings.simplefilter("ignore")  # of odd metadata and large sizes: what counts is whether it can be read
             with Image.open(path) as opened:
                 if opened.width * opened.height > MOST_PIXELS:
                     raise PhotoError(
@@ -96,11 +97,15 @@ def read_photo(path: Path) -> Image.Image:
                     )
                 opened.load()
                 return _as_seen(opened)
+    except PhotoError:
+        raise
     except Image.DecompressionBombError as error:
-        raise PhotoError(f"The photo {str(path)!r} is too large to be opened: {error}") from error
+        raise PhotoError(f"The photo {str(path)!r} has too many megapixels. Scale it down first. ({error})") from error
+    except FileNotFoundError as error:
+        raise PhotoError(f"There is no photo at {str(path)!r}.") from error
     except UnidentifiedImageError as error:
         raise PhotoError(f"{str(path)!r} is not a picture in a format that can be read.") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise on damaged files
+    except Exception as error:  # Pillow's decoders raise what they like on damaged files
         raise PhotoError(f"The photo {str(path)!r} cannot be read: {error}. The file may be damaged.") from error
 
 

@@ -519,15 +519,15 @@ def test_models_without_class_scores(change: Callable[[Tensor], object], message
         ({"sample": torch.tensor(1.0)}, InputError, r"shape \[\]"),
         ({"sample": SAMPLE[None]}, ModelOutputError, r"\[1, 1, 3, 9, 7\]"),
         ({"solver": "sparsgpt"}, UnknownNameError, "Did you mean 'sparsegpt'"),
-        ({"solver": 5}, InputError, "solver"),  # BUG: AttributeError once all views have been run; check it first
-        ({"solver": Magnitude}, InputError, "solver"),  # BUG: the class instead of an instance, as above
+        ({"solver": 5}, InputError, "solver"),
+        ({"solver": Magnitude}, InputError, "solver"),
         ({"augmentation": "nose"}, UnknownNameError, "Did you mean 'noise'"),
         ({"augmentation": 5}, InputError, "5 as an augmentation"),
         ({"schedule": 1.0}, ScheduleError, "sparsity 1.0"),
         ({"schedule": None}, ScheduleError, "sparsity None"),
         ({"schedule": {"nothing": 0.5}}, ScheduleError, "pattern 'nothing'"),
         ({"layers": ["nothing"]}, ScheduleError, "pattern 'nothing'"),
-        ({"layers": "fc"}, InputError, "layers"),  # BUG: read as the patterns 'f' and 'c'; refuse a str or wrap it
+        ({"layers": "fc"}, InputError, "layers"),
         ({"layers": []}, NothingToPruneError, "no layer that may be pruned"),
         ({"num_views": 0}, InputError, "num_views=0"),
         ({"num_views": 2.5}, InputError, "num_views=2.5"),

@@ -287,8 +287,8 @@ def rewrite(path: Path, **changes: object) -> None:
         {"5.values": None},
         {"5.kept": None},
         {"5.values": torch.zeros(1)},
-        {"5.values": torch.zeros(72)},  # BUG: more values than bits are accepted
-        {"5.kept": torch.zeros(1, dtype=torch.uint8)},  # BUG: missing bits are read as zeros
+        {"5.values": torch.zeros(72)},
+        {"5.kept": torch.zeros(1, dtype=torch.uint8)},
         {"5.kept": torch.zeros(9, dtype=torch.float32)},
     ],
 )

@@ -70,7 +70,7 @@ def test_given_views_are_not_the_users_own_memory() -> None:
         (torch.full((1, 2, 3, 4), torch.nan), "NaN or infinity"),
         ([torch.zeros(1, 2, 3, 4), None], "NoneType as a batch of views"),
         ("abc", "str as a batch of views"),
-        (5, "views"),  # BUG: TypeError "'int' object is not iterable"; check for Iterable first
+        (5, "views"),
     ],
 )
 def test_given_views_that_do_not_fit(views: object, message: str) -> None:

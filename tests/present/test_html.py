@@ -134,6 +134,7 @@ def report() -> dict[str, Any]:
             "target": None,
             "solver": "sparsegpt",
             "schedule": "heuristic",
+            "layers": None,
             "augmentation": "noise and crops",
             "num_views": 1024,
             "seed": 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -83,15 +84,18 @@ def attribute(
     if reduction not in REDUCTIONS:
         raise UnknownNameError("reduction", reduction, REDUCTIONS)
     target = _check_target(target, class_scores(dense, sample.unsqueeze(0))[0])
+    if sample.dim() < 3:
+        raise InputError(f"Cannot draw a heatmap of a sample of shape {list(sample.shape)}: expected [C, H, W].")
     weights: AbstractContextManager[Any] = model.applied(dense) if isinstance(model, Trace) else nullcontext()
-    with weights, evaluation_mode(dense), torch.enable_grad():
+    with weights, evaluation_mode(dense), torch.inference_mode(False), torch.enable_grad():
         batch = sample.unsqueeze(0).clone().requires_grad_()
-        found = _run(chosen, dense, batch, target)
+        found = _run(chosen, _OnCopy(dense), batch, target)
     values = found.values.detach().cpu()[0]
-    if not bool(torch.isfinite(values).all()):
+    delta = found.convergence_delta
+    if not bool(torch.isfinite(values).all()) or (delta is not None and not math.isfinite(delta)):
         raise AttributionError(
             f"The method {configured_name(chosen, METHODS)!r} gives values that are not finite on this model and "
-            "sample. Try another method, or float32 where the model is in half precision."
+            "sample, or at the method's baseline. Try another method, another baseline, or float32."
         )
     return Heatmap(
         values=reduce_channels(values, reduction),
@@ -102,6 +106,18 @@ def attribute(
         reduction=reduction,
         convergence_delta=found.convergence_delta,
     )
+
+
+class _OnCopy(nn.Module):
+    """A model that is given a copy of its input: it may begin with an operation in place."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.training = False
+
+    def forward(self, inputs: Tensor) -> Any:
+        return self.model(inputs.clone())
 
 
 def _run(method: Method, model: nn.Module, batch: Tensor, target: int) -> Attribution:

@@ -1,11 +1,12 @@
 """The attribution methods: which part of an input moved the score of a class. All through Captum.
 
-Each is a frozen dataclass of its settings. Memory is bounded: methods that run many versions of the input run
-`batch_size` of them at a time.
+Each is a frozen dataclass of its settings. Memory is bounded: methods that run many versions of the input run one, or
+`batch_size` of them, at a time.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,6 +87,7 @@ class IntegratedGradients(Method):
     def __post_init__(self) -> None:
         """Refuse settings out of range."""
         _check_at_least_one(self, "num_steps", "batch_size")
+        _check_finite(self, "baseline")
 
     def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:
         """Return the integral and its convergence delta."""
@@ -112,19 +114,18 @@ class GradientShap(Method):
         noise_std: Standard deviation of the noise added to the input, in its (normalized) units.
         baseline: The value of every input of the baseline; 0 is the mean color of normalized photos.
         seed: Determines the points; the same for every model, so that dense and sparse maps see the same draws.
-        batch_size: Points that are run at a time.
     """
 
     num_samples: int = 48
     noise_std: float = 0.1
     baseline: float = 0.0
     seed: int = 0
-    batch_size: int = 8
 
     def __post_init__(self) -> None:
         """Refuse settings out of range."""
-        _check_at_least_one(self, "num_samples", "batch_size")
-        if not self.noise_std >= 0 or self.seed < 0:
+        _check_at_least_one(self, "num_samples")
+        _check_finite(self, "noise_std", "baseline")
+        if self.noise_std < 0 or not 0 <= self.seed < 2**63:
             raise InputError(f"Cannot use noise_std={self.noise_std!r}, seed={self.seed!r}: expected 0 or more.")
 
     def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:
@@ -135,18 +136,12 @@ class GradientShap(Method):
         baselines = torch.full_like(sample, self.baseline)
         total, total_delta = torch.zeros_like(sample), 0.0
         with seeded(self.seed, sample.device):
-            for start in range(0, self.num_samples, self.batch_size):
-                count = min(self.batch_size, self.num_samples - start)
+            for _ in range(self.num_samples):  # one at a time: Captum runs all that it draws at once
                 values, delta = explainer.attribute(
-                    sample,
-                    baselines,
-                    n_samples=count,
-                    stdevs=self.noise_std,
-                    target=target,
-                    return_convergence_delta=True,
+                    sample, baselines, n_samples=1, stdevs=self.noise_std, target=target, return_convergence_delta=True
                 )
-                total += values.detach() * count
-                total_delta += float(delta.sum())
+                total += values.detach()
+                total_delta += float(delta)
         return Attribution(total / self.num_samples, total_delta / self.num_samples)
 
 
@@ -170,6 +165,7 @@ class Occlusion(Method):
     def __post_init__(self) -> None:
         """Refuse settings out of range."""
         _check_at_least_one(self, "batch_size")
+        _check_finite(self, "baseline")
         for name in ("window", "stride"):
             if not 0 < getattr(self, name) <= 1:
                 raise InputError(f"Cannot use {name}={getattr(self, name)!r}: expected a number above 0, at most 1.")
@@ -201,6 +197,12 @@ METHODS: Mapping[str, type[Method]] = MappingProxyType(
         "occlusion": Occlusion,
     }
 )
+
+
+def _check_finite(method: Any, *names: str) -> None:
+    for name in names:
+        if not math.isfinite(getattr(method, name)):
+            raise InputError(f"Cannot use {name}={getattr(method, name)!r}: expected a finite number.")
 
 
 def _check_at_least_one(method: Any, *names: str) -> None:

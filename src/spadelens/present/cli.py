@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shlex
 import signal
 import sys
@@ -16,7 +17,13 @@ from spadelens.errors import InputError, SpadeError
 if TYPE_CHECKING:
     from spadelens.present.explain import Settings
 
-_DEFAULTS: dict[str, Any] = {"method": "saliency", "solver": "sparsegpt", "schedule": "late", "augmentation": "noise", "views": 256}
+_DEFAULTS: dict[str, Any] = {
+    "method": "saliency",
+    "solver": "sparsegpt",
+    "schedule": "late",
+    "augmentation": "noise",
+    "views": 256,
+}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -88,19 +95,20 @@ def explain_command(
     """Explain the prediction for each PHOTO: dense and SPADE heatmap side by side in a report."""
     from spadelens.models import load_model
     from spadelens.photos import read_photo
-    from spadelens.present.explain import Subject, find_class, unique_names
+    from spadelens.present.explain import Subject, displayable, find_class, unique_names
     from spadelens.present.run import run_to_folder
 
     settings = _settings(**options)
     pictures = [read_photo(photo) for photo in photos]
     loaded = load_model(model_spec, device, trust)
-    if settings.target is not None and loaded.class_names:
+    if settings.target is not None and loaded.class_names and not settings.target.strip().isdecimal():
         find_class(settings.target, loaded.class_names, len(loaded.class_names))
     subjects = [
-        Subject(name, str(photo), loaded.preprocessing.crop(picture))
+        Subject(name, displayable(str(photo)), loaded.preprocessing.crop(picture))
         for name, photo, picture in zip(unique_names(photos), photos, pictures, strict=True)
     ]
-    command = _command(["explain", *map(str, photos)], model_spec, out, settings, device, trust)
+    files = [f"./{photo}" if str(photo).startswith("-") else displayable(str(photo)) for photo in photos]
+    command = _command(["explain", *files], model_spec, out, settings, device, trust)
     run_to_folder(loaded, subjects, settings, out, command)
 
 
@@ -129,12 +137,17 @@ def demo_command(out: Path, device: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 when all went well, 2 after bad input, an interrupt or a known failure."""
     signal.signal(signal.SIGTERM, _interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a class name must not fail for what a console cannot show
     try:
         cli.main(args=arguments, standalone_mode=False)
     except click.ClickException as error:
         error.show()
-    except (SpadeError, FileNotFoundError) as error:
+    except (SpadeError, OSError) as error:
         click.echo(f"Error: {error}", err=True)
+    except MemoryError:
+        click.echo("Error: There is not enough memory for this model, input size or number of views.", err=True)
     except (KeyboardInterrupt, click.exceptions.Abort):
         click.echo("Interrupted: nothing was written.", err=True)
     else:

@@ -59,8 +59,8 @@ def print_summary(report: Mapping[str, Any], out: Path) -> None:
     table.add_column("pruned", justify="right")
     has_scores = any(photo["scores"] for photo in report["photos"])
     if has_scores:
-        table.add_column("AUC", no_wrap=True)
-        table.add_column("hit", no_wrap=True)
+        for header in ("dense AUC", "hit", "trace AUC", "hit"):
+            table.add_column(header, justify="right")
     table.add_column("seconds", justify="right")
     for photo in report["photos"]:
         cells = [
@@ -75,7 +75,7 @@ def print_summary(report: Mapping[str, Any], out: Path) -> None:
         table.add_row(*cells, f"{sum(photo['seconds'].values()):.1f}")
     console.print(table)
     if has_scores:
-        console.print("AUC and hit (pointing game): dense → trace, against the region known to decide.", style="dim")
+        console.print("AUC and hit (pointing game): against the region known to decide.", style="dim")
     for photo in report["photos"]:
         for model, found in photo["maps"].items():
             if found["is_zero"]:
@@ -90,9 +90,8 @@ def _predicted(prediction: Mapping[str, Any]) -> str:
 
 def _score_cells(scores: Mapping[str, Any] | None) -> list[str]:
     if scores is None:
-        return ["", ""]
-    pair = (scores["dense"], scores["sparse"])
-    return [
-        " → ".join(f"{score['auc']:.3f}" for score in pair),
-        " → ".join("yes" if score["pointing_game"] else "no" for score in pair),
-    ]
+        return [""] * 4
+    cells = []
+    for model in ("dense", "sparse"):
+        cells += [f"{scores[model]['auc']:.3f}", "yes" if scores[model]["pointing_game"] else "no"]
+    return cells

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -140,7 +141,7 @@ def find_class(text: str, class_names: tuple[str, ...], num_classes: int) -> int
     if matches:
         return matches[0]
     if text.strip().isdecimal():
-        if int(text) < num_classes:
+        if len(text.strip()) < 10 and int(text) < num_classes:
             return int(text)
         raise InputError(f"There is no class {text.strip()}: the model has {num_classes}, numbered from 0.")
     if not class_names:
@@ -151,17 +152,26 @@ def find_class(text: str, class_names: tuple[str, ...], num_classes: int) -> int
 
 
 def unique_names(files: tuple[Path, ...]) -> tuple[str, ...]:
-    """Return a short name for each file, its stem, numbered where several are the same (whatever the case)."""
+    """Return a short name for each file, its stem, numbered where several are the same (whatever the case).
+
+    The names can be those of folders beside the report.
+    """
     names: list[str] = []
-    taken: set[str] = set()
+    taken = {"report.html", "report.json"}
     for file in files:
-        name, number = file.stem, 2
+        stem = displayable(file.stem).strip(".") or "photo"
+        name, number = stem, 2
         while name.lower() in taken:
-            name = f"{file.stem}-{number}"
+            name = f"{stem}-{number}"
             number += 1
         taken.add(name.lower())
         names.append(name)
     return tuple(names)
+
+
+def displayable(file_name: str) -> str:
+    """Return a file's name with replacement characters where it is not valid text."""
+    return os.fsencode(file_name).decode("utf-8", "replace")
 
 
 def _augmentation(name: str, loaded: LoadedModel) -> Augmentation:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,7 @@ from spadelens.errors import OutputError
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """Give a temporary folder; move what was written there into `out` when the block ends without error.
+    """Give a temporary folder; move what was written there to `out` when the block ends without error.
 
     Files that `out` holds already stay, but for those of the same names, each of which is replaced at once. After an
     error or an interrupt nothing in `out` has changed.
@@ -22,18 +24,14 @@ def whole_folder(out: Path) -> Iterator[Path]:
     Raises:
         OutputError: `out` is a file, or it cannot be written. That is found out before the block is entered.
     """
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"Cannot write to {str(out)!r}: it is a file, expected a folder or a new name.")
-    nearest = out.absolute()
-    while not nearest.exists():
-        nearest = nearest.parent
     try:
-        staging = Path(tempfile.mkdtemp(dir=nearest, prefix=f".{out.name}.", suffix=".partial"))
+        staging = _make_staging(out)
     except OSError as error:
         raise OutputError(f"Cannot write to {str(out)!r}: {error.strerror or error}.") from error
     try:
         yield staging
-        _move(staging, out)
+        with _uninterrupted():
+            _move(staging, out)
     except OSError as error:
         if isinstance(error, OutputError):
             raise
@@ -42,8 +40,57 @@ def whole_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def _make_staging(out: Path) -> Path:
+    if os.path.lexists(out) and not out.is_dir():
+        raise OutputError(f"Cannot write to {str(out)!r}: it is a file, expected a folder or a new name.")
+    nearest = out.absolute()
+    while not nearest.exists():
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise OutputError(f"Cannot write to {str(out)!r}: {str(nearest)!r} is a file.")
+    return Path(tempfile.mkdtemp(dir=nearest, prefix=".spadelens.", suffix=".partial"))
+
+
 def _move(staging: Path, out: Path) -> None:
-    for source in sorted(path for path in staging.rglob("*") if path.is_file()):
-        target = out / source.relative_to(staging)
+    """Move the contents of `staging` to `out`: by one rename where `out` is new, else file by file."""
+    if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        umask = os.umask(0)
+        os.umask(umask)
+        staging.chmod(0o777 & ~umask)
+        try:
+            os.rename(staging, out)  # noqa: PTH104 - Path.rename is the same
+        except FileExistsError:  # another run was faster
+            pass
+        else:
+            return
+    sources = sorted(path for path in staging.rglob("*") if path.is_file())
+    targets = [out / source.relative_to(staging) for source in sources]
+    for target in targets:
+        blocking = (
+            target if target.is_dir() else next((p for p in target.parents if p.exists() and not p.is_dir()), None)
+        )
+        if blocking is not None:
+            raise OutputError(f"Cannot write {str(target)!r}: {str(blocking)!r} is in the way.")
+    for source, target in zip(sources, targets, strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(source, target)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let SIGINT and SIGTERM wait until the end of the block."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread is interrupted
+        yield
+        return
+    waiting: list[int] = []
+    before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
+    for kind in before:
+        signal.signal(kind, lambda received, _: waiting.append(received))
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+        for received in waiting:
+            signal.raise_signal(received)

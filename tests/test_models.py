@@ -1,0 +1,348 @@
+"""Model specs: what leads to a model, and one clear sentence for everything that does not."""
+
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from spadelens import models
+from spadelens.demo.images import CLASS_NAMES
+from spadelens.errors import DeviceError, InputError, ModelSpecError, UnknownNameError
+from spadelens.models import LoadedModel, choose_device, load_model
+
+TINY = """
+import torch
+from torch import nn
+def build():
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+"""
+RESNET = "torchvision:resnet18"
+
+
+def write(folder: Path, text: str, name: str = "net.py") -> str:
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+def refused(spec: str, trust: bool = False) -> str:
+    path = list(sys.path)
+    with pytest.raises(InputError) as caught:
+        load_model(spec, "cpu", trust)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert sys.path == path
+    return message
+
+
+def test_demo() -> None:
+    loaded = load_model("demo", "cpu")
+    assert loaded.class_names == CLASS_NAMES
+    assert loaded.preprocessing.crop_px == (64, 64)
+    assert not any(module.training for module in loaded.model.modules())
+    assert loaded.class_name(3) == "triangle"
+    assert loaded.class_name(10) == "class 10"
+    assert loaded.spec == "demo"
+
+
+def test_loading_leaves_random_states() -> None:
+    before = torch.get_rng_state()
+    load_model("demo", "cpu")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_factory(tmp_path: Path) -> None:
+    text = TINY + "INPUT_SIZE = (2, 3)\nMEAN = [0.5]\nSTD = [2]\nCLASS_NAMES = ['a', 'b']\n"
+    path = list(sys.path)
+    loaded = load_model(f"{write(tmp_path, text)}:build", "cpu")
+    assert loaded.preprocessing.crop_px == (2, 3)
+    assert loaded.preprocessing.mean == (0.5,)
+    assert loaded.preprocessing.std == (2.0,)
+    assert loaded.class_names == ("a", "b")
+    assert not loaded.model.training
+    assert sys.path == path
+
+
+def test_factory_without_constants(tmp_path: Path) -> None:
+    loaded = load_model(f"{write(tmp_path, TINY)}:build", "cpu")
+    assert loaded.preprocessing.crop_px == (224, 224)
+    assert loaded.preprocessing.mean == (0.485, 0.456, 0.406)
+    assert loaded.preprocessing.std == (0.229, 0.224, 0.225)
+    assert loaded.class_names == ()
+    assert loaded.class_name(0) == "class 0"
+    square = load_model(f"{write(tmp_path, TINY + 'INPUT_SIZE = 32', 'b.py')}:build", "cpu")
+    assert square.preprocessing.crop_px == (32, 32)
+
+
+def test_factory_with_siblings_and_dataclasses(tmp_path: Path) -> None:
+    write(tmp_path, "WIDTH = 12\n", "spadelens_test_sibling.py")
+    text = """
+from __future__ import annotations
+from dataclasses import dataclass
+from torch import nn
+from spadelens_test_sibling import WIDTH
+@dataclass
+class Config:
+    width: int = WIDTH
+def build():
+    return nn.Sequential(nn.Flatten(), nn.Linear(Config().width, 3))
+"""
+    path = list(sys.path)
+    try:
+        loaded = load_model(f"{write(tmp_path, text, 'my net.v2.py')}:build", "cpu")
+    finally:
+        sys.modules.pop("spadelens_test_sibling", None)
+    assert loaded.model[1].in_features == 12  # type: ignore[index]
+    assert sys.path == path
+
+
+def test_a_class_is_a_factory(tmp_path: Path) -> None:
+    text = "from torch import nn\nclass Net(nn.Linear):\n    def __init__(self):\n        super().__init__(2, 3)\n"
+    assert isinstance(load_model(f"{write(tmp_path, text)}:Net", "cpu").model, nn.Linear)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("def build(:\n", "SyntaxError"),
+        ("import no_such_module_at_all\n", "ModuleNotFoundError"),
+        ("1 / 0\n", "ZeroDivisionError"),
+        ("x = 1\n", "has no function 'build'"),
+        ("build = 3\n", "has no function 'build'"),
+        ("def biuld(): pass\n", "Did you mean 'biuld'?"),
+        ("def build():\n    raise KeyError('weights')\n", "failed: KeyError: 'weights'"),
+        ("def build(size): pass\n", "failed: TypeError"),
+        ("def build(): return None\n", "returned a NoneType: expected a torch.nn.Module"),
+        ("def build(): return {}\n", "returned a dict"),
+        (TINY + "INPUT_SIZE = 'big'\n", "INPUT_SIZE='big'"),
+        (TINY + "INPUT_SIZE = (3, 224, 224)\n", "INPUT_SIZE=(3, 224, 224)"),
+        (TINY + "INPUT_SIZE = 224.0\n", "INPUT_SIZE=224.0"),
+        (TINY + "INPUT_SIZE = 0\n", "INPUT_SIZE=0"),
+        (TINY + "INPUT_SIZE = (8, -8)\n", "INPUT_SIZE=(8, -8)"),
+        (TINY + "INPUT_SIZE = None\n", "INPUT_SIZE=None"),
+        (TINY + "MEAN = 0.5\n", "MEAN=0.5"),
+        (TINY + "MEAN = [0.5, 0.5]\n", "MEAN=[0.5, 0.5]"),
+        (TINY + "MEAN = ['a', 'b', 'c']\n", "MEAN=['a', 'b', 'c']"),
+        (TINY + "STD = [0, 1, 1]\n", "STD=[0, 1, 1]"),
+        (TINY + "STD = [float('nan')] * 3\n", "STD=[nan, nan, nan]"),
+        (TINY + "CLASS_NAMES = 'abc'\n", "CLASS_NAMES"),
+        (TINY + "CLASS_NAMES = [1, 2, 3]\n", "CLASS_NAMES"),
+        (TINY + "CLASS_NAMES = {'a': 1}\n", "CLASS_NAMES"),
+    ],
+)
+def test_broken_factories(tmp_path: Path, text: str, expected: str) -> None:
+    message = refused(f"{write(tmp_path, text)}:build")
+    assert expected in message
+    assert "net.py" in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def build():\n    raise RuntimeError('Error(s) in loading:\\n\\tsize mismatch for fc.weight')\n",
+        "raise RuntimeError('one\\ntwo')\n",
+        "import sys\nsys.exit(3)\n",
+        "import sys\ndef build():\n    sys.exit(3)\n",
+    ],
+)
+def test_factories_that_fail_in_several_lines_or_exit(tmp_path: Path, text: str) -> None:
+    assert "net.py" in refused(f"{write(tmp_path, text)}:build")
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("/nowhere/net.py:build", "There is no file '/nowhere/net.py'"),
+        ("dmo", "Cannot read the model spec 'dmo'"),
+        ("", "Cannot read the model spec ''"),
+        ("net.py", "Cannot read the model spec 'net.py'"),
+        ("torchvison:resnet18", "torchvision:NAME"),
+        ("torchvision:resnet5", "Did you mean"),
+        ("torchvision:", "Unknown torchvision model ''"),
+        ("torchvision:resnet18@/nowhere/w.safetensors", "There is no checkpoint at '/nowhere/w.safetensors'"),
+    ],
+)
+def test_unknown_specs(spec: str, expected: str) -> None:
+    assert expected in refused(spec)
+
+
+def test_near_names() -> None:
+    assert "'demo'" in refused("dmeo")
+    with pytest.raises(UnknownNameError, match="'resnet50'"):
+        load_model("torchvision:resnet_50", "cpu")
+    with pytest.raises(UnknownNameError, match="Did you mean 'mobilenet_v2'"):
+        load_model("torchvision:mobilenet2", "cpu")
+
+
+@pytest.fixture(scope="module")
+def resnet_state() -> dict[str, torch.Tensor]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return torchvision.models.resnet18().state_dict()
+
+
+def test_torchvision_with_safetensors(tmp_path: Path, resnet_state: dict[str, torch.Tensor]) -> None:
+    save_file(resnet_state, tmp_path / "w.safetensors")
+    loaded = load_model(f"{RESNET}@{tmp_path}/w.safetensors", "cpu")
+    assert all(torch.equal(value, resnet_state[name]) for name, value in loaded.model.state_dict().items())
+    assert loaded.preprocessing.crop_px == (224, 224)
+    assert loaded.preprocessing.resize_px == 256
+    assert loaded.preprocessing.resampling is Image.Resampling.BILINEAR
+    assert loaded.preprocessing.mean == (0.485, 0.456, 0.406)
+    assert len(loaded.class_names) == 1000
+    assert loaded.class_names[0] == "tench"
+    assert not loaded.model.training
+    content = (tmp_path / "w.safetensors").read_bytes()
+    for length in (0, 4, 100, len(content) // 2):
+        (tmp_path / "cut.safetensors").write_bytes(content[:length])
+        message = refused(f"{RESNET}@{tmp_path}/cut.safetensors")
+        assert "Cannot read the checkpoint" in message
+
+
+def test_counts_of_batches_may_be_missing(tmp_path: Path, resnet_state: dict[str, torch.Tensor]) -> None:
+    kept = {name: value for name, value in resnet_state.items() if not name.endswith("num_batches_tracked")}
+    save_file(kept, tmp_path / "w.safetensors")
+    assert load_model(f"{RESNET}@{tmp_path}/w.safetensors", "cpu").model
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model": s}])
+def test_torchvision_with_pickled_tensors(tmp_path: Path, resnet_state: dict[str, torch.Tensor], wrap: Any) -> None:
+    torch.save(wrap(resnet_state), tmp_path / "w.pt")
+    loaded = load_model(f"{RESNET}@{tmp_path}/w.pt", "cpu")
+    assert torch.equal(loaded.model.fc.weight, resnet_state["fc.weight"])  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda s: {**s, "fc.weight": torch.zeros(10, 512)}, "size mismatch for fc.weight"),
+        (lambda s: {k: v for k, v in s.items() if not k.startswith("fc")}, r"2 missing (first: 'fc.weight'), 0 unexp"),
+        (lambda s: {**s, "head.weight": torch.zeros(1)}, "0 missing, 1 unexpected (first: 'head.weight')"),
+        (lambda s: {f"module.{k}": v for k, v in s.items()}, "unexpected (first: 'module.conv1.weight')"),
+        (lambda s: {}, "missing"),
+    ],
+)
+def test_checkpoints_that_do_not_fit(
+    tmp_path: Path, resnet_state: dict[str, torch.Tensor], change: Any, expected: str
+) -> None:
+    torch.save(change(resnet_state), tmp_path / "w.pt")
+    message = refused(f"{RESNET}@{tmp_path}/w.pt")
+    assert "does not fit" in message
+    assert expected in message
+
+
+class Payload:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("protocol", ["torch", "pickle"])
+def test_code_in_a_checkpoint_runs_only_when_trusted(
+    tmp_path: Path, resnet_state: dict[str, torch.Tensor], protocol: str
+) -> None:
+    mark, path = tmp_path / "was_here", tmp_path / "w.pt"
+    if protocol == "torch":
+        torch.save({"state_dict": resnet_state, "note": Payload(mark)}, path)
+    else:
+        path.write_bytes(pickle.dumps({"note": Payload(mark)}))
+    message = refused(f"{RESNET}@{path}")
+    assert not mark.exists()
+    assert "run code" in message
+    assert "--trust" in message
+    assert "safetensors" in message
+    if protocol == "torch":
+        loaded = load_model(f"{RESNET}@{path}", "cpu", trust=True)
+        assert mark.exists()
+        assert torch.equal(loaded.model.fc.weight, resnet_state["fc.weight"])  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("trust", [False, True])
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\x80\x02K\x01.", b"PK\x03\x04" + b"\0" * 40])
+def test_damaged_pickles(tmp_path: Path, content: bytes, trust: bool) -> None:
+    (tmp_path / "w.pt").write_bytes(content)
+    assert "w.pt" in refused(f"{RESNET}@{tmp_path}/w.pt", trust)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"a": 3}, {"state_dict": {"a": "text"}}, torch.zeros(3)])
+def test_pickles_of_something_else(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "w.pt")
+    assert "does not hold a state dictionary" in refused(f"{RESNET}@{tmp_path}/w.pt")
+
+
+def test_trusted_checkpoints_that_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import types
+
+    module = types.ModuleType("spadelens_test_gone")
+    module.Net = type("Net", (), {"__module__": "spadelens_test_gone"})  # type: ignore[attr-defined]
+    with monkeypatch.context() as context:
+        context.setitem(sys.modules, "spadelens_test_gone", module)
+        torch.save(module.Net(), tmp_path / "w.pt")
+    assert "w.pt" in refused(f"{RESNET}@{tmp_path}/w.pt", trust=True)
+
+
+def test_keys_that_are_no_texts(tmp_path: Path) -> None:
+    torch.save({0: torch.zeros(3)}, tmp_path / "w.pt")
+    assert "w.pt" in refused(f"{RESNET}@{tmp_path}/w.pt")
+
+
+@pytest.mark.parametrize("error", [URLError("no route"), ConnectionResetError(104, "reset"), RuntimeError("bad hash")])
+def test_download_that_fails(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def download(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", download)
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", download)
+    message = refused(RESNET)
+    assert "Cannot download the weights of 'torchvision:resnet18'" in message
+    assert "torchvision:resnet18@FILE.safetensors" in message
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_models_with_two_heads_load_without_warnings(tmp_path: Path, name: str) -> None:
+    with torch.device("meta"):
+        state = torchvision.models.get_model(name, weights=None, init_weights=False).state_dict()
+    zeros = {key: torch.zeros(value.shape, dtype=value.dtype) for key, value in state.items()}
+    save_file(zeros, tmp_path / "w.safetensors")
+    assert load_model(f"torchvision:{name}@{tmp_path}/w.safetensors", "cpu").model
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "fpga", "nonsense", "", "cpu:-1", "xla"])
+def test_devices_that_are_not_there(device: str) -> None:
+    with pytest.raises(DeviceError, match="Cannot use the device") as caught:
+        choose_device(device)
+    assert "Use --device cpu or auto." in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_cuda_without_one() -> None:
+    with pytest.raises(DeviceError, match="Cannot use the device 'cuda'"):
+        load_model("demo", "cuda")
+
+
+@pytest.mark.parametrize("device", ["meta", "hpu", "privateuseone"])
+def test_devices_that_cannot_compute(device: str) -> None:
+    with pytest.raises(DeviceError):
+        choose_device(device)
+
+
+def test_auto_device() -> None:
+    expected = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert choose_device("auto").type == expected
+    assert choose_device("cpu") == torch.device("cpu")
+
+
+def test_class_names_beyond_the_last() -> None:
+    loaded = LoadedModel("x", nn.Identity(), models.Preprocessing((8, 8), (0.5,), (0.5,)), ("a",))
+    assert [loaded.class_name(index) for index in (0, 1)] == ["a", "class 1"]
+    assert issubclass(ModelSpecError, InputError)
