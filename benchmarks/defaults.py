@@ -3,9 +3,10 @@
     python benchmarks/defaults.py --shared ../shared --out defaults.json
 
 For every network, augmentation and schedule: how many of the samples are predicted the same by dense model and trace,
-the probability of the predicted class on the trace over that on the dense model, and the mean error of the pruned
-layers on held-out views. On the demo network, where a planted patch is known to decide, also the pixel AUC and the
-pointing game of the saliency map, next to the dense one. Without --shared only the demo network is run.
+of all and of those that the dense model gives at least 0.5; the probability of the predicted class on the trace over
+that on the dense model; and the mean error of the pruned layers on held-out views. On the demo network, where a planted
+patch is known to decide, also the pixel AUC and the pointing game of the saliency map, next to the dense one. Without
+--shared only the demo network is run.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ def measure(
     errors = [layer.held_out_error for layer in report.pruned_layers if layer.held_out_error is not None]
     row: dict[str, Any] = {
         "is_kept": report.is_prediction_kept,
+        "dense_probability": report.dense.probability,
         "probability_ratio": report.sparse.probabilities[report.dense.class_index] / report.dense.probability,
         "held_out_error": statistics.mean(errors),
     }
@@ -108,6 +110,8 @@ def main() -> None:
                     for sample, region in samples
                 ]
                 means = {key: statistics.mean(float(row[key]) for row in rows) for key in rows[0]}
+                confident = [row["is_kept"] for row in rows if row["dense_probability"] >= 0.5]
+                means |= {"kept_of_confident": statistics.mean(confident), "num_confident": len(confident)}
                 entry = {"network": network, "augmentation": augmentation, "schedule": schedule, **means}
                 table.append(entry | {"samples": len(rows), "seconds": time.perf_counter() - start, "rows": rows})
                 shown = " ".join(f"{key}={value:.3f}" for key, value in means.items())

@@ -125,10 +125,10 @@ def explain_command(
 def demo_command(out: Path, device: str) -> None:
     """Explain a Trojan image and a clean one with the bundled network, scored against what is known to decide."""
     from spadelens.models import load_model
-    from spadelens.present.demo import demo_subjects
+    from spadelens.present.demo import DEMO_SCHEDULE, demo_subjects
     from spadelens.present.run import run_to_folder
 
-    settings = _settings(**_DEFAULTS, seed=0, target=None, layers=(), batch_size=None)
+    settings = _settings(**_DEFAULTS | {"schedule": DEMO_SCHEDULE}, seed=0, target=None, layers=(), batch_size=None)
     loaded = load_model("demo", device)
     command = shlex.join(["spadelens", "demo", "--out", str(out), "--device", device])
     run_to_folder(loaded, demo_subjects(), settings, out, command)

@@ -40,7 +40,7 @@ def photo_picture(photo: Image.Image) -> Image.Image:
 def png_bytes(picture: Image.Image) -> bytes:
     """Return a picture as the bytes of a PNG file."""
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
+    picture.save(buffer, format="PNG")
     return buffer.getvalue()
 
 
