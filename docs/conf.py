@@ -9,6 +9,7 @@ version = release = installed_version("spadelens")
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
+default_role = "code"
 html_theme = "furo"
 html_title = f"spadelens {version}"
 myst_enable_extensions = ["colon_fence", "dollarmath"]

@@ -11,7 +11,7 @@ from spadelens.extract.solvers.base import LayerProblem, LayerSolution, Solver, 
 @final
 @dataclass(frozen=True)
 class Wanda(Solver):
-    """Prune the units of smallest score(unit) = Σ w_j² mean(x_j²), the square of |w| times the rms of its input.
+    """Prune the units of smallest score(unit) = Σ w_j² mean(x_j²): the weight times the rms of its input, squared.
 
     Source: Sun et al. 2024, 'A simple and effective pruning approach for large language models'. They compare weights
     within a row; here all rows of a layer share one budget, so that a small classifier is not emptied.
