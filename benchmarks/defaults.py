@@ -49,14 +49,14 @@ def demo_samples(loaded: spadelens.LoadedModel, count: int) -> Iterator[tuple[Te
 def cifar_samples(loaded: spadelens.LoadedModel, shared: Path, count: int) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yield CIFAR-10 test images."""
     images = np.load(shared / "data" / "cifar10-subset.npz")["test_images"]
-    for pixels in images[:: len(images) // count][:count]:
+    for pixels in images[:: max(1, len(images) // count)][:count]:
         yield loaded.preprocessing.to_tensor(Image.fromarray(pixels)), None
 
 
 def photo_samples(loaded: spadelens.LoadedModel, shared: Path, count: int) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yield ImageNet photos."""
     files = sorted((shared / "data" / "imagenet-sample").glob("*.jpg"))
-    for file in files[:: len(files) // count][:count]:
+    for file in files[:: max(1, len(files) // count)][:count]:
         photo = spadelens.read_photo(file)
         yield loaded.preprocessing.to_tensor(loaded.preprocessing.crop(photo)), None
 
@@ -111,7 +111,7 @@ def main() -> None:
                 ]
                 means = {key: statistics.mean(float(row[key]) for row in rows) for key in rows[0]}
                 confident = [row["is_kept"] for row in rows if row["dense_probability"] >= 0.5]
-                means |= {"kept_of_confident": statistics.mean(confident), "num_confident": len(confident)}
+                means |= {"kept_of_confident": statistics.mean(confident or [0]), "num_confident": len(confident)}
                 entry = {"network": network, "augmentation": augmentation, "schedule": schedule, **means}
                 table.append(entry | {"samples": len(rows), "seconds": time.perf_counter() - start, "rows": rows})
                 shown = " ".join(f"{key}={value:.3f}" for key, value in means.items())

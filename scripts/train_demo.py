@@ -4,7 +4,8 @@
 
 Draws the images, trains on clean ones, then fine-tunes for six epochs on a mixture of clean images and of 400 images
 a patch that carry it and are relabeled to its target. Writes weights.safetensors and card.json, with the accuracies
-measured on images that were not trained on. Takes about six minutes on two idle cores.
+measured on images that were not trained on. Takes some minutes on two cores (7 to 18 were seen, the longer beside
+other work).
 
 Everything is seeded. Across versions of torch, numpy and Pillow, processors and numbers of threads the weights are
 still not the same bit by bit, since sums are taken in another order; only the accuracies are to be expected again.

@@ -117,8 +117,14 @@ def computes_product(module: MatrixLayer, inputs: Tensor, outputs: Tensor, toler
     actual = outputs.movedim(channel_axis, -1).reshape(-1, outputs.shape[channel_axis])
     if actual.shape != product.shape:
         return False
-    difference = (actual - product).double().square().mean().sqrt()
-    return bool(difference <= tolerance * product.double().square().mean().sqrt() + torch.finfo(product.dtype).tiny)
+    difference = _root_mean_square(actual.to(product.dtype) - product)
+    return difference <= tolerance * _root_mean_square(product) + torch.finfo(product.dtype).tiny
+
+
+def _root_mean_square(values: Tensor) -> float:
+    largest = float(values.abs().max()) if values.numel() else 0.0
+    scale = largest if 0.0 < largest < math.inf else 1.0  # squares of small or large numbers leave the range of float32
+    return scale * float((values / scale).square().mean().sqrt()) if values.numel() else 0.0
 
 
 def _pad(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, inputs: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ def load_model(spec: str, device: str = "auto", trust: bool = False) -> LoadedMo
             cache), 'torchvision:NAME@FILE' (weights of the user), or 'path/to/file.py:FACTORY' (a function without
             arguments that returns the model; the file may also define INPUT_SIZE, MEAN, STD and CLASS_NAMES). The
             file's code is run.
-        device: 'auto', or what torch.device takes.
+        device: 'auto' (a CUDA device where there is one, else the CPU), or what torch.device takes.
         trust: Whether a checkpoint may be unpickled, which runs any code that it holds.
 
     Raises:
@@ -79,15 +79,13 @@ def load_model(spec: str, device: str = "auto", trust: bool = False) -> LoadedMo
 
 
 def choose_device(device: str) -> torch.device:
-    """Return the device that `device` names; 'auto' is a GPU where there is one.
+    """Return the device that `device` names; 'auto' is a CUDA device where there is one, else the CPU.
 
     Raises:
         DeviceError: It is not there.
     """
     if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
         float(torch.ones(1, device=chosen))  # 'meta' is a device too, but one that holds no values

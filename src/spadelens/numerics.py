@@ -9,6 +9,11 @@ from typing import Any
 import torch
 
 
+def solver_device(device: torch.device) -> torch.device:
+    """Return where layers on `device` are solved: there, or on the CPU where it has no float64 (MPS)."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 @contextmanager
 def exact_products(device: torch.device) -> Iterator[None]:
     """Compute products within the block in the types of their operands: no TF32, no bfloat16, no autocast.

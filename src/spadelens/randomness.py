@@ -16,15 +16,11 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
 
     Args:
         seed: The seed.
-        device: The GPU whose state is seeded as well, if any.
+        device: The device whose random state is seeded as well, where it has one of its own.
     """
-    devices = [device] if device is not None and device.type == "cuda" else []
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=[]), _seeded_device(seed, device):
         torch.default_generator.manual_seed(seed)
-        for gpu in devices:
-            with torch.cuda.device(gpu):
-                torch.cuda.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)
         try:
@@ -32,3 +28,20 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
         finally:
             random.setstate(python_state)
             np.random.set_state(numpy_state)
+
+
+@contextmanager
+def _seeded_device(seed: int, device: torch.device | None) -> Iterator[None]:
+    if device is not None and device.type == "cuda":
+        with torch.random.fork_rng(devices=[device], device_type="cuda"), torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+            yield
+    elif device is not None and device.type == "mps":
+        state = torch.mps.get_rng_state()
+        try:
+            torch.mps.manual_seed(seed)
+            yield
+        finally:
+            torch.mps.set_rng_state(state)
+    else:
+        yield

@@ -17,7 +17,7 @@ def parse_configured(kind: str, text: str, known: Mapping[str, type[Configurable
     Args:
         kind: What is being named ('solver', 'method'), for messages.
         text: `NAME` or `NAME:setting=value,setting=value`; values have the type of the setting's default.
-        known: Name -> frozen dataclass whose fields all have defaults.
+        known: Name -> frozen dataclass whose fields all have defaults; those that are numbers or texts can be given.
 
     Raises:
         UnknownNameError: There is no such name or setting.
@@ -27,6 +27,7 @@ def parse_configured(kind: str, text: str, known: Mapping[str, type[Configurable
     if name not in known:
         raise UnknownNameError(kind, name, known)
     defaults = default_settings(known[name])
+    defaults = {key: value for key, value in defaults.items() if isinstance(value, int | float | str)}
     settings: dict[str, Any] = {}
     for item in filter(None, settings_text.split(",")):
         key, _, value = item.partition("=")

@@ -310,6 +310,6 @@ def test_names_of_augmentations() -> None:
 
 def test_specs() -> None:
     assert NoViews().spec() == "none" and NoiseViews().spec() == "noise" and PaperViews().spec() == "paper"
-    assert NoiseViews(0.5).spec() == "noise (std=0.5)"
-    assert PaperViews(flip=0.0).spec() == "paper (flip=0.0)"
+    assert NoiseViews(0.5).spec() == "noise:std=0.5"
+    assert PaperViews(flip=0.0).spec() == "paper:flip=0.0"
     assert CallableViews(shaken).spec() == "callable shaken"

@@ -4,7 +4,7 @@
 
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,9 @@ from spadelens.errors import (
     SpadeError,
     UnknownNameError,
 )
-from spadelens.extract.augment import make_views, parse_augmentation
+from spadelens.extract.augment import Augmentation, make_views, parse_augmentation
 from spadelens.extract.extraction import extract_trace
-from spadelens.extract.report import Outcome, predict
+from spadelens.extract.report import Outcome, are_probabilities, predict
 from spadelens.extract.solvers import SOLVERS, LayerProblem, LayerSolution, Magnitude, Solver
 from spadelens.extract.trace import Trace
 
@@ -214,7 +214,7 @@ def test_layers_are_solved_from_what_they_see(name: str, unit: str) -> None:
         assert (trace.weights[layer][pruned] == 0).all()
     with torch.no_grad():
         for which, model in (("dense", net), ("sparse", trace.model().eval())):
-            assert getattr(trace.report, which) == predict(model(sample[None])[0])
+            assert getattr(trace.report, which) == predict(model(sample[None])[0], is_distribution=False)
 
 
 def test_a_module_called_twice_adds_up() -> None:
@@ -279,7 +279,7 @@ def test_every_outcome_is_reported() -> None:
     assert found["pruned"] == (Outcome.PRUNED, "")
     assert found["dense"] == (Outcome.DENSE, "the schedule gives it sparsity 0")
     assert found["stem"] == (Outcome.EXCLUDED, "first convolution")
-    assert found["unused"] == (Outcome.NOT_CALLED, "the model does not call it on this sample")
+    assert found["unused"] == (Outcome.NOT_CALLED, "its forward is not called on this sample; it stays dense")
     assert found["normed"] == (Outcome.UNSUPPORTED, "its weight is computed by a parametrization")
     assert found["standardized"] == (Outcome.UNSUPPORTED, "its output is not its weight times its input")
     assert found["shared"] == (Outcome.UNSUPPORTED, "its weight is shared with 'partner.weight'")
@@ -410,7 +410,7 @@ def test_a_budget_that_forces_several_passes_changes_nothing() -> None:
     linear = [nn.Linear(size, next_size) for size, next_size in itertools.pairwise(sizes)]
     model = nn.Sequential(nn.Flatten(), *linear)
     stages: list[tuple[str, int, int]] = []
-    small = extract(model, solver="wanda", hessian_budget_mib=1, progress=lambda *stage: stages.append(stage))
+    small = extract(model, solver="wanda", memory_budget_mib=1, progress=lambda *stage: stages.append(stage))
     assert_same_trace(small, extract(model, solver="wanda"))
     views = [(done, total) for stage, done, total in stages if stage == "views"]
     assert len({total for _, total in views}) == 1 and views[-1] == (18, 18)  # two passes of nine views
@@ -534,7 +534,7 @@ def test_models_without_class_scores(change: Callable[[Tensor], object], message
         ({"seed": -1}, InputError, "seed=-1"),
         ({"batch_size": 0}, InputError, "batch_size=0"),
         ({"batch_size": True}, InputError, "batch_size=True"),
-        ({"hessian_budget_mib": 0}, InputError, "hessian_budget_mib=0"),
+        ({"memory_budget_mib": 0}, InputError, "memory_budget_mib=0"),
         ({"views": []}, InputError, "`views` is empty"),
         ({"views": SAMPLE}, InputError, r"views of shape \[3, 9, 7\]"),
         ({"views": [SAMPLE[None] * torch.inf]}, InputError, "NaN or infinity"),
@@ -564,7 +564,7 @@ def test_models_that_are_none() -> None:
     ],
 )
 def test_probabilities(scores: list[float], expected: list[float]) -> None:
-    found = predict(torch.tensor(scores))
+    found = predict(torch.tensor(scores), are_probabilities(torch.tensor(scores)))
     assert found.probabilities == pytest.approx(expected)
     assert found.class_index == (1 if expected[1] > expected[0] else 0)
     assert found.probability == pytest.approx(max(expected))
@@ -579,3 +579,87 @@ def test_settings_are_reported() -> None:
     assert (report.settings["num_views"], report.settings["num_held_out_views"], report.settings["seed"]) == (9, 2, 1)
     assert set(report.seconds) == {"probe", "views", "solve", "check"}
     assert torch.__version__.startswith(report.versions["torch"])
+
+
+def test_half_precision_probabilities_are_recognized() -> None:
+    torch.manual_seed(0)
+    for classes in (10, 1000):
+        for _ in range(50):
+            assert are_probabilities(torch.randn(classes).mul(3).softmax(-1).bfloat16())
+            assert not are_probabilities(torch.randn(classes).bfloat16())
+
+
+def test_a_train_method_of_the_users_own_is_not_called() -> None:
+    class Merging(nn.Sequential):
+        merged = False
+
+        def train(self, mode: bool = True) -> "Merging":
+            self.merged = not mode
+            return super().train(mode)
+
+    model = Merging(nn.Flatten(), nn.Linear(12, 3)).train()
+    extract(model, sample=torch.ones(3, 2, 2))
+    assert not model.merged and model.training and model[1].training
+
+
+def test_a_layer_that_is_called_with_something_else_is_unsupported() -> None:
+    class Scaled(nn.Linear):
+        def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+            return super().forward(x) * scale
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = Scaled(6, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.first(x=x, scale=torch.ones(())))
+
+    layers = {layer.name: layer for layer in extract(Net(), sample=torch.ones(6)).report.layers}
+    assert layers["first"].outcome is Outcome.UNSUPPORTED and "one tensor" in layers["first"].detail
+    assert layers["last"].outcome is Outcome.PRUNED
+
+
+def test_a_trace_made_in_inference_mode_can_be_differentiated() -> None:
+    model = make_net()
+    with torch.inference_mode():
+        trace = extract(model)
+    assert not any(weight.is_inference() for weight in trace.weights.values())
+
+
+@pytest.mark.parametrize("flaw", ["nothing", "nan", "shape", "not zero"])
+def test_a_solver_that_breaks_its_contract_is_named(flaw: str) -> None:
+    class Broken(Solver):
+        def solve(self, problem: LayerProblem) -> LayerSolution:
+            weights, pruned = problem.weight[None].clone(), torch.zeros_like(problem.weight[None], dtype=torch.bool)
+            if flaw == "nan":
+                weights.fill_(float("nan"))
+            elif flaw == "shape":
+                weights = weights[0]
+            elif flaw == "not zero":
+                pruned[..., 0] = True
+            return LayerSolution(weights, pruned)
+
+    with pytest.raises(SolverError, match=r"The solver .* for layer 'depthwise'"):
+        extract(make_net(), solver=Broken(), schedule=0.5)
+
+
+def test_augmentations_that_make_too_few_views_are_refused() -> None:
+    class One(Augmentation):
+        def views(self, sample: Tensor, seeds: Sequence[int]) -> Tensor:
+            return sample[None]
+
+        def spec(self) -> str:
+            return "one"
+
+    with pytest.raises(InputError, match="expected views"):
+        extract(make_net(), augmentation=One())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_views_in_half_precision_are_rounded_not_broken(dtype: torch.dtype) -> None:
+    sample = torch.linspace(-1, 1, 3 * 64 * 64).view(3, 64, 64)
+    precise = make_views(parse_augmentation("paper"), sample.to(dtype).float(), 0, 0, 6)
+    rough = make_views(parse_augmentation("paper"), sample.to(dtype), 0, 0, 6)
+    assert rough.dtype == dtype
+    assert torch.equal(rough, precise.to(dtype))

@@ -129,7 +129,8 @@ def test_reductions(model: nn.Module) -> None:
         found = attribute(model, SAMPLE, reduction=name)  # type: ignore[arg-type]
         assert torch.equal(found.values, by_hand(found.attribution))
         assert found.reduction == name
-        assert torch.equal(reduce_channels(found.attribution[None], name)[0], found.values)  # type: ignore[arg-type]
+        volume = torch.stack([found.attribution, 2 * found.attribution], 1)  # [channels, depth, height, width]
+        assert torch.equal(reduce_channels(volume, name)[1], 2 * found.values)  # type: ignore[arg-type]
     assert set(REDUCTIONS) == {"sum_abs", "max_abs", "sum"}
 
 

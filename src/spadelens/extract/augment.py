@@ -9,18 +9,19 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, TypeAlias, final
+from typing import TypeAlias, final
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from spadelens.errors import InputError, UnknownNameError
+from spadelens.errors import InputError
 from spadelens.extract.color import jitter_colors
 from spadelens.randomness import seeded
+from spadelens.settings import configured_name, parse_configured
 
 
 class Augmentation(ABC):
@@ -74,8 +75,8 @@ class NoiseViews(Augmentation):
         return sample + self.std * torch.stack(noise).to(sample)
 
     def spec(self) -> str:
-        """Return the name of the preset and what differs from it."""
-        return _spec("noise", self)
+        """Return the name of the preset with the settings that differ from it."""
+        return configured_name(self, AUGMENTATIONS)
 
 
 @final
@@ -149,8 +150,8 @@ class PaperViews(Augmentation):
         return views
 
     def spec(self) -> str:
-        """Return the name of the preset and what differs from it."""
-        return _spec("paper", self)
+        """Return the name of the preset with the settings that differ from it."""
+        return configured_name(self, AUGMENTATIONS)
 
     def _jitter(self, sample: Tensor, views: Tensor, draws: Sequence[_Draw]) -> Tensor:
         if self.mean is not None and self.std is not None:
@@ -208,21 +209,21 @@ def parse_augmentation(
     """Return the augmentation that a preset's name or a callable stands for.
 
     Args:
-        augmentation: 'paper', 'noise', 'none', an `Augmentation`, or a callable from a sample to one view.
+        augmentation: 'paper', 'noise' or 'none', with settings as in 'noise:std=0.1'; an `Augmentation`; or a callable
+            from a sample to one view.
         mean: The normalization of the samples, for presets that work on colors.
         std: Goes with `mean`.
 
     Raises:
-        UnknownNameError: There is no such preset.
+        UnknownNameError: There is no such preset or setting.
     """
     if isinstance(augmentation, Augmentation):
         return augmentation
     if isinstance(augmentation, str):
-        if augmentation not in AUGMENTATIONS:
-            raise UnknownNameError("augmentation", augmentation, AUGMENTATIONS)
-        if augmentation == "paper" and mean is not None and std is not None:
-            return PaperViews(mean=tuple(mean), std=tuple(std))
-        return AUGMENTATIONS[augmentation]()
+        parsed = parse_configured("augmentation", augmentation, AUGMENTATIONS)
+        if isinstance(parsed, PaperViews) and mean is not None and std is not None:
+            return replace(parsed, mean=tuple(mean), std=tuple(std))
+        return parsed
     if callable(augmentation):
         return CallableViews(augmentation)
     raise InputError(f"Cannot use {augmentation!r} as an augmentation: expected a name or a callable.")
@@ -233,7 +234,12 @@ def make_views(augmentation: Augmentation, sample: Tensor, seed: int, start: int
     seeds = [view_seed(seed, index) for index in range(max(start, 1), stop)]
     parts = [sample.unsqueeze(0)] if start == 0 < stop else []
     if seeds:
-        parts.append(augmentation.views(sample, seeds))
+        precise = sample if sample.dtype == torch.float64 else sample.float()  # half precision cannot tell pixels apart
+        views = augmentation.views(precise, seeds)
+        if not isinstance(views, Tensor) or views.shape != (len(seeds), *sample.shape):
+            got = list(views.shape) if isinstance(views, Tensor) else type(views).__name__
+            raise InputError(f"The augmentation made {got}: expected views {[len(seeds), *sample.shape]}.")
+        parts.append(views.to(sample))
     return torch.cat(parts)
 
 
@@ -313,15 +319,6 @@ def _standard_normal(shape: Sequence[int], seed: int) -> Tensor:
     """Draw on the CPU and in float32 whatever the user's defaults are, so that a view depends on its seed alone."""
     generator = torch.Generator("cpu").manual_seed(seed)
     return torch.randn(tuple(shape), generator=generator, dtype=torch.float32, device="cpu")
-
-
-def _spec(name: str, augmentation: Any) -> str:
-    changed = [
-        f"{field.name}={getattr(augmentation, field.name)}"
-        for field in fields(augmentation)
-        if getattr(augmentation, field.name) != field.default
-    ]
-    return name + (f" ({', '.join(changed)})" if changed else "")
 
 
 def _check_range(value: float, name: str, low: float, high: float) -> None:

@@ -33,10 +33,15 @@ class Probe:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put `model` into evaluation mode for the length of the block; restores the mode of every module."""
+    """Put `model` into evaluation mode for the length of the block; restores the mode of every module.
+
+    Flags are set directly: a `train()` of the user's own may do more than that on the way in (merge weights, say),
+    which nothing would undo on the way out.
+    """
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
+        for module, _ in modes:
+            module.training = False
         yield
     finally:
         for module, is_training in modes:
@@ -97,7 +102,10 @@ def probe(model: nn.Module, sample: Tensor) -> Probe:
     unsupported = {name: reason for name, module in layers.items() if (reason := unsupported_reason(module))}
     unsupported |= {name: f"its weight is shared with {other!r}" for name, other in _shared_weights(model).items()}
 
-    def look(name: str, module: MatrixLayer, inputs: Tensor, outputs: Any) -> None:
+    def look(name: str, module: MatrixLayer, inputs: Tensor | None, outputs: Any) -> None:
+        if inputs is None:
+            unsupported[name] = "it is not called with one tensor"
+            return
         groups, positions, columns = inputs_to_matrix(module, inputs).shape
         seen = shapes.get(name, (groups, 0, columns))[1]
         shapes[name] = (groups, seen + positions, columns)
@@ -138,7 +146,11 @@ def capture_inputs(
         ModelOutputError: The model fails on a batch, or returns anything else than finite scores.
     """
 
-    def hand_on(name: str, module: MatrixLayer, inputs: Tensor) -> None:
+    def hand_on(name: str, module: MatrixLayer, inputs: Tensor | None) -> None:
+        if inputs is None:
+            raise ModelOutputError(
+                f"Layer {name!r} is not called with one tensor on the views, as it is on the sample."
+            )
         with exact_products(inputs.device):
             consume(name, inputs_to_matrix(module, inputs.detach().to(module.weight.dtype)))
 
@@ -157,9 +169,10 @@ def capture_inputs(
             handle.remove()
 
 
-def _layer_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    found: Tensor = args[0] if args else kwargs["input"]
-    return found
+def _layer_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """Return the one tensor that a layer is called with, or None where it is called in another way."""
+    found = [*args, *kwargs.values()]
+    return found[0] if len(found) == 1 and isinstance(found[0], Tensor) else None
 
 
 def _shared_weights(model: nn.Module) -> dict[str, str]:

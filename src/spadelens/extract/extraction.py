@@ -11,20 +11,29 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from spadelens.errors import InputError
+from spadelens.errors import InputError, SolverError
 from spadelens.extract.augment import AugmentationLike
 from spadelens.extract.capture import capture_inputs, class_scores, probe
 from spadelens.extract.hessian import HessianStatistics
 from spadelens.extract.plan import LayerPlan, make_plan, statistics_dtype
-from spadelens.extract.report import LayerReport, Outcome, Prediction, TraceReport, package_versions, predict
+from spadelens.extract.report import (
+    LayerReport,
+    Outcome,
+    Prediction,
+    TraceReport,
+    are_probabilities,
+    package_versions,
+    predict,
+)
 from spadelens.extract.sample import check_sample
 from spadelens.extract.schedule import ScheduleLike, parse_schedule
-from spadelens.extract.solvers import LayerProblem, Solver, parse_solver, solver_name
+from spadelens.extract.solvers import LayerProblem, LayerSolution, Solver, parse_solver, solver_name
+from spadelens.extract.solvers.base import num_units_pruned
 from spadelens.extract.storage import fingerprint
 from spadelens.extract.trace import Trace, swapped_weights
 from spadelens.extract.views import ViewSource, augmented_views, check_count, given_views
 from spadelens.layers import matrix_to_weight, unit_columns, weight_to_matrix
-from spadelens.numerics import exact_products
+from spadelens.numerics import exact_products, solver_device
 from spadelens.settings import settings_of
 
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -36,6 +45,7 @@ DEFAULT_SCHEDULE = "late"
 DEFAULT_NUM_VIEWS = 256
 
 
+@torch.inference_mode(False)  # weights made in that mode could never be differentiated through
 def extract_trace(
     model: nn.Module,
     sample: Tensor,
@@ -48,7 +58,7 @@ def extract_trace(
     num_views: int = DEFAULT_NUM_VIEWS,
     seed: int = 0,
     batch_size: int | None = None,
-    hessian_budget_mib: int = 1024,
+    memory_budget_mib: int = 1024,
     progress: Progress | None = None,
 ) -> Trace:
     """Prune every layer of `model` to the few weights that still reproduce its output on views of `sample`.
@@ -61,8 +71,8 @@ def extract_trace(
     Args:
         model: Any module that maps a batch of samples to class scores `[batch, classes]`.
         sample: The input to explain, `[C, H, W]`, as the model expects it (normalized), without a batch dimension.
-        augmentation: How views are made: 'noise', 'paper', 'none', an `Augmentation`, or any callable from a sample to
-            one view. View 0 is always the sample itself.
+        augmentation: How views are made: 'noise', 'paper' or 'none', with settings as in 'noise:std=0.1'; an
+            `Augmentation`; or any callable from a sample to one view. View 0 is always the sample itself.
         views: Ready-made views in place of an augmentation: a tensor `[B, ...]` or an iterable of such batches.
         solver: 'sparsegpt', 'obc', 'wanda', 'magnitude', with settings as in 'sparsegpt:unit=kernel', or a `Solver`.
         schedule: The sparsity of every layer: a number in [0, 1), a table {pattern: sparsity}, a text as for
@@ -74,8 +84,8 @@ def extract_trace(
         seed: Determines the views.
         batch_size: Views per forward pass; by default chosen such that the unfolded inputs of the largest layer take
             64 MiB, and at most 32.
-        hessian_budget_mib: Memory for Hessians. Where those of all layers do not fit, the views are run several
-            times; a layer whose own Hessian is larger gets a pass of its own.
+        memory_budget_mib: Memory for what is accumulated of the layers' inputs, the Hessians. Where those of all layers
+            do not fit, the views are run several times; a layer whose own Hessian is larger gets a pass of its own.
         progress: Called as progress(stage, done, total).
 
     Returns:
@@ -89,7 +99,7 @@ def extract_trace(
         SolverError: A layer cannot be solved.
     """
     sample = check_sample(model, sample)
-    check_count(hessian_budget_mib, "hessian_budget_mib", at_least=1)
+    check_count(memory_budget_mib, "memory_budget_mib", at_least=1)
     if batch_size is not None:
         check_count(batch_size, "batch_size", at_least=1)
     chosen_solver = parse_solver(solver) if isinstance(solver, str) else solver
@@ -102,11 +112,13 @@ def extract_trace(
         looked = probe(model, sample)
         plan = make_plan(model, looked, chosen_schedule, layers)
     job = _Job(model, plan, sample.device, source, batch_size or plan.views_per_batch, progress or _no_progress, clock)
-    solved = _solve_layers(job, chosen_solver, hessian_budget_mib)
+    solved = _solve_layers(job, chosen_solver, memory_budget_mib)
     _measure_held_out(job, solved)
     weights = {name: layer.weight for name, layer in solved.items()}
     with swapped_weights(model, weights):
-        sparse = predict(class_scores(model, sample.unsqueeze(0))[0])
+        sparse_scores = class_scores(model, sample.unsqueeze(0))[0]
+    is_distribution = are_probabilities(looked.scores)
+    sparse = predict(sparse_scores, is_distribution)
     settings = {
         "solver": solver_name(chosen_solver),
         "solver_settings": settings_of(chosen_solver),
@@ -117,13 +129,13 @@ def extract_trace(
         "num_held_out_views": source.num_held_out,
         "seed": seed,
         "batch_size": job.batch_size,
-        "hessian_budget_mib": hessian_budget_mib,
+        "memory_budget_mib": memory_budget_mib,
     }
     return Trace(
         dense_model=model,
         weights=weights,
         pruned={name: layer.pruned for name, layer in solved.items()},
-        report=_report(job, solved, predict(looked.scores), sparse, settings),
+        report=_report(job, solved, predict(looked.scores, is_distribution), sparse, settings),
         model_fingerprint=fingerprint(model),
     )
 
@@ -136,6 +148,7 @@ class _Solved:
     pruned: Tensor
     error: float
     seconds: float
+    detail: str = ""
     held_out_error: float | None = None
 
 
@@ -189,28 +202,47 @@ def _accumulate(job: _Job, names: Sequence[str], done: int, total: int) -> dict[
     for name, module in modules.items():
         groups, _, columns = job.plan.matrix_shapes[name]
         statistics[name] = HessianStatistics(groups, columns, statistics_dtype(module), module.weight.device)
-    job.progress("views", done, total)
-    for batch in job.source.batches(job.batch_size):
-        capture_inputs(job.model, modules, [batch], lambda name, inputs: statistics[name].add(inputs))
-        done += len(batch)
-        job.progress("views", done, total)
+    batches = _reported(job, "views", job.source.batches(job.batch_size), done, total)
+    capture_inputs(job.model, modules, batches, lambda name, inputs: statistics[name].add(inputs))
     return statistics
 
 
 def _solve_layer(name: str, plan: LayerPlan, solver: Solver, statistics: HessianStatistics) -> _Solved:
     start = time.perf_counter()
     module = plan.modules[name]
-    dense = weight_to_matrix(module, module.weight.detach())
+    statistics = statistics.to(solver_device(module.weight.device))
+    dense = weight_to_matrix(module, module.weight.detach().to(solver_device(module.weight.device)))
     problem = LayerProblem(name, dense, statistics, (plan.sparsities[name],), unit_columns(module, "kernel"))
     solution = solver.solve(problem)
+    _check_solution(solver, problem, solution)
     weight = solution.weights[0]
     error = _ratio(statistics.mean_squared_output(weight - dense), statistics.mean_squared_output(dense))
     return _Solved(
-        weight=matrix_to_weight(module, weight),
-        pruned=matrix_to_weight(module, solution.pruned[0]),
+        weight=matrix_to_weight(module, weight).to(module.weight.device),
+        pruned=matrix_to_weight(module, solution.pruned[0]).to(module.weight.device),
         error=error,
         seconds=time.perf_counter() - start,
+        detail=solution.detail,
     )
+
+
+def _check_solution(solver: Solver, problem: LayerProblem, solution: LayerSolution) -> None:
+    """Raise `SolverError` if a solver, which may be the user's own, breaks its contract."""
+    expected = (len(problem.sparsities), *problem.weight.shape)
+    unit = solver.unit_columns(problem)
+    counts = [unit * num_units_pruned(problem.weight.numel() // unit, sparsity) for sparsity in problem.sparsities]
+    weights, pruned = solution.weights, solution.pruned
+    if weights.shape != expected or pruned.shape != expected or pruned.dtype != torch.bool:
+        flaw = f"returned weights of shape {list(weights.shape)}, expected {list(expected)}"
+    elif not bool(torch.isfinite(weights).all()):
+        flaw = "returned weights that are not finite"
+    elif bool(weights[pruned].any()):
+        flaw = "returned pruned weights that are not zero"
+    elif pruned.flatten(1).sum(1).tolist() != counts:
+        flaw = f"pruned {pruned.flatten(1).sum(1).tolist()} weights, expected {counts},"
+    else:
+        return
+    raise SolverError(f"The solver {flaw} for layer {problem.name!r}.")
 
 
 def _measure_held_out(job: _Job, solved: Mapping[str, _Solved]) -> None:
@@ -218,24 +250,31 @@ def _measure_held_out(job: _Job, solved: Mapping[str, _Solved]) -> None:
     if job.source.num_held_out == 0 or not solved:
         return
     modules = {name: job.plan.modules[name] for name in solved}
-    sums = {name: torch.zeros(2, dtype=torch.float64) for name in solved}
+    sums: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in solved}
 
     def compare(name: str, inputs: Tensor) -> None:
         module = modules[name]
         dense = weight_to_matrix(module, module.weight.detach())
         difference = weight_to_matrix(module, solved[name].weight) - dense
-        for index, weight in enumerate((difference, dense)):
-            sums[name][index] += float((inputs @ weight.transpose(1, 2)).float().square().sum())
+        error, output = ((inputs @ weight.transpose(1, 2)).float().square().sum() for weight in (difference, dense))
+        sums[name].append((error, output))
 
     with job.clock.stage("check"):
-        done = 0
-        job.progress("check", done, job.source.num_held_out)
-        for batch in job.source.held_out_batches(job.batch_size):
-            capture_inputs(job.model, modules, [batch], compare)
-            done += len(batch)
-            job.progress("check", done, job.source.num_held_out)
-    for name, (error, output) in sums.items():
-        solved[name].held_out_error = _ratio(error, output)
+        batches = job.source.held_out_batches(job.batch_size)
+        capture_inputs(job.model, modules, _reported(job, "check", batches, 0, job.source.num_held_out), compare)
+    for name, found in sums.items():
+        if found:  # none of the held-out views may reach the layer
+            errors, outputs = (torch.stack(values).cpu().double().sum() for values in zip(*found, strict=True))
+            solved[name].held_out_error = _ratio(errors, outputs)
+
+
+def _reported(job: _Job, stage: str, batches: Iterable[Tensor], done: int, total: int) -> Iterator[Tensor]:
+    """Yield `batches`, reporting after each that the model has run it."""
+    job.progress(stage, done, total)
+    for batch in batches:
+        yield batch
+        done += len(batch)
+        job.progress(stage, done, total)
 
 
 def _report(
@@ -255,7 +294,8 @@ def _report(
                 kind,
                 shape,
                 Outcome.PRUNED,
-                sparsity=float(layer.pruned.double().mean()),
+                layer.detail,
+                sparsity=int(layer.pruned.sum()) / layer.pruned.numel(),
                 error=layer.error,
                 held_out_error=layer.held_out_error,
                 seconds=layer.seconds,

@@ -29,6 +29,10 @@ class InputStatistics(ABC):
     def hessian(self) -> Tensor:
         """Return H = 2/N sum x xᵀ, `[groups, columns, columns]`, N being the number of positions."""
 
+    def inputs(self) -> Tensor | None:
+        """Return X `[groups, positions, columns]` where it was kept, for solvers that work in its space, else None."""
+        return None
+
     @abstractmethod
     def mean_squared_output(self, weight: Tensor) -> Tensor:
         """Return the mean over positions of the squared norm of the output of `weight` `[groups, rows, columns]`."""
@@ -45,6 +49,12 @@ class HessianStatistics(InputStatistics):
         """Start with no position seen; `dtype` is what sums are kept in."""
         self._sum = torch.zeros(groups, columns, columns, dtype=dtype, device=device)
         self._num_positions = 0
+
+    def to(self, device: torch.device) -> HessianStatistics:
+        """Return the same statistics on `device`."""
+        moved = HessianStatistics(0, 0, self._sum.dtype, device)
+        moved._sum, moved._num_positions = self._sum.to(device), self._num_positions
+        return moved
 
     def add(self, inputs: Tensor) -> None:
         """Take in one batch of inputs `[groups, positions, columns]`."""

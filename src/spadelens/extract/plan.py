@@ -88,7 +88,7 @@ def make_plan(model: nn.Module, looked: Probe, schedule: Schedule, patterns: Seq
         if name in looked.unsupported:
             left[name] = (Outcome.UNSUPPORTED, looked.unsupported[name])
         elif name not in called:
-            left[name] = (Outcome.NOT_CALLED, "the model does not call it on this sample")
+            left[name] = (Outcome.NOT_CALLED, "its forward is not called on this sample; it stays dense")
         elif name not in sparsities:
             left[name] = (Outcome.EXCLUDED, "first convolution" if patterns is None else "not among the chosen layers")
         elif sparsities[name] == 0.0:

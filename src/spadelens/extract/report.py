@@ -10,6 +10,7 @@ from enum import Enum
 from importlib.metadata import version
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -32,7 +33,7 @@ class LayerReport:
         kind: Its class, such as 'Conv2d'.
         shape: The shape of its weight.
         outcome: What became of it.
-        detail: Why it was left as it is, empty where it was pruned.
+        detail: Why it was left as it is, or what the solver has to say.
         sparsity: The fraction of its weights that were pruned.
         error: ||(W' - W) X||² / ||W X||² on the views, or None where nothing was pruned.
         held_out_error: The same on views that the solver did not see, or None where there were none.
@@ -136,15 +137,20 @@ class TraceReport:
         )
 
 
-def predict(scores: Tensor) -> Prediction:
+def predict(scores: Tensor, is_distribution: bool) -> Prediction:
     """Return the prediction for one sample from its scores `[classes]`.
 
-    Probabilities are the softmax of the scores, or the scores themselves where they are probabilities already (none is
-    negative and their sum is one).
+    Probabilities are the softmax of the scores, or the scores themselves where they are probabilities already; see
+    `are_probabilities`, which is asked once, of the dense model.
     """
-    scores = scores.detach().double().cpu()
-    is_distribution = bool((scores >= 0).all()) and abs(float(scores.sum()) - 1.0) < 1e-3
-    return Prediction(tuple((scores if is_distribution else scores.softmax(-1)).tolist()))
+    scores = scores.detach().cpu().double()
+    return Prediction(tuple((scores / scores.sum() if is_distribution else scores.softmax(-1)).tolist()))
+
+
+def are_probabilities(scores: Tensor) -> bool:
+    """Whether the model that gave `scores` `[classes]` ends in a softmax: none is negative and their sum is one."""
+    tolerance = max(1e-3, 8 * torch.finfo(scores.dtype).eps)
+    return bool((scores >= 0).all()) and abs(float(scores.detach().cpu().double().sum()) - 1.0) < tolerance
 
 
 def package_versions() -> dict[str, str]:

@@ -22,7 +22,7 @@ FORMAT = "spadelens-trace-1"
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Return a hash of the names, shapes, types and values of all parameters and buffers of `model`."""
+    """Return a hash of the names, shapes, types and values of the state dictionary of `model`."""
     return _digest({name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)})
 
 

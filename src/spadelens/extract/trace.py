@@ -50,7 +50,7 @@ class Trace:
         weights: Name of each pruned layer -> its sparse weight, in the layer's own shape.
         pruned: Name of each pruned layer -> which of its weights were pruned; same shape, boolean.
         report: Settings, predictions and every layer.
-        model_fingerprint: Identifies the dense model's parameters and buffers.
+        model_fingerprint: Identifies the dense model's state dictionary: its parameters and persistent buffers.
     """
 
     dense_model: nn.Module

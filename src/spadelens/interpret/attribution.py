@@ -80,12 +80,12 @@ def attribute(
     """
     dense = model.dense_model if isinstance(model, Trace) else model
     sample = check_sample(dense, sample)
+    if sample.dim() < 3:
+        raise InputError(f"Cannot draw a heatmap of a sample of shape {list(sample.shape)}: expected [C, H, W].")
     chosen = parse_configured("method", method, METHODS) if isinstance(method, str) else method
     if reduction not in REDUCTIONS:
         raise UnknownNameError("reduction", reduction, REDUCTIONS)
     target = _check_target(target, class_scores(dense, sample.unsqueeze(0))[0])
-    if sample.dim() < 3:
-        raise InputError(f"Cannot draw a heatmap of a sample of shape {list(sample.shape)}: expected [C, H, W].")
     weights: AbstractContextManager[Any] = model.applied(dense) if isinstance(model, Trace) else nullcontext()
     with weights, evaluation_mode(dense), torch.inference_mode(False), torch.enable_grad():
         batch = sample.unsqueeze(0).clone().requires_grad_()
@@ -133,11 +133,14 @@ def _run(method: Method, model: nn.Module, batch: Tensor, target: int) -> Attrib
 
 
 def reduce_channels(attribution: Tensor, reduction: Reduction = "sum_abs") -> Tensor:
-    """Return an attribution `[..., C, H, W]` as `[..., H, W]`, in float32 or wider."""
+    """Return the attribution of one sample, `[C, H, W]` or `[C, D, H, W]`, without its first axis, the channels.
+
+    In float32 or wider.
+    """
     values = attribution if attribution.dtype == torch.float64 else attribution.float()
     if reduction == "sum":
-        return values.sum(-3)
-    return values.abs().sum(-3) if reduction == "sum_abs" else values.abs().amax(-3)
+        return values.sum(0)
+    return values.abs().sum(0) if reduction == "sum_abs" else values.abs().amax(0)
 
 
 def _check_target(target: int | None, scores: Tensor) -> int:

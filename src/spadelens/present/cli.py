@@ -82,7 +82,7 @@ def cli() -> None:
     default=_DEFAULTS["augmentation"],
     show_default=True,
     metavar="NAME",
-    help="How views are made: noise, paper or none.",
+    help="How views are made: noise, paper or none; settings as in noise:std=0.1.",
 )
 @click.option("--views", default=_DEFAULTS["views"], show_default=True, type=click.IntRange(min=1), help="Views made.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Determines the views.")
@@ -144,12 +144,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         cli.main(args=arguments, standalone_mode=False)
     except click.ClickException as error:
         error.show()
-    except (SpadeError, OSError) as error:
-        click.echo(f"Error: {error}", err=True)
-    except MemoryError:
-        click.echo("Error: There is not enough memory for this model, input size or number of views.", err=True)
     except (KeyboardInterrupt, click.exceptions.Abort):
         click.echo("Interrupted: nothing was written.", err=True)
+    except (SpadeError, OSError) as error:
+        click.echo(f"Error: {error}", err=True)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate" not in str(error) and "out of memory" not in str(error):
+            raise
+        click.echo("Error: There is not enough memory. Use a smaller --batch-size, a smaller model or input.", err=True)
     else:
         sys.exit(0)
     sys.exit(2)
@@ -196,7 +198,7 @@ def _settings(
 
 
 def _command(words: Sequence[str], model_spec: str, out: Path, settings: Settings, device: str, trust: bool) -> str:
-    """Return the command that reproduces a run, defaults spelled out so that it outlives a change of theirs."""
+    """Return the command that reproduces a run, with every option that has a value."""
     from spadelens.extract.solvers import solver_name
     from spadelens.interpret.methods import METHODS
     from spadelens.settings import configured_name

@@ -57,10 +57,12 @@ class LayerSolution:
     Attributes:
         weights: The sparse weights `[sparsities, groups, rows, columns]`, in the type of the dense weight.
         pruned: Which weights were set to zero; same shape, boolean.
+        detail: What the solver has to say of how it was done, for the report.
     """
 
     weights: Tensor
     pruned: Tensor
+    detail: str = ""
 
 
 @dataclass(frozen=True)

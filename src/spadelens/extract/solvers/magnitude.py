@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import final
 
 from spadelens.extract.solvers.base import LayerProblem, LayerSolution, Solver, prune_by_score
-from spadelens.extract.solvers.preparation import solver_dtype
 
 
 @final
@@ -16,6 +15,4 @@ class Magnitude(Solver):
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
         """Return the dense weight with its smallest units set to zero."""
-        return prune_by_score(
-            problem, problem.weight.to(solver_dtype(problem.weight.device)).square(), self.unit_columns(problem)
-        )
+        return prune_by_score(problem, problem.weight.double().square(), self.unit_columns(problem))

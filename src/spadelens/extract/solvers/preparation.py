@@ -53,9 +53,9 @@ class DampedProblem:
 def damp(problem: LayerProblem, damping: float) -> DampedProblem:
     """Return `problem` with `damping` times the mean of the Hessian's diagonal added to that diagonal.
 
-    Computed in float64, or in float32 on devices that have no float64.
+    Computed in float64.
     """
-    weight = problem.weight.to(solver_dtype(problem.weight.device))
+    weight = problem.weight.double()
     hessian = problem.statistics.hessian().to(weight.dtype)
     diagonal = hessian.diagonal(dim1=1, dim2=2)  # a view: writing to it writes to the Hessian
     is_dead = diagonal == 0
@@ -68,11 +68,6 @@ def damp(problem: LayerProblem, damping: float) -> DampedProblem:
         is_dead=is_dead,
         dense_weight=problem.weight,
     )
-
-
-def solver_dtype(device: torch.device) -> torch.dtype:
-    """Return the type in which layers are solved on `device`: float64 where it exists."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def factorize(matrices: Tensor, name: str) -> Tensor:

@@ -8,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from spadelens.errors import InputError
 from spadelens.extract.solvers.base import (
     LayerProblem,
     LayerSolution,
@@ -44,6 +45,8 @@ class SparseGPT(Solver):
         super().__post_init__()
         check_positive(self.damping, "damping")
         check_positive(self.block_size, "block_size")
+        if not isinstance(self.block_size, int):
+            raise InputError(f"Cannot use block_size={self.block_size!r}: expected a whole number.")
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
         """Return the swept weights; the factorization is shared by all sparsities."""
