@@ -27,6 +27,7 @@ from torch import Tensor
 import spadelens
 from spadelens.demo.images import CLASS_NAMES, draw_image
 from spadelens.demo.patches import PATCHES, paste_patch
+from spadelens.extract.augment import parse_augmentation
 
 FIRST_SEED = 5_000_000  # far from the images that the demo network was trained and tested on
 SCHEDULES = [f"late:{sparsity}@{start}" for start in (0.5, 0.75, 0.9) for sparsity in (0.5, 0.6, 0.7, 0.8)]
@@ -62,10 +63,12 @@ def photo_samples(loaded: spadelens.LoadedModel, shared: Path, count: int) -> It
 
 
 def measure(
-    model: torch.nn.Module, sample: Tensor, region: Tensor | None, augmentation: str, schedule: str, views: int
+    loaded: spadelens.LoadedModel, sample: Tensor, region: Tensor | None, augmentation: str, schedule: str, views: int
 ) -> dict[str, Any]:
     """Return what one trace gives."""
-    trace = spadelens.extract_trace(model, sample, augmentation=augmentation, schedule=schedule, num_views=views)
+    model, normalization = loaded.model, loaded.preprocessing
+    made_by = parse_augmentation(augmentation, normalization.mean, normalization.std)
+    trace = spadelens.extract_trace(model, sample, augmentation=made_by, schedule=schedule, num_views=views)
     report = trace.report
     errors = [layer.held_out_error for layer in report.pruned_layers if layer.held_out_error is not None]
     row: dict[str, Any] = {
@@ -106,7 +109,7 @@ def main() -> None:
             for schedule in arguments.schedules:
                 start = time.perf_counter()
                 rows = [
-                    measure(loaded.model, sample, region, augmentation, schedule, arguments.views)
+                    measure(loaded, sample, region, augmentation, schedule, arguments.views)
                     for sample, region in samples
                 ]
                 means = {key: statistics.mean(float(row[key]) for row in rows) for key in rows[0]}

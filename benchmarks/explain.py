@@ -3,7 +3,8 @@
     python benchmarks/explain.py --shared ../shared --out explain.json
 
 Each case runs as a process of its own, as a user would start it, and is repeated. The cases are the MobileNet in
---shared (left out without it) and torchvision's ResNet-50 with random weights, which serve for timing.
+--shared (left out without it) and torchvision's ResNet-50 with random weights, which serve for timing; each with the
+default schedule, which prunes late layers only, and with one that prunes all but the first.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, help="folder with models/ and data/")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--cases", nargs="+", default=["mobilenet", "resnet50", "resnet50-all"])
+    parser.add_argument("--cases", nargs="+", default=["mobilenet", "mobilenet-all", "resnet50", "resnet50-all"])
     arguments = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as name:
@@ -78,7 +79,11 @@ def main() -> None:
         if arguments.shared:
             photos = sorted((arguments.shared / "data" / "imagenet-sample").glob("*.jpg"))
             spec = f"{arguments.shared / 'models' / 'mobilenet_v1.py'}:build"
-            cases = {"mobilenet": (spec, photos[0], settings), **cases}
+            mobilenet_cases = {
+                "mobilenet": (spec, photos[0], settings),
+                "mobilenet-all": (spec, photos[0], [*settings, "--schedule", "0.5"]),
+            }
+            cases = mobilenet_cases | cases
         for case, (model, photo, options) in cases.items():
             if case not in arguments.cases:
                 continue
