@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from spadelens import defaults
 from spadelens.errors import InputError, SolverError
 from spadelens.extract.augment import AugmentationLike
 from spadelens.extract.capture import capture_inputs, class_scores, probe
@@ -39,23 +40,18 @@ from spadelens.settings import settings_of
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called as progress(stage, done, total); the stages are 'views', 'solve' and 'check'."""
 
-DEFAULT_AUGMENTATION = "noise"
-DEFAULT_SOLVER = "sparsegpt"
-DEFAULT_SCHEDULE = "late"
-DEFAULT_NUM_VIEWS = 256
-
 
 @torch.inference_mode(False)  # weights made in that mode could never be differentiated through
 def extract_trace(
     model: nn.Module,
     sample: Tensor,
     *,
-    augmentation: AugmentationLike = DEFAULT_AUGMENTATION,
+    augmentation: AugmentationLike = defaults.AUGMENTATION,
     views: Tensor | Iterable[Tensor] | None = None,
-    solver: str | Solver = DEFAULT_SOLVER,
-    schedule: ScheduleLike = DEFAULT_SCHEDULE,
+    solver: str | Solver = defaults.SOLVER,
+    schedule: ScheduleLike = defaults.SCHEDULE,
     layers: Sequence[str] | None = None,
-    num_views: int = DEFAULT_NUM_VIEWS,
+    num_views: int = defaults.NUM_VIEWS,
     seed: int = 0,
     batch_size: int | None = None,
     memory_budget_mib: int = 1024,

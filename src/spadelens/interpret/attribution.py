@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
+from spadelens import defaults
 from spadelens.errors import AttributionError, InputError, SpadeError, UnknownNameError
 from spadelens.extract.capture import class_scores, evaluation_mode
 from spadelens.extract.sample import check_sample
@@ -53,7 +54,7 @@ class Heatmap:
 def attribute(
     model: Trace | nn.Module,
     sample: Tensor,
-    method: str | Method = "saliency",
+    method: str | Method = defaults.METHOD,
     target: int | None = None,
     reduction: Reduction = "sum_abs",
 ) -> Heatmap:

@@ -12,18 +12,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from spadelens import defaults
 from spadelens.errors import InputError, SpadeError
 
 if TYPE_CHECKING:
     from spadelens.present.explain import Settings
-
-_DEFAULTS: dict[str, Any] = {
-    "method": "saliency",
-    "solver": "sparsegpt",
-    "schedule": "late",
-    "augmentation": "noise",
-    "views": 256,
-}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -50,7 +43,7 @@ def cli() -> None:
 )
 @click.option(
     "--method",
-    default=_DEFAULTS["method"],
+    default=defaults.METHOD,
     show_default=True,
     metavar="NAME",
     help="saliency, input_x_gradient, integrated_gradients, gradient_shap or occlusion; "
@@ -59,14 +52,14 @@ def cli() -> None:
 @click.option("--target", metavar="CLASS", help="Class to explain, name or number.  [default: the predicted one]")
 @click.option(
     "--solver",
-    default=_DEFAULTS["solver"],
+    default=defaults.SOLVER,
     show_default=True,
     metavar="NAME",
     help="sparsegpt, obc, wanda or magnitude; settings as in sparsegpt:unit=kernel,damping=0.1.",
 )
 @click.option(
     "--schedule",
-    default=_DEFAULTS["schedule"],
+    default=defaults.SCHEDULE,
     show_default=True,
     metavar="SPEC",
     help="Sparsity of each layer: 0.9; late:0.8; 'layer4.*=0.95,fc=0.9'; a .json table; or a preset.",
@@ -79,12 +72,12 @@ def cli() -> None:
 )
 @click.option(
     "--augmentation",
-    default=_DEFAULTS["augmentation"],
+    default=defaults.AUGMENTATION,
     show_default=True,
     metavar="NAME",
     help="How views are made: noise, paper or none; settings as in noise:std=0.1.",
 )
-@click.option("--views", default=_DEFAULTS["views"], show_default=True, type=click.IntRange(min=1), help="Views made.")
+@click.option("--views", default=defaults.NUM_VIEWS, show_default=True, type=click.IntRange(min=1), help="Views made.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Determines the views.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Views per forward pass.  [default: by layer sizes]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
@@ -128,7 +121,7 @@ def demo_command(out: Path, device: str) -> None:
     from spadelens.present.demo import DEMO_SCHEDULE, demo_subjects
     from spadelens.present.run import run_to_folder
 
-    settings = _settings(**_DEFAULTS | {"schedule": DEMO_SCHEDULE}, seed=0, target=None, layers=(), batch_size=None)
+    settings = _settings(schedule=DEMO_SCHEDULE)
     loaded = load_model("demo", device)
     command = shlex.join(["spadelens", "demo", "--out", str(out), "--device", device])
     run_to_folder(loaded, demo_subjects(), settings, out, command)
@@ -164,15 +157,15 @@ def _interrupt(signal_number: int, frame: object) -> NoReturn:
 
 def _settings(
     *,
-    method: str,
-    solver: str,
-    schedule: str,
-    augmentation: str,
-    views: int,
-    seed: int,
-    target: str | None,
-    layers: tuple[str, ...],
-    batch_size: int | None,
+    method: str = defaults.METHOD,
+    solver: str = defaults.SOLVER,
+    schedule: str = defaults.SCHEDULE,
+    augmentation: str = defaults.AUGMENTATION,
+    views: int = defaults.NUM_VIEWS,
+    seed: int = 0,
+    target: str | None = None,
+    layers: tuple[str, ...] = (),
+    batch_size: int | None = None,
 ) -> Settings:
     from spadelens.extract.augment import parse_augmentation
     from spadelens.extract.schedule import parse_schedule
