@@ -124,3 +124,8 @@ def test_scores_carry_no_gradient() -> None:
 def test_scores_that_are_none(scores: object, message: str) -> None:
     with pytest.raises(ModelOutputError, match=message):
         check_scores(scores, 2)
+
+
+def test_a_sample_with_a_batch_dimension_is_told_so() -> None:
+    with pytest.raises(ModelOutputError, match=r"pass sample\[0\]"):
+        class_scores(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()), torch.zeros(1, 1, 3, 8, 8))

@@ -418,6 +418,17 @@ def test_a_budget_that_forces_several_passes_changes_nothing() -> None:
     assert ("solve", 4, 4) in stages and stages[-1] == ("check", 2, 2)
 
 
+def test_a_layer_whose_hessian_is_larger_than_the_budget_stays_dense() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(600, 8), nn.ReLU(), nn.Linear(8, 3))  # 1.4 MiB, and 256 bytes
+    sample = torch.randn(6, 10, 10)
+    layers = {layer.name: layer for layer in extract(model, sample=sample, memory_budget_mib=1).report.layers}
+    assert layers["1"].outcome is Outcome.TOO_LARGE and layers["1"].error is None
+    assert "1 MiB" in layers["1"].detail
+    assert layers["3"].outcome is Outcome.PRUNED
+    assert {layer.outcome for layer in extract(model, sample=sample).report.layers} == {Outcome.PRUNED}
+
+
 def test_views_as_tensor_list_and_generator() -> None:
     net = make_net()
     views = torch.stack([SAMPLE * factor for factor in (1.0, 0.9, 1.1, -1.0, 0.5)])

@@ -62,9 +62,14 @@ def class_scores(model: nn.Module, batch: Tensor) -> Tensor:
         except Exception as error:
             raise ModelOutputError(
                 f"The model cannot be run on a batch of shape {list(batch.shape)}: "
-                f"{type(error).__name__}: {str(error).strip() or 'no message'}"
+                f"{type(error).__name__}: {str(error).strip() or 'no message'}{_batch_hint(batch)}"
             ) from error
     return check_scores(scores, len(batch))
+
+
+def _batch_hint(batch: Tensor) -> str:
+    has_two = batch.dim() >= 5 and batch.shape[:2] == (1, 1)
+    return ". Samples come without a batch dimension: pass sample[0]." if has_two else ""
 
 
 def check_scores(scores: Any, batch_size: int) -> Tensor:

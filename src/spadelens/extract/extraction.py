@@ -81,7 +81,8 @@ def extract_trace(
         batch_size: Views per forward pass; by default chosen such that the unfolded inputs of the largest layer take
             64 MiB, and at most 32.
         memory_budget_mib: Memory for what is accumulated of the layers' inputs, the Hessians. Where those of all layers
-            do not fit, the views are run several times; a layer whose own Hessian is larger gets a pass of its own.
+            do not fit, the views are run several times; a layer whose own Hessian is larger stays dense, and is said
+            so in the report. Solving a layer takes several times the memory of its Hessian.
         progress: Called as progress(stage, done, total).
 
     Returns:
@@ -106,7 +107,7 @@ def extract_trace(
     clock = _Clock()
     with clock.stage("probe"):
         looked = probe(model, sample)
-        plan = make_plan(model, looked, chosen_schedule, layers)
+        plan = make_plan(model, looked, chosen_schedule, layers, memory_budget_mib)
     job = _Job(model, plan, sample.device, source, batch_size or plan.views_per_batch, progress or _no_progress, clock)
     solved = _solve_layers(job, chosen_solver, memory_budget_mib)
     _measure_held_out(job, solved)

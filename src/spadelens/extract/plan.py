@@ -46,8 +46,7 @@ class LayerPlan:
         names: list[str] = []
         used = 0
         for name in self.sparsities:
-            groups, _, columns = self.matrix_shapes[name]
-            needed = groups * columns**2 * statistics_dtype(self.modules[name]).itemsize
+            needed = hessian_bytes(self.modules[name], self.matrix_shapes[name])
             if names and used + needed > budget_mib * 2**20:
                 yield names
                 names, used = [], 0
@@ -57,7 +56,9 @@ class LayerPlan:
             yield names
 
 
-def make_plan(model: nn.Module, looked: Probe, schedule: Schedule, patterns: Sequence[str] | None) -> LayerPlan:
+def make_plan(
+    model: nn.Module, looked: Probe, schedule: Schedule, patterns: Sequence[str] | None, budget_mib: int
+) -> LayerPlan:
     """Return what is to become of each layer of `model`.
 
     Args:
@@ -65,6 +66,7 @@ def make_plan(model: nn.Module, looked: Probe, schedule: Schedule, patterns: Seq
         looked: What one pass of the sample has shown.
         schedule: Gives the sparsities.
         patterns: The layers that may be pruned; None for every convolution but the first, and every linear layer.
+        budget_mib: Memory for Hessians; layers whose own is larger stay dense.
 
     Raises:
         NothingToPruneError: There is no layer that may be pruned.
@@ -93,12 +95,21 @@ def make_plan(model: nn.Module, looked: Probe, schedule: Schedule, patterns: Seq
             left[name] = (Outcome.EXCLUDED, "first convolution" if patterns is None else "not among the chosen layers")
         elif sparsities[name] == 0.0:
             left[name] = (Outcome.DENSE, "the schedule gives it sparsity 0")
+        elif (needed := hessian_bytes(modules[name], looked.matrix_shapes[name])) > budget_mib * 2**20:
+            detail = f"its Hessian takes {needed / 2**20:,.0f} MiB, the memory budget is {budget_mib:,} MiB"
+            left[name] = (Outcome.TOO_LARGE, detail)
     return LayerPlan(
         modules=modules,
         matrix_shapes=looked.matrix_shapes,
-        sparsities={name: sparsity for name, sparsity in sparsities.items() if sparsity > 0.0},
+        sparsities={name: sparsity for name, sparsity in sparsities.items() if name not in left},
         left=left,
     )
+
+
+def hessian_bytes(module: MatrixLayer, matrix_shape: tuple[int, int, int]) -> int:
+    """Return the memory for the Hessian of a layer whose inputs are (groups, positions, columns)."""
+    groups, _, columns = matrix_shape
+    return groups * columns**2 * statistics_dtype(module).itemsize
 
 
 def statistics_dtype(module: MatrixLayer) -> torch.dtype:

@@ -22,6 +22,7 @@ class Outcome(str, Enum):
     EXCLUDED = "excluded"
     NOT_CALLED = "not called"
     UNSUPPORTED = "unsupported"
+    TOO_LARGE = "too large"
 
 
 @dataclass(frozen=True)
