@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from contextlib import suppress
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
@@ -45,17 +45,15 @@ def build():
 
 
 @pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder of its own with two photos to work in; what main does to SIGTERM is undone."""
-    before = signal.getsignal(signal.SIGTERM)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own with two photos to work in."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     Image.fromarray(draw_image(2, 77).pixels).save("square.png")
     Image.fromarray(draw_image(1, 78).pixels).save("ring.png")
     Path("net.py").write_text(TINY)
-    yield tmp_path
-    signal.signal(signal.SIGTERM, before)
+    return tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -448,25 +446,63 @@ def test_a_full_disk(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert "No space left on device" in refuse(capsys, model="net.py:build")
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("seconds", [0.3, 1.2, 3.5])
-def test_interrupts(stop: signal.Signals, seconds: float) -> None:
-    before = listing()
-    slow = ("--views", "20000", "--method", "occlusion:window=0.05")
-    command = [PROGRAM, "explain", "square.png", "ring.png", "--model", "demo", "--out", "new/out", *slow]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(seconds)
-    process.send_signal(stop)
-    out, error = process.communicate(timeout=30)
+STOPPED_AT = """
+import importlib.abc, os, sys
+
+class Stop(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), int(sys.argv[2]))
+
+from spadelens.present.cli import main
+sys.meta_path.insert(0, Stop())
+main(sys.argv[3:])
+"""
+
+
+def check_interrupted(process: subprocess.Popen[str], before: dict[str, bytes | None]) -> None:
+    out, error = process.communicate(timeout=60)
     assert process.returncode == 2, error
     assert error.strip() == "Interrupted: nothing was written."  # click ends the line of the ^C first
     assert out == ""
     assert listing() == before
 
 
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("module", ["numpy", "torch._tensor", "PIL.Image", "captum.attr"])
+def test_interrupts_during_imports(stop: signal.Signals, module: str) -> None:
+    """Torch swallows what interrupts its import of NumPy."""
+    before = listing()
+    command = ["explain", "square.png", "--model", "net.py:build", "--out", "new/out"]
+    program = [sys.executable, "-c", STOPPED_AT, module, str(int(stop)), *command]
+    check_interrupted(subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True), before)
+
+
+def catches_signals(process: subprocess.Popen[str]) -> bool:
+    status = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    caught = next(int(line.split()[1], 16) for line in status if line.startswith("SigCgt"))
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to see when signals are caught")
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("seconds", [0, 0.7, 3])
+def test_interrupts(stop: signal.Signals, seconds: float) -> None:
+    before = listing()
+    slow = ("--views", "20000", "--method", "occlusion:window=0.05")
+    command = [PROGRAM, "explain", "square.png", "ring.png", "--model", "demo", "--out", "new/out", *slow]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not catches_signals(process):
+        time.sleep(0.01)
+    time.sleep(seconds)
+    process.send_signal(stop)
+    check_interrupted(process, before)
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
 @pytest.mark.parametrize("stage", ["views", "solve", "check", "attribute"])
 def test_interrupts_within_each_stage(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, stage: str
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, stage: str, is_lost: bool
 ) -> None:
     from spadelens.present import explain as explaining
     from spadelens.present import run as running
@@ -479,7 +515,8 @@ def test_interrupts_within_each_stage(
         def show(name: str, done: int, total: int) -> None:
             progress(name, done, total)
             if name == stage and subject.name == "ring":
-                os.kill(os.getpid(), signal.SIGTERM)
+                with suppress(*[KeyboardInterrupt] * is_lost):
+                    os.kill(os.getpid(), signal.SIGTERM)
 
         return real(loaded, subject, settings, show)
 
@@ -487,6 +524,20 @@ def test_interrupts_within_each_stage(
     assert explain("square.png", "ring.png", model="net.py:build") == 2
     assert capsys.readouterr().err.strip() == "Interrupted: nothing was written."
     assert listing() == before
+
+
+def test_interrupts_that_come_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    from spadelens.present import folder
+
+    real = folder._move
+
+    def interrupted(*arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        real(*arguments)
+
+    monkeypatch.setattr(folder, "_move", interrupted)
+    assert explain("square.png", model="net.py:build") == 0
+    assert read_report()
 
 
 def test_two_runs_at_once(demo: LoadedModel) -> None:

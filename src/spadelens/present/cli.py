@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import click
 
 from spadelens import defaults
 from spadelens.errors import InputError, SpadeError
+from spadelens.present.interrupts import EXIT_CODE, MESSAGE, stops_at_once
 
 if TYPE_CHECKING:
     from spadelens.present.explain import Settings
@@ -129,7 +129,11 @@ def demo_command(out: Path, device: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 when all went well, 2 after bad input, an interrupt or a known failure."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    with stops_at_once():
+        _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a class name must not fail for what a console cannot show
@@ -138,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except click.ClickException as error:
         error.show()
     except (KeyboardInterrupt, click.exceptions.Abort):
-        click.echo("Interrupted: nothing was written.", err=True)
+        click.echo(MESSAGE, err=True)
     except (SpadeError, OSError) as error:
         click.echo(f"Error: {error}", err=True)
     except (MemoryError, RuntimeError) as error:
@@ -147,12 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         click.echo("Error: There is not enough memory. Use a smaller --batch-size, a smaller model or input.", err=True)
     else:
         sys.exit(0)
-    sys.exit(2)
-
-
-def _interrupt(signal_number: int, frame: object) -> NoReturn:
-    del signal_number, frame
-    raise KeyboardInterrupt
+    sys.exit(EXIT_CODE)
 
 
 def _settings(

@@ -12,6 +12,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from spadelens.present import interrupts
+
 _STAGES = {
     "views": "running views",
     "solve": "solving layers",
@@ -25,7 +27,7 @@ def progress_bar(num_photos: int) -> Iterator[Callable[[int, str], Callable[[str
     """Show a progress bar on standard error, if that is a terminal, for the length of the block.
 
     Yields a function that takes the number and the name of the next photo and returns what to call as
-    progress(stage, done, total).
+    progress(stage, done, total). That call raises an interrupt again that was lost on the way.
     """
     console = Console(stderr=True)
     columns = (
@@ -41,6 +43,7 @@ def progress_bar(num_photos: int) -> Iterator[Callable[[int, str], Callable[[str
             label = f"{escape(name)} ({number + 1}/{num_photos})" if num_photos > 1 else escape(name)
 
             def show(stage: str, done: int, total: int) -> None:
+                interrupts.check()
                 bars.update(task, description=f"{label}: {_STAGES[stage]}", completed=done, total=total)
 
             return show

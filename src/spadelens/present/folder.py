@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from spadelens.errors import OutputError
+from spadelens.present import interrupts
 
 
 @contextmanager
@@ -30,7 +29,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
         raise OutputError(f"Cannot write to {str(out)!r}: {error.strerror or error}.") from error
     try:
         yield staging
-        with _uninterrupted():
+        with interrupts.completes():
             _move(staging, out)
     except OSError as error:
         if isinstance(error, OutputError):
@@ -75,22 +74,3 @@ def _move(staging: Path, out: Path) -> None:
     for source, target in zip(sources, targets, strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(source, target)
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Let SIGINT and SIGTERM wait until the end of the block."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread is interrupted
-        yield
-        return
-    waiting: list[int] = []
-    before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
-    for kind in before:
-        signal.signal(kind, lambda received, _: waiting.append(received))
-    try:
-        yield
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
-        for received in waiting:
-            signal.raise_signal(received)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from spadelens.models import LoadedModel
+from spadelens.present import interrupts
 from spadelens.present.console import print_summary, progress_bar
 from spadelens.present.explain import Explanation, Settings, Subject, explain
 from spadelens.present.folder import whole_folder
@@ -32,7 +33,7 @@ def run_to_folder(
     photos: list[dict[str, Any]] = []
     pictures: dict[str, PhotoPictures] = {}
     start = time.perf_counter()
-    with whole_folder(out) as staging:
+    with interrupts.raises(), whole_folder(out) as staging:
         with progress_bar(len(subjects)) as for_photo:
             for number, subject in enumerate(subjects):
                 explanation = explain(loaded, subject, settings, for_photo(number, subject.name))

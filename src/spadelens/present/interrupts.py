@@ -1,0 +1,87 @@
+"""Ctrl-C and SIGTERM that take effect, and that say the truth about what was written.
+
+An exception raised by a signal can be lost: libraries swallow it where it strikes within their imports, finalizers or
+callbacks from C. So a signal ends the process at once while there is nothing to clean up (`stops_at_once`); while
+there is (`raises`), it raises KeyboardInterrupt and is remembered, and `check` raises it again. Results that are being
+moved into place are moved wholly (`completes`), and from then on a signal comes too late.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+MESSAGE = "Interrupted: nothing was written."
+EXIT_CODE = 2
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_is_received = False
+_is_complete = False
+
+
+@contextmanager
+def stops_at_once() -> Iterator[None]:
+    """For the length of the block, a signal ends the process with `MESSAGE` and `EXIT_CODE`."""
+    global _is_complete
+    _is_complete = False
+    with _handled_by(_stop):
+        yield
+
+
+@contextmanager
+def raises() -> Iterator[None]:
+    """For the length of the block, a signal raises KeyboardInterrupt, and so does `check` from then on."""
+    global _is_received, _is_complete
+    _is_received = _is_complete = False
+    with _handled_by(_raise):
+        yield
+
+
+@contextmanager
+def completes() -> Iterator[None]:
+    """For the length of the block signals are ignored, and after it too if it ends without error."""
+    global _is_complete
+    with _handled_by(_ignore):
+        yield
+        _is_complete = True
+
+
+def check() -> None:
+    """Raise KeyboardInterrupt if a signal came within the block of `raises`, which may have been lost."""
+    if _is_received:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, object], None]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
+        yield
+        return
+    before = [(number, signal.signal(number, handler)) for number in _SIGNALS]
+    try:
+        yield
+    finally:
+        for number, previous in before:
+            signal.signal(number, previous)
+
+
+def _stop(number: int, frame: object) -> None:
+    del number, frame
+    if not _is_complete:
+        os.write(2, f"{MESSAGE}\n".encode())
+        os._exit(EXIT_CODE)
+
+
+def _raise(number: int, frame: object) -> None:
+    global _is_received
+    del number, frame
+    if not _is_complete:
+        _is_received = True
+        raise KeyboardInterrupt
+
+
+def _ignore(number: int, frame: object) -> None:
+    del number, frame
