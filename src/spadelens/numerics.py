@@ -21,27 +21,40 @@ def exact_products(device: torch.device) -> Iterator[None]:
     For the library's own products, not for the user's model, which keeps the precision that it is run in. A Hessian
     that was rounded to ten bits may not be positive definite. The user's settings are restored.
     """
-    with torch.autocast(device.type, enabled=False), _exact_float32():
+    with torch.autocast(device.type, enabled=False), _float32_products("ieee", "ieee", "highest"):
         yield
 
 
 @contextmanager
-def _exact_float32() -> Iterator[None]:
-    backends: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
-    with_setting = [backend for backend in backends if hasattr(backend, "fp32_precision")]
+def rounded_products() -> Iterator[None]:
+    """Compute products of float32 within the block as if their operands had been rounded to bfloat16, where that helps.
+
+    Sums are kept in float32. Operands that are rounded already lose nothing: they are numbers of bfloat16 and of TF32.
+    """
+    with _float32_products("tf32", "bf16", "medium"):
+        yield
+
+
+@contextmanager
+def _float32_products(on_cuda: str, on_cpu: str, legacy: str) -> Iterator[None]:
+    backends: list[tuple[Any, str]] = [
+        (torch.backends.cuda.matmul, on_cuda),
+        (getattr(torch.backends.mkldnn, "matmul", None), on_cpu),
+    ]
+    with_setting = [(backend, precision) for backend, precision in backends if hasattr(backend, "fp32_precision")]
     if with_setting:  # torch 2.9 and later, where reading the older setting fails once the newer one has been used
-        before = [backend.fp32_precision for backend in with_setting]
+        before = [backend.fp32_precision for backend, _ in with_setting]
         try:
-            for backend in with_setting:
-                backend.fp32_precision = "ieee"
+            for backend, precision in with_setting:
+                backend.fp32_precision = precision
             yield
         finally:
-            for backend, precision in zip(with_setting, before, strict=True):
+            for (backend, _), precision in zip(with_setting, before, strict=True):
                 backend.fp32_precision = precision
         return
-    legacy = torch.get_float32_matmul_precision()
+    legacy_before = torch.get_float32_matmul_precision()
     try:
-        torch.set_float32_matmul_precision("highest")
+        torch.set_float32_matmul_precision(legacy)
         yield
     finally:
-        torch.set_float32_matmul_precision(legacy)
+        torch.set_float32_matmul_precision(legacy_before)

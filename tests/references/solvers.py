@@ -99,6 +99,125 @@ def exact_obs(weight: Tensor, inputs: Tensor, sparsity: float, damping: float, u
     return answer, pruned
 
 
+def row_cost(dense: Tensor, hessian: Tensor, kept: list[int], unit: int) -> float:
+    """What a row costs whose units outside `kept` are zero, the others refitted."""
+    gone = [u for u in range(len(dense) // unit) if u not in kept]
+    fixed = {u * unit + k: 0.0 for u in gone for k in range(unit)}
+    return squared_distance(best_row(dense, hessian, fixed) - dense, hessian)
+
+
+def forward_backward(
+    weight: Tensor, inputs: Tensor, sparsity: float, damping: float, unit: int = 1, candidates: float = 2.0
+) -> tuple[Tensor, Tensor]:
+    """Orthogonal least squares: rows gain units until there are `candidates` times as many as wanted, and lose some.
+
+    In both directions every row has its own order; rows are merged by the running minimum of what a unit gains, then
+    by the running maximum of what it costs.
+    """
+    groups, rows, columns = weight.shape
+    num_units = columns // unit
+    hessian = damped_hessian(inputs, damping)
+    keys = [(group, row) for group in range(groups) for row in range(rows)]
+    wanted = groups * rows * num_units - num_pruned(groups * rows * num_units, sparsity)
+    num_added = min(groups * rows * num_units, math.ceil(candidates * wanted))
+    gains, added = [], {}
+    for key in keys:
+        kept: list[int] = []
+        cost, least = row_cost(weight[key], hessian[key[0]], kept, unit), math.inf
+        for step in range(num_units):
+            trials = [
+                (row_cost(weight[key], hessian[key[0]], [*kept, unit_number], unit), unit_number)
+                for unit_number in range(num_units)
+                if unit_number not in kept
+            ]
+            new_cost, best = min(trials)
+            least, cost = min(least, cost - new_cost), new_cost
+            kept.append(best)
+            gains.append((-least, key, step))
+        added[key] = kept
+    steps = dict.fromkeys(keys, 0)
+    for _, key, _ in sorted(gains)[:num_added]:
+        steps[key] += 1
+    losses, removed = [], {}
+    for key in keys:
+        kept, gone = added[key][: steps[key]], []
+        cost, largest = row_cost(weight[key], hessian[key[0]], kept, unit), 0.0
+        for step in range(len(kept)):
+            trials = [
+                (row_cost(weight[key], hessian[key[0]], [u for u in kept if u != candidate], unit), candidate)
+                for candidate in kept
+            ]
+            new_cost, worst = min(trials)
+            largest, cost = max(largest, new_cost - cost), new_cost
+            kept = [u for u in kept if u != worst]
+            gone.append(worst)
+            losses.append((largest, key, step))
+        removed[key] = gone
+    cuts = dict.fromkeys(keys, 0)
+    for _, key, _ in sorted(losses)[: num_added - wanted]:
+        cuts[key] += 1
+    answer, pruned = torch.zeros_like(weight), torch.ones_like(weight, dtype=torch.bool)
+    for key in keys:
+        for unit_number in set(added[key][: steps[key]]) - set(removed[key][: cuts[key]]):
+            pruned[(*key, slice(unit_number * unit, (unit_number + 1) * unit))] = False
+        fixed = dict.fromkeys(pruned[key].nonzero().flatten().tolist(), 0.0)
+        answer[key] = best_row(weight[key], hessian[key[0]], fixed)
+    return answer, pruned
+
+
+def settled(
+    weight: Tensor, inputs: Tensor, sparsity: float, damping: float, stages: int, iterations: int, unit: int = 1
+) -> tuple[Tensor, Tensor]:
+    """ADMM in the columns' own scales, its threshold found anew every fourth step, and a refit at the end."""
+    hessian = damped_hessian(inputs, damping)
+    groups = len(weight)
+    scale = torch.stack([hessian[g].diagonal().sqrt() for g in range(groups)])
+    scaled = torch.stack([hessian[g] / torch.outer(scale[g], scale[g]) for g in range(groups)])
+    scaled += 1e-4 * torch.eye(weight.shape[2], dtype=torch.float64)
+    start = weight * scale[:, None]
+    gradient = torch.stack([start[g] @ scaled[g] for g in range(groups)])
+    count = num_pruned(weight.numel() // unit, sparsity)
+
+    def norms_of(values: Tensor) -> Tensor:
+        return torch.stack([part.square().sum(-1) for part in values.split(unit, dim=-1)], dim=-1)
+
+    def threshold_of(norms: Tensor) -> float:
+        return sorted(norms.flatten().tolist())[count - 1] if count else -1.0
+
+    def cut(values: Tensor, threshold: float) -> Tensor:
+        is_kept = (norms_of(values) > threshold).repeat_interleave(unit, dim=-1)
+        return torch.where(is_kept, values, 0.0)
+
+    sparse, dual = cut(start, threshold_of(norms_of(start))), torch.zeros_like(start)
+    penalties = [0.003 * (3 / 0.003) ** (stage / max(stages - 1, 1)) for stage in range(stages)]
+    step = 0
+    for stage, penalty in enumerate(penalties):
+        if stage:
+            dual = dual * penalties[stage - 1] / penalty
+        for _ in range(iterations):
+            right = gradient + penalty * (sparse - dual)
+            identity = torch.eye(weight.shape[2], dtype=torch.float64)
+            best = torch.stack(
+                [torch.linalg.solve(scaled[g] + penalty * identity, right[g].T).T for g in range(groups)]
+            )
+            if step % 4 == 0:
+                threshold = threshold_of(norms_of(best + dual))
+            step += 1
+            norms = norms_of(best + dual)
+            sparse = cut(best + dual, threshold)
+            dual = best + dual - sparse
+    units = sorted((float(norm), place) for place, norm in enumerate(norms.flatten()))[:count]
+    pruned = torch.zeros(norms.numel(), dtype=torch.bool)
+    pruned[[place for _, place in units]] = True
+    pruned = pruned.view(norms.shape).repeat_interleave(unit, dim=-1)
+    answer = torch.zeros_like(weight)
+    for group in range(groups):
+        for row in range(weight.shape[1]):
+            fixed = dict.fromkeys(pruned[group, row].nonzero().flatten().tolist(), 0.0)
+            answer[group, row] = best_row(weight[group, row], hessian[group], fixed)
+    return answer, pruned
+
+
 def swept(
     weight: Tensor, inputs: Tensor, sparsity: float, damping: float, block: int, unit: int = 1
 ) -> tuple[Tensor, Tensor]:

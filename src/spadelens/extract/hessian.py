@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from typing import final
 
 import torch
 from torch import Tensor
+
+from spadelens.numerics import rounded_products
 
 
 class InputStatistics(ABC):
@@ -35,7 +38,18 @@ class InputStatistics(ABC):
 
     @abstractmethod
     def mean_squared_output(self, weight: Tensor) -> Tensor:
-        """Return the mean over positions of the squared norm of the output of `weight` `[groups, rows, columns]`."""
+        """Return the mean over positions of the squared norm of the output of `weight`.
+
+        For a weight `[..., groups, rows, columns]`, one number for each of its leading dimensions.
+        """
+
+    @abstractmethod
+    def add(self, inputs: Tensor) -> None:
+        """Take in one batch of inputs `[groups, positions, columns]`."""
+
+    @abstractmethod
+    def to(self, device: torch.device) -> InputStatistics:
+        """Return the same statistics on `device`."""
 
 
 @final
@@ -45,8 +59,19 @@ class HessianStatistics(InputStatistics):
     Memory: `groups * columns**2` numbers of `dtype`.
     """
 
-    def __init__(self, groups: int, columns: int, dtype: torch.dtype, device: torch.device) -> None:
-        """Start with no position seen; `dtype` is what sums are kept in."""
+    def __init__(
+        self, groups: int, columns: int, dtype: torch.dtype, device: torch.device, is_rounded: bool = False
+    ) -> None:
+        """Start with no position seen.
+
+        Args:
+            groups: Of the layer.
+            columns: Of each group.
+            dtype: What sums are kept in.
+            device: Where.
+            is_rounded: Whether inputs are rounded to bfloat16, which is faster on some devices; sums never are.
+        """
+        self._is_rounded = is_rounded
         self._sum = torch.zeros(groups, columns, columns, dtype=dtype, device=device)
         self._num_positions = 0
 
@@ -59,7 +84,10 @@ class HessianStatistics(InputStatistics):
     def add(self, inputs: Tensor) -> None:
         """Take in one batch of inputs `[groups, positions, columns]`."""
         inputs = inputs.detach().to(self._sum.dtype)
-        self._sum.baddbmm_(inputs.transpose(1, 2), inputs)
+        if self._is_rounded:
+            inputs = inputs.bfloat16().to(self._sum.dtype)
+        with rounded_products() if self._is_rounded else nullcontext():
+            self._sum.baddbmm_(inputs.mT, inputs)
         self._num_positions += inputs.shape[1]
 
     @property
@@ -76,11 +104,59 @@ class HessianStatistics(InputStatistics):
         return self._sum * self._scale
 
     def mean_squared_output(self, weight: Tensor) -> Tensor:
-        """Return trace(W H Wᵀ) / 2 summed over groups, a scalar."""
+        """Return trace(W H Wᵀ) / 2 summed over groups."""
         weight = weight.to(self._sum.dtype)
-        mean = ((weight @ self._sum) * weight).sum() * (self._scale / 2)
+        mean = ((weight @ self._sum) * weight).sum((-3, -2, -1)) * (self._scale / 2)
         return mean.clamp_min(0.0)  # rounding can make what is almost zero negative
 
     @property
     def _scale(self) -> float:
         return 2.0 / max(self._num_positions, 1)
+
+
+@final
+class SampleStatistics(InputStatistics):
+    """Keeps the inputs of a layer that sees fewer positions than it has columns.
+
+    Memory: `groups * positions * columns` numbers of `dtype`.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        """Start with no position seen; `dtype` is what inputs are kept in."""
+        self._dtype = dtype
+        self._batches: list[Tensor] = []
+
+    def to(self, device: torch.device) -> SampleStatistics:
+        """Return the same statistics on `device`."""
+        moved = SampleStatistics(self._dtype)
+        moved._batches = [batch.to(device) for batch in self._batches]
+        return moved
+
+    def add(self, inputs: Tensor) -> None:
+        """Keep a copy of one batch of inputs `[groups, positions, columns]`."""
+        self._batches.append(inputs.detach().to(self._dtype, copy=True))
+
+    @property
+    def num_positions(self) -> int:
+        """How many positions were seen."""
+        return sum(batch.shape[1] for batch in self._batches)
+
+    def inputs(self) -> Tensor:
+        """Return the inputs, `[groups, positions, columns]`."""
+        if len(self._batches) > 1:
+            self._batches = [torch.cat(self._batches, dim=1)]
+        return self._batches[0]
+
+    def diagonal(self) -> Tensor:
+        """Return the diagonal of the Hessian, `[groups, columns]`."""
+        return self.inputs().square().mean(1) * 2
+
+    def hessian(self) -> Tensor:
+        """Return a new tensor `[groups, columns, columns]`; solvers that work on the inputs have no use for it."""
+        inputs = self.inputs()
+        return inputs.mT @ inputs * (2.0 / self.num_positions)
+
+    def mean_squared_output(self, weight: Tensor) -> Tensor:
+        """Return the mean of ||W x||² over positions, summed over groups."""
+        outputs = weight.to(self._dtype) @ self.inputs().mT
+        return outputs.square().sum((-3, -2, -1)) / self.num_positions

@@ -5,18 +5,41 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from spadelens.extract.solvers.admm import ADMM
+from spadelens.extract.solvers.auto import AutoSolver
 from spadelens.extract.solvers.base import LayerProblem, LayerSolution, Solver
 from spadelens.extract.solvers.magnitude import Magnitude
 from spadelens.extract.solvers.obc import OBC
+from spadelens.extract.solvers.ols import OLS
 from spadelens.extract.solvers.sparsegpt import SparseGPT
 from spadelens.extract.solvers.wanda import Wanda
 from spadelens.settings import configured_name, parse_configured
 
 SOLVERS: Mapping[str, type[Solver]] = MappingProxyType(
-    {"magnitude": Magnitude, "wanda": Wanda, "sparsegpt": SparseGPT, "obc": OBC}
+    {
+        "auto": AutoSolver,
+        "admm": ADMM,
+        "ols": OLS,
+        "obc": OBC,
+        "sparsegpt": SparseGPT,
+        "wanda": Wanda,
+        "magnitude": Magnitude,
+    }
 )
 
-__all__ = ["OBC", "SOLVERS", "LayerProblem", "LayerSolution", "Magnitude", "Solver", "SparseGPT", "Wanda"]
+__all__ = [
+    "ADMM",
+    "OBC",
+    "OLS",
+    "SOLVERS",
+    "AutoSolver",
+    "LayerProblem",
+    "LayerSolution",
+    "Magnitude",
+    "Solver",
+    "SparseGPT",
+    "Wanda",
+]
 
 
 def parse_solver(text: str) -> Solver:

@@ -114,8 +114,13 @@ def num_units_pruned(num_units: int, sparsity: float) -> int:
 
 def select_smallest(scores: Tensor, count: int) -> Tensor:
     """Return a boolean tensor that is True at exactly `count` of the smallest scores; ties go to the first."""
-    selected = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
-    selected[scores.flatten().argsort(stable=True)[:count]] = True
+    if count == 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    flat = scores.flatten()
+    threshold = flat.kthvalue(count).values
+    selected = flat < threshold
+    ties = (flat == threshold).nonzero().squeeze(-1)
+    selected[ties[: count - int(selected.count_nonzero())]] = True
     return selected.view(scores.shape)
 
 

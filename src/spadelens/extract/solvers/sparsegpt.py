@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import sub
 from typing import final
 
 import torch
@@ -17,7 +18,7 @@ from spadelens.extract.solvers.base import (
     num_units_pruned,
     select_smallest,
 )
-from spadelens.extract.solvers.preparation import DampedProblem, damp
+from spadelens.extract.solvers.preparation import damp
 
 
 @final
@@ -51,48 +52,58 @@ class SparseGPT(Solver):
     def solve(self, problem: LayerProblem) -> LayerSolution:
         """Return the swept weights; the factorization is shared by all sparsities."""
         damped = damp(problem, self.damping)
-        factor = damped.inverse_factor()
+        dtype = torch.promote_types(problem.weight.dtype, torch.float32)
         unit = self.unit_columns(problem)
-        weights, masks = [], []
-        for sparsity in problem.sparsities:
-            weight, pruned = self._sweep(damped, factor, unit, sparsity)
-            weights.append(damped.restore_dead(weight, pruned))
-            masks.append(pruned)
-        return LayerSolution(weights=torch.stack(weights), pruned=torch.stack(masks))
-
-    def _sweep(self, damped: DampedProblem, factor: Tensor, unit: int, sparsity: float) -> tuple[Tensor, Tensor]:
-        weight = damped.weight.clone()
-        pruned = torch.zeros_like(weight, dtype=torch.bool)
-        columns = weight.shape[2]
-        total = num_units_pruned(weight.numel() // unit, sparsity)
-        width = unit * -(-self.block_size // unit)
-        num_done = 0
-        for start in range(0, columns, width):
-            stop = min(start + width, columns)
-            num_due = total * stop // columns
-            scores = _unit_costs(weight[:, :, start:stop], factor[:, start:stop, start:stop], unit)
-            chosen = select_smallest(scores, num_due - num_done).repeat_interleave(unit, dim=-1)
+        columns = damped.weight.shape[-1]
+        totals = [num_units_pruned(damped.weight.numel() // unit, sparsity) for sparsity in problem.sparsities]
+        weights = damped.weight.to(dtype).repeat(len(totals), 1, 1, 1)  # [sparsities, groups, rows, columns]
+        pruned = torch.zeros_like(weights, dtype=torch.bool)
+        num_done = [0] * len(totals)
+        for start, stop, rows_of_factor in damped.hessian.sweep(unit * -(-self.block_size // unit), damped.name):
+            factor = rows_of_factor.to(dtype)
+            num_due = [total * stop // columns for total in totals]
+            costs = _unit_costs(weights[..., start:stop], factor[:, :, : stop - start], unit)
+            chosen = torch.stack(
+                [select_smallest(*of_one) for of_one in zip(costs, map(sub, num_due, num_done), strict=True)]
+            ).repeat_interleave(unit, dim=-1)
             num_done = num_due
-            pruned[:, :, start:stop] = chosen
-            errors = torch.zeros_like(weight[:, :, start:stop])
-            for column in range(start, stop):
-                error = weight[:, :, column] / factor[:, column, column].unsqueeze(-1)
-                error = error.masked_fill(~chosen[:, :, column - start], 0.0)
-                weight[:, :, column:stop] -= error.unsqueeze(-1) * factor[:, None, column, column:stop]
-                errors[:, :, column - start] = error
-            weight[:, :, stop:] -= errors @ factor[:, start:stop, stop:]
-        return weight, pruned
+            pruned[..., start:stop] = chosen
+            _compensate(weights[..., start:], chosen, factor)
+        solved = [damped.restore_dead(*of_one) for of_one in zip(weights, pruned, strict=True)]
+        return LayerSolution(weights=torch.stack(solved), pruned=pruned)
+
+
+def _compensate(weights: Tensor, chosen: Tensor, factor: Tensor) -> None:
+    """Set the weights `chosen` to zero and make up for them to the right, in place.
+
+    Args:
+        weights: From the block on, `[sparsities, groups, rows, columns]`.
+        chosen: Boolean, `[sparsities, groups, rows, block]`.
+        factor: The rows of U of the block, `[groups, block, columns]`.
+    """
+    width = chosen.shape[-1]
+    # One column after the other is worked on: columns lie first in memory for the length of the block.
+    block = weights[..., :width].movedim(-1, 0).contiguous()  # [block, sparsities, groups, rows]
+    is_chosen = chosen.movedim(-1, 0).contiguous()
+    errors = torch.zeros_like(block)
+    for column in range(width):
+        pivot = factor[:, column, column].view(-1, 1)
+        errors[column] = (block[column] / pivot).masked_fill_(~is_chosen[column], 0.0)
+        right = factor[:, column, column:width].T[:, None, :, None]  # [columns, 1, groups, 1]
+        block[column:].addcmul_(right, errors[column], value=-1.0)
+    weights[..., :width] = block.movedim(0, -1)
+    weights[..., width:] -= errors.movedim(0, -1) @ factor[..., width:]
 
 
 def _unit_costs(weight: Tensor, factor: Tensor, unit: int) -> Tensor:
-    """Return the cost of pruning each unit, `[groups, rows, units]`, given the block's diagonal block of U."""
+    """Return the cost of pruning each unit, `[..., groups, rows, units]`, given the block's diagonal block of U."""
     if unit == 1:
         return (weight / factor.diagonal(dim1=1, dim2=2).unsqueeze(1)).square()
-    by_unit = weight.unflatten(-1, (-1, unit))  # [groups, rows, units, unit]
-    num_units = by_unit.shape[2]
+    by_unit = weight.unflatten(-1, (-1, unit))  # [..., groups, rows, units, unit]
+    num_units = by_unit.shape[-2]
     blocks = factor.unflatten(1, (num_units, unit)).unflatten(3, (num_units, unit))
     diagonal_blocks = blocks.diagonal(dim1=1, dim2=3).movedim(-1, 1)  # [groups, units, unit, unit]
     scaled: Tensor = torch.linalg.solve_triangular(
-        diagonal_blocks.transpose(-1, -2), by_unit.permute(0, 2, 3, 1), upper=False
-    )  # [groups, units, unit, rows]
-    return scaled.square().sum(2).transpose(1, 2)
+        diagonal_blocks.mT, by_unit.movedim(-3, -1), upper=False
+    )  # [..., groups, units, unit, rows]
+    return scaled.square().sum(-2).mT

@@ -1,0 +1,147 @@
+"""ADMM: all weights of a layer settle together which of them are kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from spadelens.errors import InputError
+from spadelens.extract.solvers.base import (
+    LayerProblem,
+    LayerSolution,
+    Solver,
+    check_positive,
+    num_units_pruned,
+    select_smallest,
+)
+from spadelens.extract.solvers.exchange import exchange_units, pass_cost
+from spadelens.extract.solvers.preparation import DampedProblem, approximate_refit, damp, refit
+
+_FIRST_PENALTY, _LAST_PENALTY = 0.003, 3.0
+_SHIFT = 1e-4
+_MOST_EXCHANGE = 4.0  # a pass is left out where it takes so many times longer than the iterations
+_UNITS_PER_THRESHOLD = 2**16
+_STEPS_PER_THRESHOLD = 4  # finding the k-th largest norm takes longer than a step, and it hardly moves
+
+
+@final
+@dataclass(frozen=True)
+class ADMM(Solver):
+    """Alternate between the best dense weight near a sparse one and the best sparse weight near a dense one.
+
+    With columns scaled by s_j = √H_jj, G = W H the gradient at zero and a penalty rho that grows from 0.003 to 3:
+
+        X = (G + rho (Z - U)) (H + rho I)⁻¹
+        Z = the units of X + U with the largest norms, over the whole layer; the others zero
+        U = X + U - Z
+
+    The units of the largest norms in the last X + U are kept, and their weights refitted exactly. H + rho I is
+    factorized once for each of the stages, for all sparsities; where a layer sees few positions, the matrix of the
+    positions is. Then some of the kept units are exchanged, forward as in OLS and backward as in OBC, unless that would
+    take much longer than the iterations, which the detail of the solution says.
+
+    Source: Boža 2024, 'Fast and effective weight update for pruned large language models', for the split; stages,
+    scaling and the layer-wide budget were found by measurement (docs/benchmarks.md). Cost: columns³ a stage and
+    rows · columns² an iteration and sparsity.
+
+    Attributes:
+        damping: Added to the Hessian's diagonal, as a fraction of its mean; by default 0.1 · min(1, columns /
+            positions), at least 1e-4.
+        num_stages: How many penalties there are.
+        num_iterations: Iterations at each penalty.
+        num_exchanges: How many passes of exchanges there are at most; 0 to do without.
+    """
+
+    damping: float | None = None
+    num_stages: int = 6
+    num_iterations: int = 17
+    num_exchanges: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuse settings out of range."""
+        super().__post_init__()
+        if self.damping is not None:
+            check_positive(self.damping, "damping")
+        for name, least in (("num_stages", 1), ("num_iterations", 1), ("num_exchanges", 0)):
+            count = getattr(self, name)
+            if not isinstance(count, int) or isinstance(count, bool) or count < least:
+                raise InputError(f"Cannot use {name}={count!r}: expected a whole number of at least {least}.")
+
+    def solve(self, problem: LayerProblem) -> LayerSolution:
+        """Return the refitted weights of the supports that the iterations settle on."""
+        damped = damp(problem, self.damping)
+        unit = self.unit_columns(problem)
+        num_units = damped.weight.numel() // unit
+        counts = [num_units_pruned(num_units, sparsity) for sparsity in problem.sparsities]
+        weights, masks, details = [], [], []
+        for importance, count in zip(self._settle(damped, counts, unit), counts, strict=True):
+            weight, kept, detail = self._finish(damped, ~select_smallest(importance, count), unit)
+            pruned = ~kept.repeat_interleave(unit, dim=-1)
+            weights.append(damped.restore_dead(weight, pruned))
+            masks.append(pruned)
+            details.append(detail)
+        detail = ", ".join(dict.fromkeys(filter(None, details)))
+        return LayerSolution(weights=torch.stack(weights), pruned=torch.stack(masks), detail=detail)
+
+    def _finish(self, damped: DampedProblem, kept: Tensor, unit: int) -> tuple[Tensor, Tensor, str]:
+        """Return the weight refitted on `kept` `[groups, rows, units]` after exchanges, its support, and a remark."""
+        supports = kept.repeat_interleave(unit, dim=-1)
+        iterations = self.num_stages * self.num_iterations * damped.weight.numel() * damped.weight.shape[-1]
+        if self.num_exchanges and pass_cost(kept, unit) <= _MOST_EXCHANGE * iterations:
+            return *exchange_units(damped, refit(damped, supports), kept, self.num_exchanges), ""
+        weight, is_exact = approximate_refit(damped, supports, damped.weight)
+        remarks = {"without exchanges": self.num_exchanges > 0, "refitted by conjugate gradients": not is_exact}
+        return weight, kept, ", ".join(remark for remark, holds in remarks.items() if holds)
+
+    def _settle(self, damped: DampedProblem, counts: list[int], unit: int) -> Tensor:
+        """Return the squared norm of every unit of X + U at the end, `[sparsities, groups, rows, units]`."""
+        dtype = torch.promote_types(damped.dense_weight.dtype, torch.float32)
+        scale = damped.hessian.diagonal.sqrt()
+        hessian = damped.hessian.scaled(1.0 / scale).to(dtype)
+        start = (damped.weight * scale.unsqueeze(1)).to(dtype)
+        gradient = hessian.multiply(start) + _SHIFT * start
+        norms = _unit_norms(start.expand(len(counts), -1, -1, -1), unit)
+        sparse = _keep_above(start, norms, _thresholds(norms, counts), unit)
+        dual = torch.zeros_like(sparse)
+        growth = (_LAST_PENALTY / _FIRST_PENALTY) ** (1.0 / max(self.num_stages - 1, 1))
+        for step in range(self.num_stages * self.num_iterations):
+            stage, step_of_stage = divmod(step, self.num_iterations)
+            if step_of_stage == 0:
+                penalty = _FIRST_PENALTY * growth**stage
+                apply = hessian.shifted_inverse(_SHIFT + penalty, damped.name)
+                dual = dual / growth if stage else dual
+            wanted = apply((sparse - dual).mul_(penalty).add_(gradient)).add_(dual)
+            norms = _unit_norms(wanted, unit)
+            if step % _STEPS_PER_THRESHOLD == 0:
+                thresholds = _thresholds(norms, counts)
+            sparse = _keep_above(wanted, norms, thresholds, unit)
+            dual = wanted.sub_(sparse)
+        return norms
+
+
+def _unit_norms(weights: Tensor, unit: int) -> Tensor:
+    """Return the squared norm of every unit, `[sparsities, groups, rows, units]`."""
+    return weights.square() if unit == 1 else weights.square().unflatten(-1, (-1, unit)).sum(-1)
+
+
+def _thresholds(norms: Tensor, counts: list[int]) -> Tensor:
+    """Return, for each sparsity, the norm that so many units do not exceed, `[sparsities, 1, 1, 1]`.
+
+    Of layers with many units only every so manieth is looked at; the stride is odd, so that all columns are.
+    """
+    stride = (norms[0].numel() // _UNITS_PER_THRESHOLD) | 1
+    found = []
+    for of_one, count in zip(norms, counts, strict=True):
+        looked_at = of_one.flatten()[::stride]
+        rank = round(count / of_one.numel() * looked_at.numel())
+        found.append(looked_at.kthvalue(rank).values if rank else of_one.new_tensor(-1.0))
+    return torch.stack(found).view(-1, 1, 1, 1)
+
+
+def _keep_above(weights: Tensor, norms: Tensor, thresholds: Tensor, unit: int) -> Tensor:
+    """Return `weights` with the units set to zero whose norms are not above the thresholds."""
+    is_kept = norms > thresholds
+    return weights * (is_kept if unit == 1 else is_kept.repeat_interleave(unit, dim=-1))

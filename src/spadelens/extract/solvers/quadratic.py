@@ -1,0 +1,220 @@
+"""The positive definite matrix H of a layer's objective tr((W' - W) H (W' - W)ᵀ), formed or not.
+
+Where a layer sees fewer positions than it has columns, H = AᵀA + diag(r) is used through its factor A alone: nothing of
+the size columns² is ever made, and what is inverted is a matrix of the size positions².
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias, final
+
+import torch
+from torch import Tensor
+
+from spadelens.errors import SolverError
+
+Apply: TypeAlias = Callable[[Tensor], Tensor]
+
+
+class Quadratic(ABC):
+    """H of every group of a layer, `[groups, columns, columns]`, positive definite."""
+
+    @property
+    @abstractmethod
+    def diagonal(self) -> Tensor:
+        """The diagonal of H, `[groups, columns]`."""
+
+    @abstractmethod
+    def to(self, dtype: torch.dtype) -> Quadratic:
+        """Return the same in another type."""
+
+    @abstractmethod
+    def multiply(self, weight: Tensor) -> Tensor:
+        """Return `weight @ H` for a weight `[..., groups, rows, columns]`."""
+
+    @abstractmethod
+    def scaled(self, scale: Tensor) -> Quadratic:
+        """Return diag(scale) H diag(scale) for a scale `[groups, columns]`."""
+
+    @abstractmethod
+    def shifted_inverse(self, shift: float, name: str) -> Apply:
+        """Return a function that multiplies a weight `[..., groups, rows, columns]` by (H + shift I)⁻¹.
+
+        Raises:
+            SolverError: The shifted matrix is not positive definite; `name` is the layer's, for the message.
+        """
+
+    @abstractmethod
+    def sweep(self, width: int, name: str) -> Iterator[tuple[int, int, Tensor]]:
+        """Yield the rows of U, upper triangular with H⁻¹ = UᵀU, from the top, at most `width` at a time.
+
+        Yields:
+            (start, stop, rows), the rows being U[:, start:stop, start:], `[groups, stop - start, columns - start]`.
+        """
+
+    @abstractmethod
+    def submatrices(self, group: Tensor, chosen: Tensor) -> Tensor:
+        """Return H_SS for supports given by their columns: `group` `[batch]`, `chosen` `[batch, width]`."""
+
+    @abstractmethod
+    def rows_of(self, group: Tensor, chosen: Tensor) -> Tensor:
+        """Return the rows of H given by their numbers, `[batch, width, columns]`; arguments as in `submatrices`."""
+
+
+@final
+@dataclass(frozen=True)
+class Formed(Quadratic):
+    """H as a matrix."""
+
+    matrix: Tensor
+
+    @property
+    def diagonal(self) -> Tensor:
+        """The diagonal of H."""
+        return self.matrix.diagonal(dim1=-2, dim2=-1)
+
+    def to(self, dtype: torch.dtype) -> Formed:
+        """Return the same in another type."""
+        return Formed(self.matrix.to(dtype))
+
+    def multiply(self, weight: Tensor) -> Tensor:
+        """Return `weight @ H`."""
+        return weight @ self.matrix
+
+    def scaled(self, scale: Tensor) -> Formed:
+        """Return diag(scale) H diag(scale)."""
+        return Formed(self.matrix * scale.unsqueeze(-1) * scale.unsqueeze(-2))
+
+    def shifted_inverse(self, shift: float, name: str) -> Apply:
+        """Return multiplication by the inverse, which is formed by Cholesky: columns³ multiply-adds."""
+        shifted = self.matrix.clone()
+        shifted.diagonal(dim1=-2, dim2=-1).add_(shift)
+        root = inverse_root(factorize(shifted, name))
+        inverse = root.mT @ root
+        return lambda weight: weight @ inverse
+
+    def sweep(self, width: int, name: str) -> Iterator[tuple[int, int, Tensor]]:
+        """Yield the rows of U.
+
+        The Cholesky factor of H with its columns in reverse order is, reversed again, an upper triangular R with
+        H = R Rᵀ; so U = R⁻¹, and the inverse is never formed.
+        """
+        upper = inverse_root(factorize(self.matrix.flip(1, 2), name)).flip(1, 2)
+        columns = upper.shape[-1]
+        for start in range(0, columns, width):
+            stop = min(start + width, columns)
+            yield start, stop, upper[:, start:stop, start:]
+
+    def submatrices(self, group: Tensor, chosen: Tensor) -> Tensor:
+        """Return H_SS."""
+        return self.matrix[group[:, None, None], chosen[:, :, None], chosen[:, None, :]]
+
+    def rows_of(self, group: Tensor, chosen: Tensor) -> Tensor:
+        """Return rows of H."""
+        return self.matrix[group[:, None], chosen]
+
+
+@final
+@dataclass(frozen=True)
+class Factored(Quadratic):
+    """H = AᵀA + diag(ridge).
+
+    Attributes:
+        factor: A, `[groups, positions, columns]`.
+        ridge: `[groups, columns]`, above zero.
+    """
+
+    factor: Tensor
+    ridge: Tensor
+
+    @property
+    def diagonal(self) -> Tensor:
+        """The diagonal of H."""
+        return self.factor.square().sum(-2) + self.ridge
+
+    def to(self, dtype: torch.dtype) -> Factored:
+        """Return the same in another type."""
+        return Factored(self.factor.to(dtype), self.ridge.to(dtype))
+
+    def multiply(self, weight: Tensor) -> Tensor:
+        """Return `weight @ H`: 2 · rows · positions · columns multiply-adds."""
+        return ((weight @ self.factor.mT) @ self.factor).addcmul_(weight, self.ridge.unsqueeze(-2))
+
+    def scaled(self, scale: Tensor) -> Factored:
+        """Return diag(scale) H diag(scale)."""
+        return Factored(self.factor * scale.unsqueeze(-2), self.ridge * scale.square())
+
+    def shifted_inverse(self, shift: float, name: str) -> Apply:
+        """Return multiplication by the inverse through the matrix of the positions (Woodbury's identity).
+
+        With D = diag(ridge) + shift I:  H⁻¹ = D⁻¹ - D⁻¹Aᵀ (I + A D⁻¹Aᵀ)⁻¹ A D⁻¹.
+        """
+        inverse_ridge = 1.0 / (self.ridge + shift).unsqueeze(-2)
+        over_ridge = self.factor * inverse_ridge
+        root = inverse_root(factorize(_plus_identity(over_ridge @ self.factor.mT), name))
+        left = root @ over_ridge  # [groups, positions, columns]
+        return lambda weight: (weight * inverse_ridge).sub_((weight @ left.mT) @ left)
+
+    def sweep(self, width: int, name: str) -> Iterator[tuple[int, int, Tensor]]:
+        """Yield the rows of U, each block from the inverse of H on the columns that are left (Woodbury's identity)."""
+        over_ridge = self.factor / self.ridge.unsqueeze(-2)
+        core = _plus_identity(over_ridge @ self.factor.mT)
+        columns = self.ridge.shape[-1]
+        for start in range(0, columns, width):
+            stop = min(start + width, columns)
+            left = torch.linalg.solve_triangular(factorize(core, name), over_ridge[:, :, start:], upper=False)
+            block = left[:, :, : stop - start]
+            inverse_rows = -(block.mT @ left)  # [groups, stop - start, columns - start]
+            inverse_rows.diagonal(dim1=-2, dim2=-1).add_(1.0 / self.ridge[:, start:stop])
+            root = factorize(inverse_rows[:, :, : stop - start], name)
+            yield start, stop, torch.linalg.solve_triangular(root, inverse_rows, upper=False)
+            core = core - over_ridge[:, :, start:stop] @ self.factor[:, :, start:stop].mT
+
+    def submatrices(self, group: Tensor, chosen: Tensor) -> Tensor:
+        """Return H_SS."""
+        part = self.factors(group, chosen)
+        matrices = part.mT @ part
+        matrices.diagonal(dim1=-2, dim2=-1).add_(self.ridge[group[:, None], chosen])
+        return matrices
+
+    def factors(self, group: Tensor, chosen: Tensor) -> Tensor:
+        """Return A_S, `[batch, positions, width]`; arguments as in `submatrices`."""
+        return self.factor.mT[group[:, None], chosen].mT
+
+    def rows_of(self, group: Tensor, chosen: Tensor) -> Tensor:
+        """Return rows of H."""
+        rows = self.factors(group, chosen).mT @ self.factor[group]
+        ridge = self.ridge[group[:, None], chosen].unsqueeze(-1)
+        return rows.scatter_add(-1, chosen.unsqueeze(-1), ridge)
+
+
+def _plus_identity(matrices: Tensor) -> Tensor:
+    matrices.diagonal(dim1=-2, dim2=-1).add_(1.0)
+    return matrices
+
+
+def factorize(matrices: Tensor, name: str) -> Tensor:
+    """Return the lower Cholesky factors of `[..., n, n]`.
+
+    Raises:
+        SolverError: A matrix is not positive definite.
+    """
+    factor: Tensor
+    factor, info = torch.linalg.cholesky_ex(matrices)
+    if bool((info != 0).any()):
+        smallest = float(torch.linalg.eigvalsh(matrices[info != 0].double()).min())
+        raise SolverError(
+            f"Cannot factorize the Hessian of layer {name!r}: expected a positive definite matrix, smallest "
+            f"eigenvalue {smallest:.1e}. Raise the damping or use more views."
+        )
+    return factor
+
+
+def inverse_root(factor: Tensor) -> Tensor:
+    """Return the inverses of lower triangular `[..., n, n]`."""
+    identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+    inverse: Tensor = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
+    return inverse
