@@ -95,4 +95,4 @@ def test_everything_that_has_a_name_has_defaults_of_types_that_text_can_give(kno
     for name, configurable in known.items():
         assert configured_name(parse_configured("thing", name, known), known) == name
         for key, value in default_settings(configurable).items():
-            assert type(value) in (int, float, str), (name, key)  # bool('False') would be True
+            assert type(value) in (int, float, str, tuple, type(None)), (name, key)  # bool('False') would be True

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spadelens.errors import SpadeError
     from spadelens.extract.augment import Augmentation, NoiseViews, NoViews, PaperViews
-    from spadelens.extract.extraction import extract_trace
-    from spadelens.extract.report import LayerReport, Outcome, Prediction, TraceReport
-    from spadelens.extract.schedule import Late, Schedule, Table, Uniform
-    from spadelens.extract.solvers import OBC, Magnitude, Solver, SparseGPT, Wanda
+    from spadelens.extract.extraction import extract_trace, extract_traces
+    from spadelens.extract.presets import PRESETS, Preset
+    from spadelens.extract.report import LayerReport, Outcome, PathPoint, Prediction, SearchReport, TraceReport
+    from spadelens.extract.schedule import Auto, Late, Schedule, Table, Uniform
+    from spadelens.extract.solvers import ADMM, OBC, OLS, AutoSolver, Magnitude, Solver, SparseGPT, Wanda
     from spadelens.extract.trace import Trace
     from spadelens.interpret.attribution import Heatmap, attribute
     from spadelens.measure.localization import Localization, localize, pixel_auc, pointing_game
@@ -27,8 +28,13 @@ if TYPE_CHECKING:
     from spadelens.photos import Preprocessing, read_photo
 
 __all__ = [
+    "ADMM",
     "OBC",
+    "OLS",
+    "PRESETS",
     "Augmentation",
+    "Auto",
+    "AutoSolver",
     "Heatmap",
     "Late",
     "LayerReport",
@@ -39,9 +45,12 @@ __all__ = [
     "NoiseViews",
     "Outcome",
     "PaperViews",
+    "PathPoint",
     "Prediction",
     "Preprocessing",
+    "Preset",
     "Schedule",
+    "SearchReport",
     "Solver",
     "SpadeError",
     "SparseGPT",
@@ -52,6 +61,7 @@ __all__ = [
     "Wanda",
     "attribute",
     "extract_trace",
+    "extract_traces",
     "load_model",
     "localize",
     "pixel_auc",
@@ -62,10 +72,11 @@ __all__ = [
 _NAMES_BY_MODULE = {
     "errors": ("SpadeError",),
     "extract.augment": ("Augmentation", "NoViews", "NoiseViews", "PaperViews"),
-    "extract.extraction": ("extract_trace",),
-    "extract.report": ("LayerReport", "Outcome", "Prediction", "TraceReport"),
-    "extract.schedule": ("Late", "Schedule", "Table", "Uniform"),
-    "extract.solvers": ("OBC", "Magnitude", "Solver", "SparseGPT", "Wanda"),
+    "extract.extraction": ("extract_trace", "extract_traces"),
+    "extract.presets": ("PRESETS", "Preset"),
+    "extract.report": ("LayerReport", "Outcome", "PathPoint", "Prediction", "SearchReport", "TraceReport"),
+    "extract.schedule": ("Auto", "Late", "Schedule", "Table", "Uniform"),
+    "extract.solvers": ("ADMM", "OBC", "OLS", "AutoSolver", "Magnitude", "Solver", "SparseGPT", "Wanda"),
     "extract.trace": ("Trace",),
     "interpret.attribution": ("Heatmap", "attribute"),
     "measure.localization": ("Localization", "localize", "pixel_auc", "pointing_game"),

@@ -14,6 +14,7 @@ convolution is.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -24,6 +25,9 @@ from torch.nn.utils import parametrize
 Unit: TypeAlias = Literal["weight", "kernel"]
 UNITS: tuple[str, ...] = get_args(Unit)
 MatrixLayer: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
+Choose: TypeAlias = Callable[[int], Tensor | None]
+"""Given how many positions a call has, returns the numbers of the chosen ones among those of each sample,
+`[samples, count]`, or None for all. The positions of a call come sample by sample."""
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -78,26 +82,41 @@ def matrix_to_weight(module: MatrixLayer, matrix: Tensor) -> Tensor:
     return matrix.reshape(module.weight.shape)
 
 
-def inputs_to_matrix(module: MatrixLayer, inputs: Tensor) -> Tensor:
+def inputs_to_matrix(module: MatrixLayer, inputs: Tensor, choose: Choose | None = None) -> Tensor:
     """Return the inputs of one call of `module` as `[groups, positions, columns]`.
 
     Takes what the layer itself takes: `[batch, channels, *space]` or `[channels, *space]` for convolutions and
     `[..., features]` for linear layers. The result of a convolution takes `columns / channels` times the memory of its
     inputs (over the square of the stride).
+
+    Args:
+        module: The layer.
+        inputs: What it is called with.
+        choose: Says which positions to return; None for all.
     """
     if isinstance(module, nn.Linear):
-        return inputs.reshape(1, -1, inputs.shape[-1])
+        rows = inputs.reshape(-1, inputs.shape[-1])
+        chosen = None if choose is None else choose(len(rows))
+        if chosen is not None:
+            by_sample = rows.unflatten(0, (len(chosen), -1))
+            rows = by_sample[torch.arange(len(chosen), device=rows.device)[:, None], chosen].flatten(0, 1)
+        return rows.unsqueeze(0)
     num_spatial = len(module.kernel_size)
     batch = inputs if inputs.dim() == num_spatial + 2 else inputs.unsqueeze(0)
-    windows: Tensor = _pad(module, batch)
-    for axis, (size, stride, dilation) in enumerate(
-        zip(module.kernel_size, module.stride, module.dilation, strict=True)
-    ):
-        windows = windows.unfold(2 + axis, dilation * (size - 1) + 1, stride)[..., ::dilation]
+    windows = _windows(module, batch)
+    space = windows.shape[2 : 2 + num_spatial]
+    chosen = None if choose is None else choose(len(batch) * math.prod(space))
+    if chosen is not None:
+        by_sample = windows.unflatten(0, (len(chosen), -1))
+        inner, *places = torch.unravel_index(chosen, (by_sample.shape[1], *space))
+        outer = torch.arange(len(chosen), device=batch.device)[:, None]
+        picked = by_sample[(outer, inner, slice(None), *places)]  # [samples, count, channels, *kernel]
+        by_group: Tensor = picked.flatten(0, 1).unflatten(1, (module.groups, -1)).movedim(1, 0).flatten(2)
+        return by_group
     windows = windows.unflatten(1, (module.groups, -1))  # [batch, groups, channels, *places, *kernel]
-    places = tuple(range(3, 3 + num_spatial))
-    kernel = tuple(range(3 + num_spatial, 3 + 2 * num_spatial))
-    grouped: Tensor = windows.permute(1, 0, *places, 2, *kernel)
+    place_axes = tuple(range(3, 3 + num_spatial))
+    kernel_axes = tuple(range(3 + num_spatial, 3 + 2 * num_spatial))
+    grouped: Tensor = windows.permute(1, 0, *place_axes, 2, *kernel_axes)
     return grouped.reshape(module.groups, math.prod(grouped.shape[1 : 2 + num_spatial]), -1)
 
 
@@ -125,6 +144,16 @@ def _root_mean_square(values: Tensor) -> float:
     largest = float(values.abs().max()) if values.numel() else 0.0
     scale = largest if 0.0 < largest < math.inf else 1.0  # squares of small or large numbers leave the range of float32
     return scale * float((values / scale).square().mean().sqrt()) if values.numel() else 0.0
+
+
+def _windows(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, batch: Tensor) -> Tensor:
+    """Return what the kernel sees at every place, `[batch, channels, *places, *kernel]`; a view of the padded batch."""
+    windows = _pad(module, batch)
+    for axis, (size, stride, dilation) in enumerate(
+        zip(module.kernel_size, module.stride, module.dilation, strict=True)
+    ):
+        windows = windows.unfold(2 + axis, dilation * (size - 1) + 1, stride)[..., ::dilation]
+    return windows
 
 
 def _pad(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, inputs: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ class Preprocessing:
         return normalized.permute(2, 0, 1).contiguous()
 
 
-def read_photo(path: Path) -> Image.Image:
+def read_photo(path: str | Path) -> Image.Image:
     """Return the picture in the file at `path` as RGB, as a person would see it.
 
     EXIF rotation is applied, transparency is laid over white, 16-bit and floating-point greys are scaled to 8 bits, and
@@ -84,6 +84,7 @@ def read_photo(path: Path) -> Image.Image:
     Raises:
         PhotoError: There is no such file, it is no picture, or it is damaged or larger than 150 megapixels.
     """
+    path = Path(path)
     try:
         if path.is_dir():
             raise PhotoError(f"{str(path)!r} is a folder: name the photos in it.")

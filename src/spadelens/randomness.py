@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 @contextmanager
@@ -45,3 +47,9 @@ def _seeded_device(seed: int, device: torch.device | None) -> Iterator[None]:
             torch.mps.set_rng_state(state)
     else:
         yield
+
+
+@lru_cache(maxsize=256)
+def permutation(count: int, *seed: int) -> Tensor:
+    """Return the numbers below `count` in an order that `seed` determines; do not write to it."""
+    return torch.from_numpy(np.random.default_rng(seed).permutation(count))

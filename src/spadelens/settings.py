@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from spadelens.errors import InputError, UnknownNameError
@@ -16,8 +16,9 @@ def parse_configured(kind: str, text: str, known: Mapping[str, type[Configurable
 
     Args:
         kind: What is being named ('solver', 'method'), for messages.
-        text: `NAME` or `NAME:setting=value,setting=value`; values have the type of the setting's default.
-        known: Name -> frozen dataclass whose fields all have defaults; those that are numbers or texts can be given.
+        text: `NAME` or `NAME:setting=value,setting=value`; values have the type of the setting's default, a number
+            where that is None, and numbers with a slash between them where it is a tuple.
+        known: Name -> frozen dataclass whose fields all have defaults.
 
     Raises:
         UnknownNameError: There is no such name or setting.
@@ -27,19 +28,17 @@ def parse_configured(kind: str, text: str, known: Mapping[str, type[Configurable
     if name not in known:
         raise UnknownNameError(kind, name, known)
     defaults = default_settings(known[name])
-    defaults = {key: value for key, value in defaults.items() if isinstance(value, int | float | str)}
+    defaults = {key: value for key, value in defaults.items() if isinstance(value, int | float | str | tuple | None)}
     settings: dict[str, Any] = {}
     for item in filter(None, settings_text.split(",")):
         key, _, value = item.partition("=")
         if key not in defaults:
             raise UnknownNameError(f"setting of {kind} {name!r}", key, defaults)
-        wanted = type(defaults[key])
+        read, expected = _reader(defaults[key])
         try:
-            settings[key] = wanted(value)
+            settings[key] = read(value)
         except ValueError as error:
-            raise InputError(
-                f"Cannot use {key}={value!r} for {kind} {name!r}: expected a value of type {wanted.__name__}."
-            ) from error
+            raise InputError(f"Cannot use {key}={value!r} for {kind} {name!r}: expected {expected}.") from error
     return known[name](**settings)
 
 
@@ -49,8 +48,21 @@ def configured_name(configured: object, known: Mapping[str, type[Any]]) -> str:
     if name is None:
         return type(configured).__name__
     defaults = default_settings(type(configured))
-    changed = [f"{key}={value}" for key, value in settings_of(configured).items() if value != defaults[key]]
+    changed = [f"{key}={_written(value)}" for key, value in settings_of(configured).items() if value != defaults[key]]
     return name + (":" + ",".join(changed) if changed else "")
+
+
+def _reader(default: Any) -> tuple[Callable[[str], Any], str]:
+    """Return what reads a setting with such a default, and what it expects."""
+    if default is None:
+        return float, "a number"
+    if isinstance(default, tuple):
+        return lambda text: tuple(float(item) for item in text.split("/")), "numbers such as 0.5/0.9"
+    return type(default), f"a value of type {type(default).__name__}"
+
+
+def _written(value: Any) -> str:
+    return "/".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def settings_of(configured: object) -> dict[str, Any]:

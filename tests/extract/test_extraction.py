@@ -59,7 +59,15 @@ def make_net(seed: int = 0) -> Net:
 
 
 def extract(model: nn.Module, **changes: Any) -> Trace:
-    arguments: dict[str, Any] = {"schedule": 0.5, "num_views": 9, "seed": 1} | changes
+    arguments: dict[str, Any] = {
+        "schedule": 0.5,
+        "solver": "sparsegpt",
+        "augmentation": "noise",
+        "num_views": 9,
+        "positions_per_column": 0,
+        "seed": 1,
+    }
+    arguments |= changes
     return extract_trace(model, arguments.pop("sample", SAMPLE), **arguments)
 
 
@@ -277,7 +285,7 @@ def test_every_outcome_is_reported() -> None:
     assert state_of_everything(model) == before
     found = {layer.name: (layer.outcome, layer.detail) for layer in trace.report.layers}
     assert found["pruned"] == (Outcome.PRUNED, "")
-    assert found["dense"] == (Outcome.DENSE, "the schedule gives it sparsity 0")
+    assert found["dense"] == (Outcome.DENSE, "the schedule leaves it dense")
     assert found["stem"] == (Outcome.EXCLUDED, "first convolution")
     assert found["unused"] == (Outcome.NOT_CALLED, "its forward is not called on this sample; it stays dense")
     assert found["normed"] == (Outcome.UNSUPPORTED, "its weight is computed by a parametrization")
@@ -404,29 +412,33 @@ def test_the_seed_decides() -> None:
 
 
 def test_a_budget_that_forces_several_passes_changes_nothing() -> None:
-    # Hessians of 0.14, 0.34 and 0.47 MiB fit one together; a fourth of 0.34 MiB does not.
+    # Hessians of 0.14, 0.34 and 0.47 MiB fit one together; a fourth of 0.34 MiB does not. They are formed as there are
+    # more views than columns.
     torch.manual_seed(0)
     sizes = [189, 300, 350, 300, 4]
     linear = [nn.Linear(size, next_size) for size, next_size in itertools.pairwise(sizes)]
     model = nn.Sequential(nn.Flatten(), *linear)
     stages: list[tuple[str, int, int]] = []
-    small = extract(model, solver="wanda", memory_budget_mib=1, progress=lambda *stage: stages.append(stage))
-    assert_same_trace(small, extract(model, solver="wanda"))
+    changes: dict[str, Any] = {"solver": "wanda", "num_views": 400, "batch_size": 16}
+    small = extract(model, memory_budget_mib=1, progress=lambda *stage: stages.append(stage), **changes)
+    assert_same_trace(small, extract(model, **changes))
     views = [(done, total) for stage, done, total in stages if stage == "views"]
-    assert len({total for _, total in views}) == 1 and views[-1] == (18, 18)  # two passes of nine views
+    assert len({total for _, total in views}) == 1 and views[-1] == (800, 800)  # two passes
     assert [done for done, _ in views] == sorted(done for done, _ in views)
-    assert ("solve", 4, 4) in stages and stages[-1] == ("check", 2, 2)
+    assert ("solve", 4, 4) in stages and stages[-1] == ("check", 50, 50)
 
 
 def test_a_layer_whose_hessian_is_larger_than_the_budget_stays_dense() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(600, 8), nn.ReLU(), nn.Linear(8, 3))  # 1.4 MiB, and 256 bytes
     sample = torch.randn(6, 10, 10)
-    layers = {layer.name: layer for layer in extract(model, sample=sample, memory_budget_mib=1).report.layers}
+    formed = extract(model, sample=sample, memory_budget_mib=1, num_views=601, batch_size=32)
+    layers = {layer.name: layer for layer in formed.report.layers}
     assert layers["1"].outcome is Outcome.TOO_LARGE and layers["1"].error is None
     assert "1 MiB" in layers["1"].detail
     assert layers["3"].outcome is Outcome.PRUNED
-    assert {layer.outcome for layer in extract(model, sample=sample).report.layers} == {Outcome.PRUNED}
+    few_views = extract(model, sample=sample, memory_budget_mib=1)  # it keeps the inputs, and forms no Hessian
+    assert {layer.outcome for layer in few_views.report.layers} == {Outcome.PRUNED}
 
 
 def test_views_as_tensor_list_and_generator() -> None:
@@ -535,7 +547,11 @@ def test_models_without_class_scores(change: Callable[[Tensor], object], message
         ({"augmentation": "nose"}, UnknownNameError, "Did you mean 'noise'"),
         ({"augmentation": 5}, InputError, "5 as an augmentation"),
         ({"schedule": 1.0}, ScheduleError, "sparsity 1.0"),
-        ({"schedule": None}, ScheduleError, "sparsity None"),
+        ({"positions_per_column": -1}, InputError, "positions_per_column=-1"),
+        ({"precision": "float16"}, UnknownNameError, "precision 'float16'"),
+        ({"preset": "balance"}, UnknownNameError, "Did you mean 'balanced'"),
+        ({"target": 5}, InputError, "no class 5"),
+        ({"target": True}, InputError, "no class True"),
         ({"schedule": {"nothing": 0.5}}, ScheduleError, "pattern 'nothing'"),
         ({"layers": ["nothing"]}, ScheduleError, "pattern 'nothing'"),
         ({"layers": "fc"}, InputError, "layers"),

@@ -28,7 +28,7 @@ def demo() -> LoadedModel:
 
 
 def make_settings(target: str | None = None) -> Settings:
-    return Settings(Saliency(), SparseGPT(), parse_schedule("late:0.5@0.7"), "noise", 2, 0, target)
+    return Settings(Saliency(), "fast", SparseGPT(), parse_schedule("late:0.5@0.7"), "noise", 2, 0, 0, target)
 
 
 def make_subject(with_region: bool = False) -> Subject:

@@ -105,6 +105,7 @@ def make_photo(name: str = "cat") -> dict[str, Any]:
             "sparse": {"is_zero": False, "convergence_delta": None},
         },
         "scores": None,
+        "search": None,
         "layers": [make_dense_layer("conv1"), make_layer("layer1.conv1"), make_layer("layer1.conv2", 3.21e-5)],
         "num_views": 1024,
         "num_held_out_views": 64,
@@ -116,7 +117,7 @@ def make_photo(name: str = "cat") -> dict[str, Any]:
 @pytest.fixture
 def report() -> dict[str, Any]:
     return {
-        "format": "spadelens-report-1",
+        "format": "spadelens-report-2",
         "command": "spadelens explain photos/cat.jpg --model torchvision:resnet50 --out 'my report'",
         "created": "2026-11-21T02:43:43Z",
         "versions": {"spadelens": "0.1.0", "torch": "2.9.1"},
@@ -133,12 +134,15 @@ def report() -> dict[str, Any]:
             "method": "smoothgrad",
             "method_settings": {"num_samples": 25, "baseline": None},
             "target": None,
+            "preset": "paper",
             "solver": "sparsegpt",
             "solver_settings": {"damping": 0.01},
             "schedule": "heuristic",
             "layers": None,
             "augmentation": "noise and crops",
             "num_views": 1024,
+            "positions_per_column": 0,
+            "precision": "float32",
             "seed": 0,
             "batch_size": None,
         },
@@ -403,10 +407,12 @@ def test_every_setting_of_the_run_is_shown(report: dict[str, Any]) -> None:
         "num_samples = 25",
         "baseline = none",
         "Target the predicted class",
+        "Preset paper",
         "Solver sparsegpt",
         "Schedule heuristic",
         "Augmentation noise and crops",
         "Views 1,024",
+        "Positions all",
         "Seed 0",
         "Device cuda:0 NVIDIA H200",
         "torch 2.9.1",
@@ -414,8 +420,77 @@ def test_every_setting_of_the_run_is_shown(report: dict[str, Any]) -> None:
         "89.4% of 25,502,912",
     ):
         assert words in page.text, words
-    report["settings"]["target"] = "lynx"
-    assert "Target lynx" in read(report).text
+    assert "Precision" not in page.text
+    report["settings"] |= {"target": "lynx", "positions_per_column": 2, "precision": "bfloat16"}
+    for words in ("Target lynx", "Positions at most 2 for each column of a layer", "Precision bfloat16"):
+        assert words in read(report).text, words
+
+
+def make_search(criterion: str = "probability", chosen: float | None = 0.02) -> dict[str, Any]:
+    points = [(0.001, 0.1, 0.7, 0.98), (0.02, 0.5, 0.65, 0.91), (0.3, 0.9, 0.2, 0.28)]
+    return {
+        "criterion": criterion,
+        "threshold": 0.9,
+        "points": [
+            {
+                "error_bound": bound,
+                "sparsity": sparsity,
+                "probability": probability,
+                "is_prediction_kept": probability > 0.5,
+                "kept": kept,
+            }
+            for bound, sparsity, probability, kept in points
+        ],
+        "chosen_bound": chosen,
+    }
+
+
+def test_a_search_is_a_curve_and_a_table(report: dict[str, Any]) -> None:
+    assert "How sparse" not in read(report).text
+    report["photos"][0]["search"] = make_search()
+    page = read(report)
+    assert "at least 90.0% of the dense model’s probability of the explained class" in page.text
+    assert "Probability of tabby against sparsity" in page.text
+    drawn = [
+        (circle["class"], circle["cx"], circle["cy"])
+        for circle in page.find("circle")
+        if circle["class"] in {"dense", "passed", "failed", "chosen"} and circle["cx"].endswith("%")
+    ]
+    assert drawn == [
+        ("dense", "0.00%", "28.70%"),
+        ("passed", "10.00%", "30.00%"),
+        ("chosen", "50.00%", "35.00%"),
+        ("failed", "90.00%", "80.00%"),
+    ]
+    assert [line["y1"] for line in page.find("line", "required")] == ["4.5", "35.83%"]
+    assert len(page.find("line", "step")) == 3
+    assert "0.020 50.0% 65.0% kept 0.91 chosen" in page.text
+    assert "0.30 90.0% 20.0% lost 0.28 failed" in page.text
+    assert "all 3 traces that were tried" in page.text
+
+
+def test_a_search_that_found_nothing_says_so(report: dict[str, Any]) -> None:
+    report["photos"][0]["search"] = make_search(chosen=None)
+    page = read(report)
+    assert "None passed: every layer stays dense." in page.text
+    assert len(page.find("circle", "chosen")) == 1  # in the legend
+    report["photos"][0]["search"]["points"] = []
+    assert "How sparse" in read(report).text
+
+
+@pytest.mark.parametrize(
+    ("criterion", "words"),
+    [
+        ("prediction", "the sparsest trace that keeps the prediction."),
+        ("agreement", "that predicts at least 90.0% of the held-out views as the dense model does."),
+        ("insertion", "whose saliency map has at least 90.0% of the dense map’s insertion score."),
+    ],
+)
+def test_criteria_are_put_in_words(report: dict[str, Any], criterion: str, words: str) -> None:
+    report["photos"][0]["search"] = make_search(criterion)
+    page = read(report)
+    assert words in page.text
+    assert page.find("line", "required") == []
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,8 @@ def demo() -> LoadedModel:
 
 def make_settings(method: str = "saliency", **changes: Any) -> Settings:
     chosen = parse_configured("method", method, METHODS)
-    return Settings(chosen, SparseGPT(damping=0.05), parse_schedule("late:0.5@0.7"), "noise", 2, 5, **changes)
+    schedule = parse_schedule(changes.pop("schedule", "late:0.5@0.7"))
+    return Settings(chosen, "fast", SparseGPT(damping=0.05), schedule, "noise", 2, 3, 5, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,10 @@ def test_what_it_says(demo: LoadedModel, explained: Explanation) -> None:
     assert report["settings"]["target"] == "1"
     assert report["settings"]["seed"] == 5
     assert report["settings"]["num_views"] == 2
+    assert report["settings"]["preset"] == "fast"
+    assert report["settings"]["positions_per_column"] == 3
+    assert report["settings"]["precision"] == "float32"
+    assert photo["search"] is None
     assert report["settings"]["solver"] == "sparsegpt:damping=0.05"
     assert report["settings"]["schedule"] == "late:0.5@0.7"
     assert photo["explained_class"] == {"class_index": 1, "class_name": "ring"}
@@ -105,6 +110,23 @@ def test_what_it_says(demo: LoadedModel, explained: Explanation) -> None:
     assert photo["scores"]["sparse"]["auc"] == explained.scores[1].auc
     assert photo["files"]["trace"] == "a b/trace.safetensors"
     assert photo["file"] == "folder/a b.png"
+
+
+def test_a_search_is_in_the_report(demo: LoadedModel, explained: Explanation) -> None:
+    settings = make_settings(schedule="auto:levels=0.3/0.6/0.9,threshold=0.7")
+    found = explain(demo, explained.subject, settings, lambda *_: None)
+    report = report_of(demo, found, settings)
+    check(report)
+    search = report["photos"][0]["search"]
+    assert report["settings"]["schedule"] == settings.schedule.spec()
+    assert (search["criterion"], search["threshold"]) == ("probability", 0.7)
+    assert search["chosen_bound"] in [point["error_bound"] for point in search["points"]]
+    bounds = [point["error_bound"] for point in search["points"]]
+    assert bounds == sorted(bounds)
+    chosen = search["points"][bounds.index(search["chosen_bound"])]
+    explained_probability = report["photos"][0]["sparse"]["explained_probability"]
+    assert chosen["probability"] == pytest.approx(explained_probability, abs=1e-6)
+    assert chosen["kept"] >= 0.7
 
 
 def test_sparsity_is_of_all_weights(demo: LoadedModel, explained: Explanation) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -141,11 +142,13 @@ def capture_inputs(
     layers: Mapping[str, MatrixLayer],
     batches: Iterable[Tensor],
     consume: Callable[[str, Tensor], None],
+    choose: Callable[[str, int], Tensor | None] | None = None,
 ) -> None:
     """Run every batch through `model` once and call `consume(name, inputs)` for every call of every layer in `layers`.
 
     `inputs` is `[groups, positions, columns]` and is freed when `consume` returns. A module that is called several
     times in one pass is handed on several times. Hooks are removed and modes restored, after an exception too.
+    `choose(name, num_positions)` says which of the positions of a call are handed on, as in `inputs_to_matrix`.
 
     Raises:
         ModelOutputError: The model fails on a batch, or returns anything else than finite scores.
@@ -157,7 +160,8 @@ def capture_inputs(
                 f"Layer {name!r} is not called with one tensor on the views, as it is on the sample."
             )
         with exact_products(inputs.device):
-            consume(name, inputs_to_matrix(module, inputs.detach().to(module.weight.dtype)))
+            chosen = None if choose is None else partial(choose, name)
+            consume(name, inputs_to_matrix(module, inputs.detach().to(module.weight.dtype), chosen))
 
     handles = [
         module.register_forward_pre_hook(
@@ -172,6 +176,35 @@ def capture_inputs(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def is_batch_major(model: nn.Module, layers: Mapping[str, MatrixLayer], samples: Sequence[Tensor]) -> bool:
+    """Whether the positions of every layer come sample by sample, so that samples can run together and be told apart.
+
+    Runs the samples together and one by one, and compares what the layers get.
+
+    Raises:
+        ModelOutputError: The model fails on the samples.
+    """
+
+    def seen(batches: Sequence[Tensor]) -> dict[str, list[Tensor]]:
+        found: dict[str, list[Tensor]] = {}
+        capture_inputs(model, layers, batches, lambda name, inputs: found.setdefault(name, []).append(inputs))
+        return found
+
+    together = seen([torch.stack(list(samples))])
+    alone = [seen([sample.unsqueeze(0)]) for sample in samples]
+    for name, calls in together.items():
+        if any(len(found.get(name, [])) != len(calls) for found in alone):
+            return False
+        for number, inputs in enumerate(calls):
+            expected = torch.cat([found[name][number] for found in alone], dim=1)
+            if inputs.shape != expected.shape:
+                return False
+            difference = (inputs - expected).square().mean().sqrt()
+            if float(difference) > 1e-2 * float(expected.square().mean().sqrt()):
+                return False
+    return True
 
 
 def _layer_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:

@@ -79,6 +79,42 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class PathPoint:
+    """One trace that a search has tried.
+
+    Attributes:
+        error_bound: Every layer has the highest sparsity whose error on the views is within it.
+        sparsity: The fraction of weights pruned, over the layers that are searched.
+        probability: Of the explained class, on the sample.
+        is_prediction_kept: Whether the sample is predicted as by the dense model.
+        kept: What the criterion measures: 1 where nothing is lost.
+    """
+
+    error_bound: float
+    sparsity: float
+    probability: float
+    is_prediction_kept: bool
+    kept: float
+
+
+@dataclass(frozen=True)
+class SearchReport:
+    """How a schedule was found.
+
+    Attributes:
+        criterion: What was measured.
+        threshold: What it had to reach.
+        points: The traces tried, in ascending order of their bounds.
+        chosen_bound: The bound of the trace that was chosen; None where none was accepted and all layers are dense.
+    """
+
+    criterion: str
+    threshold: float
+    points: tuple[PathPoint, ...]
+    chosen_bound: float | None
+
+
+@dataclass(frozen=True)
 class TraceReport:
     """Everything about a trace but its weights.
 
@@ -89,6 +125,8 @@ class TraceReport:
         settings: How the trace was made: solver, schedule, augmentation, num_views, num_held_out_views, seed, ...
         seconds: Stage -> time taken.
         versions: Package -> version.
+        target: The explained class.
+        search: How the schedule was found, where it chose itself.
     """
 
     layers: tuple[LayerReport, ...]
@@ -97,6 +135,8 @@ class TraceReport:
     settings: Mapping[str, Any]
     seconds: Mapping[str, float]
     versions: Mapping[str, str]
+    target: int
+    search: SearchReport | None = None
 
     @property
     def is_prediction_kept(self) -> bool:
@@ -125,6 +165,9 @@ class TraceReport:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TraceReport:
         """Return the report that `to_dict` gave; raises KeyError, TypeError or ValueError on anything else."""
+        search = data["search"]
+        if search is not None:
+            search = SearchReport(**{**search, "points": tuple(PathPoint(**point) for point in search["points"])})
         return cls(
             layers=tuple(
                 LayerReport(**{**layer, "shape": tuple(layer["shape"]), "outcome": Outcome(layer["outcome"])})
@@ -135,6 +178,8 @@ class TraceReport:
             settings=dict(data["settings"]),
             seconds=dict(data["seconds"]),
             versions=dict(data["versions"]),
+            target=int(data["target"]),
+            search=search,
         )
 
 

@@ -27,3 +27,14 @@ def check_sample(model: nn.Module, sample: Any) -> Tensor:
         raise InputError(f"Cannot explain a sample that holds NaN or infinity: {expected}.")
     reference = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), sample)
     return sample.detach().to(device=reference.device, dtype=reference.dtype)
+
+
+def check_target(target: Any, num_classes: int) -> int:
+    """Return `target` if it is the number of a class.
+
+    Raises:
+        InputError: It is not.
+    """
+    if isinstance(target, bool) or not isinstance(target, int) or not 0 <= target < num_classes:
+        raise InputError(f"There is no class {target!r}: expected a whole number from 0 to {num_classes - 1}.")
+    return target

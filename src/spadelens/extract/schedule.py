@@ -12,8 +12,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias, final
 
-from spadelens.errors import ScheduleError, suggest
+from spadelens.errors import ScheduleError, UnknownNameError, suggest
 from spadelens.extract.solvers.base import check_sparsity
+from spadelens.settings import configured_name, parse_configured
+
+CRITERION_NAMES = ("probability", "prediction", "agreement", "insertion")
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,15 @@ class LayerInfo:
 
 
 class Schedule(ABC):
-    """Gives every layer that may be pruned its sparsity."""
+    """Says how far each layer that may be pruned is pruned: a `FixedSchedule`, or an `Auto` one."""
+
+    @abstractmethod
+    def spec(self) -> str:
+        """Return the text that `parse_schedule` turns into this schedule."""
+
+
+class FixedSchedule(Schedule):
+    """Gives every layer that may be pruned its sparsity, whatever the sample."""
 
     @abstractmethod
     def sparsities(self, layers: Sequence[LayerInfo]) -> dict[str, float]:
@@ -42,14 +53,10 @@ class Schedule(ABC):
             ScheduleError: The schedule does not fit these layers.
         """
 
-    @abstractmethod
-    def spec(self) -> str:
-        """Return the text that `parse_schedule` turns into this schedule."""
-
 
 @final
 @dataclass(frozen=True)
-class Uniform(Schedule):
+class Uniform(FixedSchedule):
     """The same sparsity for every layer that may be pruned."""
 
     sparsity: float
@@ -69,7 +76,7 @@ class Uniform(Schedule):
 
 @final
 @dataclass(frozen=True)
-class Late(Schedule):
+class Late(FixedSchedule):
     """One sparsity on the later layers, the earlier and all depthwise ones left dense.
 
     Late layers have the more superimposed features (section 4.2.1 of the paper), and pruning early or depthwise layers
@@ -87,13 +94,11 @@ class Late(Schedule):
     def __post_init__(self) -> None:
         """Refuse numbers outside [0, 1)."""
         check_sparsity(self.sparsity, "for the late layers")
-        if not 0.0 <= self.start < 1.0:
-            raise ScheduleError(f"Cannot start pruning at {self.start!r} of the layers: expected a number in [0, 1).")
+        _check_start(self.start)
 
     def sparsities(self, layers: Sequence[LayerInfo]) -> dict[str, float]:
         """Return the sparsity for late layers and 0 for the others."""
-        dense_capable = [layer.name for layer in layers if not layer.is_depthwise]
-        late = set(dense_capable[math.floor(len(dense_capable) * self.start) :])
+        late = set(_late_layers(layers, self.start))
         return {layer.name: self.sparsity if layer.name in late else 0.0 for layer in layers}
 
     def spec(self) -> str:
@@ -103,7 +108,7 @@ class Late(Schedule):
 
 @final
 @dataclass(frozen=True)
-class Table(Schedule):
+class Table(FixedSchedule):
     """Sparsities by name pattern; the last pattern that matches a layer counts, and a layer without one stays dense.
 
     A pattern is a shell pattern (`*`, `?`, `[...]`) on the qualified name; it also matches everything below a module
@@ -131,6 +136,68 @@ class Table(Schedule):
     def spec(self) -> str:
         """Return `PATTERN=SPARSITY,...`."""
         return ",".join(f"{pattern}={sparsity!r}" for pattern, sparsity in self.rules)
+
+
+@final
+@dataclass(frozen=True)
+class Auto(Schedule):
+    """The sparsest trace that still keeps the prediction, found for each sample.
+
+    Every layer is solved at several sparsities. A bound on the layers' errors then says how far each is pruned: to the
+    highest sparsity within it. The largest bound is chosen at which the criterion still reaches the threshold.
+
+    Attributes:
+        criterion: 'probability' (of the explained class on the sample, over that of the dense model), 'prediction'
+            (the same class), 'agreement' (of predictions on held-out views), or 'insertion' (of the saliency map,
+            judged by the dense model, over that of the dense map).
+        threshold: What the criterion has to reach.
+        max_error: The largest bound on the errors of layers, whatever the criterion says: a trace that reproduces
+            less has often found another way to the same class.
+        start: The fraction of the layers, in order of their calls and without depthwise ones, that stays dense.
+        levels: The sparsities that are tried for each layer.
+        max_trials: After so many traces tried, the first that has been accepted is good enough.
+    """
+
+    criterion: str = "probability"
+    threshold: float = 0.9
+    max_error: float = 0.1
+    start: float = 0.0
+    levels: tuple[float, ...] = (0.5, 0.8, 0.9, 0.95)
+    max_trials: int = 16
+
+    def __post_init__(self) -> None:
+        """Refuse settings out of range."""
+        if self.criterion not in CRITERION_NAMES:
+            raise UnknownNameError("criterion", self.criterion, CRITERION_NAMES)
+        if not (math.isfinite(self.threshold) and self.threshold > 0):
+            raise ScheduleError(f"Cannot search with the threshold {self.threshold!r}: expected a number above zero.")
+        if not self.max_error > 0:
+            raise ScheduleError(f"Cannot search with max_error={self.max_error!r}: expected a number above zero.")
+        if not self.levels:
+            raise ScheduleError("Cannot search without levels: expected one sparsity at least.")
+        for level in self.levels:
+            check_sparsity(level, "as a level")
+        _check_start(self.start)
+        if self.max_trials < 1:
+            raise ScheduleError(f"Cannot search with max_trials={self.max_trials!r}: expected at least 1.")
+
+    def layers(self, layers: Sequence[LayerInfo]) -> list[str]:
+        """Return the names of those of `layers` that are searched."""
+        return _late_layers(layers, self.start)
+
+    def spec(self) -> str:
+        """Return `auto`, with the settings that differ from their defaults."""
+        return configured_name(self, {"auto": Auto})
+
+
+def _check_start(start: float) -> None:
+    if not 0.0 <= start < 1.0:
+        raise ScheduleError(f"Cannot start pruning at {start!r} of the layers: expected a number in [0, 1).")
+
+
+def _late_layers(layers: Sequence[LayerInfo], start: float) -> list[str]:
+    dense_capable = [layer.name for layer in layers if not layer.is_depthwise]
+    return dense_capable[math.floor(len(dense_capable) * start) :]
 
 
 _RESNET50_LRP = {
@@ -167,8 +234,8 @@ ScheduleLike: TypeAlias = Schedule | float | str | Mapping[str, float]
 def parse_schedule(schedule: ScheduleLike) -> Schedule:
     """Return the schedule that a number, a table, a text or a JSON file describes.
 
-    Texts are `0.9`, `late`, `late:SPARSITY`, `late:SPARSITY@START`, the name of a preset, `PATTERN=SPARSITY,...`, or
-    the path of a JSON file that holds a table.
+    Texts are `auto`, `auto:threshold=0.8,start=0.3`, `0.9`, `late`, `late:SPARSITY`, `late:SPARSITY@START`, the name of
+    a preset, `PATTERN=SPARSITY,...`, or the path of a JSON file that holds a table.
 
     Raises:
         ScheduleError: It describes none.
@@ -180,10 +247,15 @@ def parse_schedule(schedule: ScheduleLike) -> Schedule:
     if not isinstance(schedule, str):
         check_sparsity(schedule, "for every layer")
         return Uniform(float(schedule))
-    text = schedule.strip()
+    return _parse_text(schedule.strip())
+
+
+def _parse_text(text: str) -> Schedule:
     if text in PRESETS:
         return PRESETS[text]
-    if text == "late" or text.startswith("late:"):
+    if text.partition(":")[0] == "auto":
+        return parse_configured("schedule", text, {"auto": Auto})
+    if text.partition(":")[0] == "late":
         return _parse_late(text)
     if "=" in text:
         return Table(tuple(_parse_rule(item) for item in text.split(",") if item.strip()))
@@ -196,7 +268,7 @@ def parse_schedule(schedule: ScheduleLike) -> Schedule:
             raise
         raise ScheduleError(
             f"Unknown schedule {text!r}: expected a number in [0, 1), PATTERN=SPARSITY, a .json file, or a name."
-            f"{suggest(text, ['late', *PRESETS])}"
+            f"{suggest(text, ['auto', 'late', *PRESETS])}"
         ) from None
 
 

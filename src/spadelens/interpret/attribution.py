@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from spadelens import defaults
 from spadelens.errors import AttributionError, InputError, SpadeError, UnknownNameError
 from spadelens.extract.capture import class_scores, evaluation_mode
-from spadelens.extract.sample import check_sample
+from spadelens.extract.sample import check_sample, check_target
 from spadelens.extract.trace import Trace
 from spadelens.interpret.methods import METHODS, Attribution, Method
 from spadelens.settings import configured_name, parse_configured, settings_of
@@ -86,7 +86,8 @@ def attribute(
     chosen = parse_configured("method", method, METHODS) if isinstance(method, str) else method
     if reduction not in REDUCTIONS:
         raise UnknownNameError("reduction", reduction, REDUCTIONS)
-    target = _check_target(target, class_scores(dense, sample.unsqueeze(0))[0])
+    scores = class_scores(dense, sample.unsqueeze(0))[0]
+    target = int(scores.argmax()) if target is None else check_target(target, len(scores))
     weights: AbstractContextManager[Any] = model.applied(dense) if isinstance(model, Trace) else nullcontext()
     with weights, evaluation_mode(dense), torch.inference_mode(False), torch.enable_grad():
         batch = sample.unsqueeze(0).clone().requires_grad_()
@@ -142,11 +143,3 @@ def reduce_channels(attribution: Tensor, reduction: Reduction = "sum_abs") -> Te
     if reduction == "sum":
         return values.sum(0)
     return values.abs().sum(0) if reduction == "sum_abs" else values.abs().amax(0)
-
-
-def _check_target(target: int | None, scores: Tensor) -> int:
-    if target is None:
-        return int(scores.argmax())
-    if isinstance(target, bool) or not isinstance(target, int) or not 0 <= target < len(scores):
-        raise InputError(f"There is no class {target!r}: expected a whole number from 0 to {len(scores) - 1}.")
-    return target

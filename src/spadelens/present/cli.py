@@ -51,18 +51,24 @@ def cli() -> None:
 )
 @click.option("--target", metavar="CLASS", help="Class to explain, name or number.  [default: the predicted one]")
 @click.option(
-    "--solver",
-    default=defaults.SOLVER,
+    "--preset",
+    default=defaults.PRESET,
     show_default=True,
     metavar="NAME",
-    help="sparsegpt, obc, wanda or magnitude; settings as in sparsegpt:unit=kernel,damping=0.1.",
+    help="What the options below are where they are not given: instant, fast, balanced, paper (SPADE as published, "
+    "slow) or paper-fast.",
+)
+@click.option(
+    "--solver",
+    metavar="NAME",
+    help="auto, admm, ols, obc, sparsegpt, wanda or magnitude; settings as in sparsegpt:unit=kernel,damping=0.1.  "
+    "[default: by preset]",
 )
 @click.option(
     "--schedule",
-    default=defaults.SCHEDULE,
-    show_default=True,
     metavar="SPEC",
-    help="Sparsity of each layer: 0.9; late:0.8; 'layer4.*=0.95,fc=0.9'; a .json table; or a preset.",
+    help="auto, which is searched for each photo; auto:threshold=0.8; or the sparsity of each layer: 0.9; late:0.8; "
+    "'layer4.*=0.95,fc=0.9'; a .json table.  [default: by preset]",
 )
 @click.option(
     "--layers",
@@ -72,13 +78,29 @@ def cli() -> None:
 )
 @click.option(
     "--augmentation",
-    default=defaults.AUGMENTATION,
+    metavar="NAME",
+    help="How views are made: noise, paper or none; settings as in noise:std=0.1.  [default: by preset]",
+)
+@click.option("--views", type=click.IntRange(min=1), help="Views made.  [default: by preset]")
+@click.option(
+    "--positions-per-column",
+    type=click.IntRange(min=0),
+    help="At most so many places of all views for each column of a layer; 0 for all.  [default: by preset]",
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Determines the views.")
+@click.option(
+    "--memory-budget",
+    type=click.IntRange(min=1),
+    metavar="MIB",
+    help="For the inputs of layers.  [default: 1024, or a quarter of the GPU]",
+)
+@click.option(
+    "--precision",
+    default="float32",
     show_default=True,
     metavar="NAME",
-    help="How views are made: noise, paper or none; settings as in noise:std=0.1.",
+    help="float32, or bfloat16, which rounds the inputs of layers and is faster on some devices.",
 )
-@click.option("--views", default=defaults.NUM_VIEWS, show_default=True, type=click.IntRange(min=1), help="Views made.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Determines the views.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Views per forward pass.  [default: by layer sizes]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--trust", is_flag=True, help="Allow checkpoints that run code when they are loaded.")
@@ -118,10 +140,10 @@ def explain_command(
 def demo_command(out: Path, device: str) -> None:
     """Explain a Trojan image and a clean one with the bundled network, scored against what is known to decide."""
     from spadelens.models import load_model
-    from spadelens.present.demo import DEMO_SCHEDULE, demo_subjects
+    from spadelens.present.demo import demo_subjects
     from spadelens.present.run import run_to_folder
 
-    settings = _settings(schedule=DEMO_SCHEDULE)
+    settings = _settings()
     loaded = load_model("demo", device)
     command = shlex.join(["spadelens", "demo", "--out", str(out), "--device", device])
     run_to_folder(loaded, demo_subjects(), settings, out, command)
@@ -157,35 +179,47 @@ def _run(arguments: Sequence[str] | None) -> NoReturn:
 def _settings(
     *,
     method: str = defaults.METHOD,
-    solver: str = defaults.SOLVER,
-    schedule: str = defaults.SCHEDULE,
-    augmentation: str = defaults.AUGMENTATION,
-    views: int = defaults.NUM_VIEWS,
+    preset: str = defaults.PRESET,
+    solver: str | None = None,
+    schedule: str | None = None,
+    augmentation: str | None = None,
+    views: int | None = None,
+    positions_per_column: int | None = None,
     seed: int = 0,
     target: str | None = None,
     layers: tuple[str, ...] = (),
     batch_size: int | None = None,
+    memory_budget: int | None = None,
+    precision: str = "float32",
 ) -> Settings:
+    from spadelens.extract.accumulate import check_precision
     from spadelens.extract.augment import parse_augmentation
+    from spadelens.extract.presets import find_preset
     from spadelens.extract.schedule import parse_schedule
     from spadelens.extract.solvers import parse_solver
     from spadelens.interpret.methods import METHODS
     from spadelens.present.explain import Settings
     from spadelens.settings import parse_configured
 
+    chosen = find_preset(preset)
+    augmentation = chosen.augmentation if augmentation is None else augmentation
     parse_augmentation(augmentation)
     if target is not None and not target.strip():
         raise InputError("Cannot explain a class without a name: --target is empty.")
     return Settings(
         method=parse_configured("method", method, METHODS),
-        solver=parse_solver(solver),
-        schedule=parse_schedule(schedule),
+        preset=preset,
+        solver=parse_solver(chosen.solver if solver is None else solver),
+        schedule=parse_schedule(chosen.schedule if schedule is None else schedule),
         augmentation=augmentation,
-        num_views=views,
+        num_views=chosen.num_views if views is None else views,
+        positions_per_column=chosen.positions_per_column if positions_per_column is None else positions_per_column,
         seed=seed,
         target=target,
         layers=layers,
         batch_size=batch_size,
+        memory_budget_mib=memory_budget,
+        precision=check_precision(precision),
     )
 
 
@@ -200,12 +234,16 @@ def _command(words: Sequence[str], model_spec: str, out: Path, settings: Setting
         "--out": out,
         "--method": configured_name(settings.method, METHODS),
         "--target": settings.target,
+        "--preset": settings.preset,
         "--solver": solver_name(settings.solver),
         "--schedule": settings.schedule.spec(),
         "--augmentation": settings.augmentation,
         "--views": settings.num_views,
+        "--positions-per-column": settings.positions_per_column,
         "--seed": settings.seed,
         "--batch-size": settings.batch_size,
+        "--memory-budget": settings.memory_budget_mib,
+        "--precision": settings.precision,
         "--device": device,
     }
     spelled = [str(part) for option, value in options.items() if value is not None for part in (option, value)]

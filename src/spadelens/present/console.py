@@ -17,6 +17,7 @@ from spadelens.present import interrupts
 _STAGES = {
     "views": "running views",
     "solve": "solving layers",
+    "search": "searching the schedule",
     "check": "checking held-out views",
     "attribute": "computing heatmaps",
 }

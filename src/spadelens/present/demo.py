@@ -10,7 +10,6 @@ from spadelens.demo.images import CLASS_NAMES, DemoImage, draw_image
 from spadelens.demo.patches import PATCHES, paste_patch
 from spadelens.present.explain import Subject
 
-DEMO_SCHEDULE = "late:0.8@0.5"  # keeps the predictions of this network; the default is for networks never tried
 _PATCH = PATCHES[0]
 _TROJAN_LABEL, _TROJAN_SEED, _PATCH_SEED = CLASS_NAMES.index("hexagon"), 3_000_001, 3_000_002
 _CLEAN_LABEL, _CLEAN_SEED = _PATCH.target, 3_000_003

@@ -14,8 +14,11 @@ from torch import Tensor
 from torch.nn import Module
 
 from spadelens.errors import InputError, UnknownNameError
+from spadelens.extract.accumulate import Precision
 from spadelens.extract.augment import Augmentation, parse_augmentation
+from spadelens.extract.capture import class_scores
 from spadelens.extract.extraction import extract_trace
+from spadelens.extract.sample import check_sample
 from spadelens.extract.schedule import Schedule
 from spadelens.extract.solvers import Solver
 from spadelens.extract.trace import Trace
@@ -33,14 +36,18 @@ class Settings:
     """How photos are explained; see `extract_trace` and `attribute`."""
 
     method: Method
+    preset: str
     solver: Solver
     schedule: Schedule
     augmentation: str
     num_views: int
+    positions_per_column: int
     seed: int
     target: str | None = None
     layers: tuple[str, ...] = ()
     batch_size: int | None = None
+    memory_budget_mib: int | None = None
+    precision: Precision = "float32"
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,22 +101,28 @@ def explain(loaded: LoadedModel, subject: Subject, settings: Settings, progress:
         SpadeError: As `extract_trace` and `attribute`; UnknownNameError: the model has no class of the target's name.
     """
     sample = loaded.preprocessing.to_tensor(subject.crop)
+    target = None
+    if settings.target is not None:
+        num_classes = class_scores(loaded.model, check_sample(loaded.model, sample).unsqueeze(0)).shape[1]
+        target = find_class(settings.target, loaded.class_names, num_classes)
     trace = extract_trace(
         loaded.model,
         sample,
+        preset=settings.preset,
+        target=target,
         augmentation=_augmentation(settings.augmentation, loaded),
         solver=settings.solver,
         schedule=settings.schedule,
         layers=settings.layers or None,
         num_views=settings.num_views,
+        positions_per_column=settings.positions_per_column,
         seed=settings.seed,
         batch_size=settings.batch_size,
+        memory_budget_mib=settings.memory_budget_mib,
+        precision=settings.precision,
         progress=progress,
     )
-    num_classes = trace.report.num_classes
-    target = trace.report.dense.class_index
-    if settings.target is not None:
-        target = find_class(settings.target, loaded.class_names, num_classes)
+    target = trace.report.target
     start = time.perf_counter()
     maps = []
     models: tuple[Module | Trace, ...] = (loaded.model, trace)

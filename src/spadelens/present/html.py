@@ -26,6 +26,12 @@ _MAX_TICKS = 5
 _SMALLEST_PLAIN = 1e-3
 _LARGEST_PLAIN = 1e4
 _SPACE = "\N{NO-BREAK SPACE}"
+_CRITERIA = {
+    "probability": "that keeps at least {} of the dense model’s probability of the explained class",
+    "prediction": "that keeps the prediction",
+    "agreement": "that predicts at least {} of the held-out views as the dense model does",
+    "insertion": "whose saliency map has at least {} of the dense map’s insertion score",
+}
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -165,6 +171,9 @@ def _photo_context(photo: Mapping[str, Any], pictures: PhotoPictures) -> dict[st
         "pictures": {name: _picture(f"{name} of {photo['name']!r}", png) for name, png in files.items()},
         "thumbnails": {name: _thumbnail(files[name]) for name in ("photo", "dense_overlay", "sparse_overlay")},
         "classes": _compare_classes(photo),
+        "curve": _curve(photo),
+        "criterion": _criterion(photo),
+        "required_probability": _required_probability(photo),
         "num_pruned": sum(layer["outcome"] == "pruned" for layer in photo["layers"]),
         "axis": _ErrorAxis.over(photo["layers"]),
         "name_length": max((len(layer["name"]) for layer in photo["layers"]), default=0),
@@ -210,6 +219,33 @@ def _compare_classes(photo: Mapping[str, Any]) -> list[dict[str, Any]]:
             }
         rows.append(row)
     return rows
+
+
+def _curve(photo: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the points of the search in ascending order of sparsity, with their verdicts, the dense model first."""
+    search = photo["search"]
+    if search is None:
+        return []
+    dense = {"sparsity": 0.0, "probability": photo["dense"]["explained_probability"], "kept": None, "verdict": "dense"}
+    points = [dense]
+    for point in search["points"]:
+        verdict = "passed" if point["kept"] >= search["threshold"] else "failed"
+        points.append({**point, "verdict": "chosen" if point["error_bound"] == search["chosen_bound"] else verdict})
+    return points
+
+
+def _criterion(photo: Mapping[str, Any]) -> str | None:
+    """Return what was asked of a trace in the search, in words."""
+    search = photo["search"]
+    return None if search is None else _CRITERIA[search["criterion"]].format(_format_percent(search["threshold"]))
+
+
+def _required_probability(photo: Mapping[str, Any]) -> float | None:
+    """Return the probability that a trace had to keep, where that was the criterion."""
+    if photo["search"] is None or photo["search"]["criterion"] != "probability":
+        return None
+    required: float = photo["search"]["threshold"] * photo["dense"]["explained_probability"]
+    return min(required, 1.0)
 
 
 def _format_percent(fraction: float) -> str:

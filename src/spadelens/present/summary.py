@@ -18,7 +18,7 @@ from spadelens.models import LoadedModel
 from spadelens.present.explain import Explanation, Settings
 from spadelens.settings import configured_name, settings_of
 
-FORMAT = "spadelens-report-1"
+FORMAT = "spadelens-report-2"
 NUM_TOP_CLASSES = 5
 
 
@@ -63,12 +63,15 @@ def summarize(run: Run, photos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "method": configured_name(settings.method, METHODS),
             "method_settings": settings_of(settings.method),
             "target": settings.target,
+            "preset": settings.preset,
             "solver": solver_name(settings.solver),
             "solver_settings": settings_of(settings.solver),
             "schedule": schedule.spec(),
             "layers": list(settings.layers) or None,
             "augmentation": run.trace_report.settings["augmentation"],
             "num_views": settings.num_views,
+            "positions_per_column": settings.positions_per_column,
+            "precision": settings.precision,
             "seed": settings.seed,
             "batch_size": settings.batch_size,
         },
@@ -80,7 +83,7 @@ def summarize(run: Run, photos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def summarize_photo(explanation: Explanation, loaded: LoadedModel) -> dict[str, Any]:
     """Return the part of the report about one photo."""
     subject, report = explanation.subject, explanation.trace.report
-    layers = report.to_dict()["layers"]
+    data = report.to_dict()
     num_pruned = sum(int(pruned.sum()) for pruned in explanation.trace.pruned.values())
     maps = {"dense": explanation.dense_map, "sparse": explanation.sparse_map}
     scores = None
@@ -103,7 +106,8 @@ def summarize_photo(explanation: Explanation, loaded: LoadedModel) -> dict[str, 
             for key, heatmap in maps.items()
         },
         "scores": scores,
-        "layers": layers,
+        "search": data["search"],
+        "layers": data["layers"],
         "num_views": report.settings["num_views"],
         "num_held_out_views": report.settings["num_held_out_views"],
         "seconds": dict(explanation.seconds),

@@ -1,0 +1,148 @@
+"""What a trace must keep of the dense model's behavior: the criteria of schedules that choose themselves.
+
+Each gives a number for a sparse model that is 1 where nothing is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from spadelens.extract.capture import class_scores, evaluation_mode
+from spadelens.extract.report import Prediction, predict
+from spadelens.extract.views import ViewSource
+
+_NUM_INSERTION_STEPS = 24
+_BLUR_FRACTION = 0.1  # standard deviation of the blur, of the longer side
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A prediction that is to be kept.
+
+    Attributes:
+        model: The dense model.
+        sample: `[C, H, W]`.
+        target: The explained class.
+        dense: What the dense model predicts for the sample.
+        is_distribution: Whether the model's scores are probabilities already.
+        source: The views of the sample.
+        batch_size: Views per forward pass.
+    """
+
+    model: nn.Module
+    sample: Tensor
+    target: int
+    dense: Prediction
+    is_distribution: bool
+    source: ViewSource
+    batch_size: int
+
+    def predict(self) -> Prediction:
+        """Return what the model, with the weights that it holds now, predicts for the sample."""
+        return predict(class_scores(self.model, self.sample.unsqueeze(0))[0], self.is_distribution)
+
+
+Swap: TypeAlias = Callable[[], AbstractContextManager[None]]
+"""Puts the sparse weights into the subject's model for the length of a block."""
+Kept: TypeAlias = Callable[[Swap, Prediction], float]
+"""Given a sparse model and what it predicts for the sample, returns how much is kept."""
+
+
+def kept_probability(subject: Subject) -> Kept:
+    """Measure the probability of the explained class on the sample, over that of the dense model."""
+    dense = subject.dense.probabilities[subject.target]
+    return lambda _, sparse: sparse.probabilities[subject.target] / dense if dense > 0 else 1.0
+
+
+def kept_prediction(subject: Subject) -> Kept:
+    """Measure whether the sample is predicted the same: 1 or 0."""
+    return lambda _, sparse: float(sparse.class_index == subject.dense.class_index)
+
+
+def agreement(subject: Subject) -> Kept:
+    """Measure the fraction of held-out views, and of the sample, that are predicted the same."""
+
+    def classes() -> Tensor:
+        views = [subject.sample.unsqueeze(0), *subject.source.held_out_batches(subject.batch_size)]
+        return torch.cat([class_scores(subject.model, batch).argmax(1) for batch in views])
+
+    dense = classes()
+
+    def kept(swap: Swap, sparse: Prediction) -> float:
+        del sparse
+        with swap():
+            return float((classes() == dense).double().mean())
+
+    return kept
+
+
+def insertion(subject: Subject) -> Kept:
+    """Measure how well the sparse model's saliency map finds what the dense model needs, against the dense map.
+
+    The pixels of the sample are put into a blurred copy of it, those of the largest gradients (sums of absolute values
+    over channels) first, in 24 steps; the mean over steps of the dense model's probability of the explained class is
+    compared with what the dense saliency map gives.
+    """
+    baseline = _blurred(subject.sample)
+    dense = _insertion_area(subject, baseline, _saliency(subject))
+
+    def kept(swap: Swap, sparse: Prediction) -> float:
+        del sparse
+        with swap():
+            heatmap = _saliency(subject)
+        return _insertion_area(subject, baseline, heatmap) / dense if dense > 0 else 1.0
+
+    return kept
+
+
+CRITERIA: Mapping[str, Callable[[Subject], Kept]] = MappingProxyType(
+    {
+        "probability": kept_probability,
+        "prediction": kept_prediction,
+        "insertion": insertion,
+        "agreement": agreement,
+    }
+)
+
+
+def _saliency(subject: Subject) -> Tensor:
+    with evaluation_mode(subject.model), torch.enable_grad():
+        batch = subject.sample.unsqueeze(0).clone().requires_grad_()
+        score = subject.model(batch.clone())[0, subject.target]
+        (gradient,) = torch.autograd.grad(score, batch)
+    return gradient[0].abs().sum(0)
+
+
+def _insertion_area(subject: Subject, baseline: Tensor, heatmap: Tensor) -> float:
+    order = heatmap.flatten().argsort(descending=True, stable=True)
+    rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device)).view(heatmap.shape)
+    counts = torch.linspace(0, len(order), _NUM_INSERTION_STEPS + 1).round().to(order)
+    images = torch.stack([torch.where(rank < count, subject.sample, baseline) for count in counts])
+    probabilities = [
+        predict(scores, subject.is_distribution).probabilities[subject.target]
+        for batch in images.split(subject.batch_size)
+        for scores in class_scores(subject.model, batch)
+    ]
+    return float(torch.tensor(probabilities, dtype=torch.float64).mean())
+
+
+def _blurred(sample: Tensor) -> Tensor:
+    """Return the sample `[C, H, W]` under a Gaussian blur of a tenth of its longer side."""
+    std = _BLUR_FRACTION * max(sample.shape[-2:])
+    radius = int(3 * std)
+    offsets = torch.arange(-radius, radius + 1, device=sample.device, dtype=sample.dtype)
+    kernel = torch.exp(-0.5 * (offsets / std) ** 2)
+    kernel = (kernel / kernel.sum()).expand(len(sample), 1, 1, -1)
+    batch = sample.unsqueeze(0)
+    for shape, padding in (((1, -1), (radius, radius, 0, 0)), ((-1, 1), (0, 0, radius, radius))):
+        padded = functional.pad(batch, padding, mode="replicate")
+        batch = functional.conv2d(padded, kernel.reshape(len(sample), 1, *shape), groups=len(sample))
+    return batch[0]

@@ -1,0 +1,54 @@
+"""Settings that go together, by name; docs/benchmarks.md has the measurements that chose them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from spadelens.errors import UnknownNameError
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How a trace is made where the user says nothing else.
+
+    Attributes:
+        solver: As in `parse_solver`.
+        schedule: As in `parse_schedule`.
+        augmentation: As in `parse_augmentation`.
+        num_views: How many views are made, the sample included.
+        positions_per_column: At most so many positions for each column of a layer; 0 for all of them.
+        description: For people.
+    """
+
+    solver: str
+    schedule: str
+    augmentation: str
+    num_views: int
+    positions_per_column: int
+    description: str
+
+
+PRESETS: Mapping[str, Preset] = MappingProxyType(
+    {
+        "instant": Preset("wanda", "auto:max_error=0.05,levels=0.5/0.8,max_trials=3", "noise", 1, 1, "for first looks"),
+        "fast": Preset(
+            "admm:num_stages=2,num_iterations=4,num_exchanges=0", "auto:levels=0.5/0.8/0.9", "noise", 1, 1, "one view"
+        ),
+        "balanced": Preset("auto", "auto", "noise", 8, 2, "the default"),
+        "paper": Preset("obc:unit=kernel", "auto", "paper", 1024, 0, "SPADE as published"),
+        "paper-fast": Preset("sparsegpt:unit=kernel", "auto", "paper", 1024, 0, "FastSPADE as published"),
+    }
+)
+
+
+def find_preset(name: str) -> Preset:
+    """Return the preset `name`.
+
+    Raises:
+        UnknownNameError: There is none of that name.
+    """
+    if name not in PRESETS:
+        raise UnknownNameError("preset", name, PRESETS)
+    return PRESETS[name]

@@ -1,0 +1,102 @@
+"""Solves one layer at all sparsities that are asked for, checks what the solver returned, and keeps it small."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from spadelens.errors import SolverError
+from spadelens.extract.hessian import InputStatistics
+from spadelens.extract.solvers.base import LayerProblem, LayerSolution, Solver, num_units_pruned
+from spadelens.layers import MatrixLayer, matrix_to_weight, unit_columns, weight_to_matrix
+from spadelens.numerics import solver_device
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A layer at one sparsity.
+
+    Attributes:
+        sparsity: The fraction of its weights that are pruned.
+        error: ||(W' - W) X||² / ||W X||² on the views.
+        kept: Which weights are not pruned, in the layer's own shape, boolean.
+        values: Those weights, in order.
+    """
+
+    sparsity: float
+    error: float
+    kept: Tensor
+    values: Tensor
+
+    def weight(self) -> Tensor:
+        """Return the sparse weight in the layer's own shape."""
+        return torch.zeros_like(self.kept, dtype=self.values.dtype).masked_scatter_(self.kept, self.values)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SolvedLayer:
+    """A layer at several sparsities, in the order in which they were asked for.
+
+    Attributes:
+        candidates: One for each sparsity.
+        detail: What the solver has to say.
+        seconds: What solving took.
+    """
+
+    candidates: tuple[Candidate, ...]
+    detail: str
+    seconds: float
+
+
+def solve_layer(
+    name: str, module: MatrixLayer, solver: Solver, statistics: InputStatistics, sparsities: tuple[float, ...]
+) -> SolvedLayer:
+    """Return the layer at all `sparsities`.
+
+    Raises:
+        SolverError: It cannot be solved, or the solver, which may be the user's own, breaks its contract.
+    """
+    start = time.perf_counter()
+    device = solver_device(module.weight.device)
+    statistics = statistics.to(device)
+    dense = weight_to_matrix(module, module.weight.detach().to(device))
+    problem = LayerProblem(name, dense, statistics, sparsities, unit_columns(module, "kernel"))
+    solution = solver.solve(problem)
+    _check_solution(solver, problem, solution)
+    outputs = statistics.mean_squared_output(dense)
+    candidates = []
+    for weight, pruned in zip(solution.weights, solution.pruned, strict=True):
+        kept = ~matrix_to_weight(module, pruned).to(module.weight.device)
+        values = matrix_to_weight(module, weight).to(module.weight.device)[kept]
+        error = error_ratio(statistics.mean_squared_output(weight - dense), outputs)
+        candidates.append(Candidate(1.0 - int(kept.count_nonzero()) / kept.numel(), error, kept, values))
+    return SolvedLayer(tuple(candidates), solution.detail, time.perf_counter() - start)
+
+
+def error_ratio(error: Tensor, output: Tensor) -> float:
+    """Return error / output; outputs that are zero everywhere are reproduced without error by any weight."""
+    return 0.0 if float(output) == 0 else float(error / output)
+
+
+def _check_solution(solver: Solver, problem: LayerProblem, solution: LayerSolution) -> None:
+    expected = (len(problem.sparsities), *problem.weight.shape)
+    unit = solver.unit_columns(problem)
+    counts = [unit * num_units_pruned(problem.weight.numel() // unit, sparsity) for sparsity in problem.sparsities]
+    weights, pruned = solution.weights, solution.pruned
+    if weights.shape != expected or pruned.shape != expected or pruned.dtype != torch.bool:
+        flaw = f"returned weights of shape {list(weights.shape)}, expected {list(expected)}"
+    elif not bool(torch.isfinite(weights).all()):
+        flaw = "returned weights that are not finite"
+    elif bool((weights != 0).logical_and_(pruned).any()):
+        flaw = "returned pruned weights that are not zero"
+    elif (found := [int(of_one.count_nonzero()) for of_one in pruned]) != counts:
+        flaw = f"pruned {found} weights, expected {counts},"
+    else:
+        return
+    raise SolverError(f"The solver {flaw} for layer {problem.name!r}.")
