@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -55,28 +56,38 @@ class SolvedLayer:
 
 
 def solve_layer(
-    name: str, module: MatrixLayer, solver: Solver, statistics: InputStatistics, sparsities: tuple[float, ...]
-) -> SolvedLayer:
-    """Return the layer at all `sparsities`.
+    name: str,
+    module: MatrixLayer,
+    solver: Solver,
+    statistics: Sequence[InputStatistics],
+    sparsities: tuple[float, ...],
+) -> list[SolvedLayer]:
+    """Return the layer at all `sparsities`, for each sample whose statistics are given.
 
     Raises:
         SolverError: It cannot be solved, or the solver, which may be the user's own, breaks its contract.
     """
     start = time.perf_counter()
     device = solver_device(module.weight.device)
-    statistics = statistics.to(device)
     dense = weight_to_matrix(module, module.weight.detach().to(device))
-    problem = LayerProblem(name, dense, statistics, sparsities, unit_columns(module, "kernel"))
-    solution = solver.solve(problem)
-    _check_solution(solver, problem, solution)
-    outputs = statistics.mean_squared_output(dense)
-    candidates = []
+    columns = unit_columns(module, "kernel")
+    problems = [LayerProblem(name, dense, seen.to(device), sparsities, columns) for seen in statistics]
+    solutions = solver.solve_all(problems) if problems else []
+    found = []
+    for problem, solution in zip(problems, solutions, strict=True):
+        _check_solution(solver, problem, solution)
+        found.append((tuple(_candidates(module, problem, solution)), solution.detail))
+    seconds = (time.perf_counter() - start) / max(1, len(found))
+    return [SolvedLayer(candidates, detail, seconds) for candidates, detail in found]
+
+
+def _candidates(module: MatrixLayer, problem: LayerProblem, solution: LayerSolution) -> Iterator[Candidate]:
+    outputs = problem.statistics.mean_squared_output(problem.weight)
     for weight, pruned in zip(solution.weights, solution.pruned, strict=True):
         kept = ~matrix_to_weight(module, pruned).to(module.weight.device)
         values = matrix_to_weight(module, weight).to(module.weight.device)[kept]
-        error = error_ratio(statistics.mean_squared_output(weight - dense), outputs)
-        candidates.append(Candidate(1.0 - int(kept.count_nonzero()) / kept.numel(), error, kept, values))
-    return SolvedLayer(tuple(candidates), solution.detail, time.perf_counter() - start)
+        error = error_ratio(problem.statistics.mean_squared_output(weight - problem.weight), outputs)
+        yield Candidate(1.0 - int(kept.count_nonzero()) / kept.numel(), error, kept, values)
 
 
 def error_ratio(error: Tensor, output: Tensor) -> float:

@@ -110,13 +110,19 @@ def _solve_layers(job: Job) -> list[dict[str, SolvedLayer]]:
             )
         with job.clock.stage("solve"), exact_products(job.subjects[0].sample.device):
             for name in names:
-                for seen, layers in zip(statistics, solved, strict=True):
-                    request.progress("solve", num_solved, num_layers)
-                    of_layer = seen.pop(name)
-                    if of_layer.num_positions > 0:
-                        sparsities = plan.sparsities[name]
-                        layers[name] = solve_layer(name, plan.modules[name], request.solver, of_layer, sparsities)
-                    num_solved += 1
+                request.progress("solve", num_solved, num_layers)
+                of_layer = [seen.pop(name) for seen in statistics]
+                reached = [number for number, seen in enumerate(of_layer) if seen.num_positions > 0]
+                layers = solve_layer(
+                    name,
+                    plan.modules[name],
+                    request.solver,
+                    [of_layer[number] for number in reached],
+                    plan.sparsities[name],
+                )
+                for sample, layer in zip(reached, layers, strict=True):
+                    solved[sample][name] = layer
+                num_solved += len(job.subjects)
     request.progress("solve", num_layers, num_layers)
     return solved
 

@@ -19,6 +19,7 @@ from spadelens.extract.solvers.base import num_units_pruned, select_smallest
 from spadelens.extract.solvers.magnitude import Magnitude
 from spadelens.extract.solvers.obc import OBC
 from spadelens.extract.solvers.ols import OLS
+from spadelens.extract.solvers.preparation import DampedProblem, approximate_refit, damp, refit
 from spadelens.extract.solvers.sparsegpt import SparseGPT
 from spadelens.extract.solvers.wanda import Wanda
 
@@ -161,6 +162,66 @@ def test_several_sparsities_equal_one_at_a_time(make: Callable[..., Solver], uni
         alone = solve(make(unit=unit), weight, inputs, sparsity, kernel=3, is_kept=is_kept)
         assert torch.equal(together.pruned[index], alone.pruned[0])
         torch.testing.assert_close(together.weights[index], alone.weights[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("unit", ["weight", "kernel"])
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_several_samples_equal_one_at_a_time(make: Callable[..., Solver], is_kept: bool, unit: str) -> None:
+    weight = make_weight(2, 3, 12)
+    inputs = [make_inputs(2, positions, 12, seed) * seed for seed, positions in ((1, 8), (2, 8), (3, 5))]
+    inputs[1][1] = 0.0
+    for chosen in (inputs, inputs[:2], inputs[:1]):
+        problems = [
+            LayerProblem("a", weight, statistics_of(of_sample, is_kept), (0.5, 0.98, 0.8), 3) for of_sample in chosen
+        ]
+        together = make(unit=unit).solve_all(problems)
+        assert len(together) == len(chosen)
+        for problem, solution in zip(problems, together, strict=True):
+            alone = make(unit=unit).solve(problem)
+            assert torch.equal(solution.pruned, alone.pruned)
+            assert solution.detail == alone.detail
+            torch.testing.assert_close(solution.weights, alone.weights, rtol=1e-9, atol=1e-10)
+
+
+def test_samples_are_solved_together_as_far_as_memory_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = make_weight(1, 6, 30)
+    statistics = [statistics_of(make_inputs(1, 7, 30, seed), True) for seed in range(5)]
+    problems = [LayerProblem("a", weight, seen, (0.5, 0.8)) for seen in statistics]
+    solver = ADMM(num_stages=2, num_iterations=4, num_exchanges=0)
+    expected = [solver.solve(problem) for problem in problems]
+    sizes: list[int] = []
+    factorize = ADMM._settle
+    monkeypatch.setattr(ADMM, "_settle", lambda *args: sizes.append(args[1].num_samples) or factorize(*args))
+    monkeypatch.setattr("spadelens.extract.solvers.admm._BATCH_BYTES", 2 * 4 * 2 * weight.numel())
+    for exact in (True, False):  # a refit of few weights is exact, of many it is not
+        monkeypatch.setattr("spadelens.extract.solvers.preparation._EXACT_OPERATIONS", 1e9 if exact else 0.0)
+        together = solver.solve_all(problems)
+        for solution, problem, alone in zip(together, problems, expected, strict=True):
+            same = alone if exact else solver.solve(problem)
+            assert torch.equal(solution.pruned, same.pruned)
+            torch.testing.assert_close(solution.weights, same.weights)
+            assert solution.detail == ("" if exact else "refitted by conjugate gradients")
+    assert sizes[:3] == [2, 2, 1]
+
+
+def test_only_refits_that_take_long_are_approximate(monkeypatch: pytest.MonkeyPatch) -> None:
+    # One of three samples keeps far more weights in one row than the others: the cost of a refit is cubic.
+    parts = [
+        damp(LayerProblem("a", make_weight(1, 2, 20), statistics_of(make_inputs(1, 9, 20, seed)), ()), 0.1)
+        for seed in range(3)
+    ]
+    joined = DampedProblem.joined(parts)
+    assert joined is not None
+    kept = torch.zeros(3, 2, 20, dtype=torch.bool)
+    kept[:, :, :3] = True
+    kept[1, 0, :17] = True
+    monkeypatch.setattr("spadelens.extract.solvers.preparation._EXACT_OPERATIONS", 1e4)
+    found, is_exact = approximate_refit(joined, kept)
+    assert is_exact == [True, False, True]
+    exact = refit(joined, kept)
+    torch.testing.assert_close(found[[0, 2]], exact[[0, 2]])
+    assert not torch.allclose(found[1], exact[1])
+    torch.testing.assert_close(found[1:2], approximate_refit(parts[1], kept[1:2])[0])
 
 
 @pytest.mark.parametrize("is_kept", [False, True])

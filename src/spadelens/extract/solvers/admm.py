@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -24,6 +25,8 @@ _FIRST_PENALTY, _LAST_PENALTY = 0.003, 3.0
 _SHIFT = 1e-4
 _MOST_EXCHANGE = 4.0  # a pass is left out where it takes so many times longer than the iterations
 _UNITS_PER_THRESHOLD = 2**16
+_BATCH_BYTES = 16 * 2**20
+_APPROXIMATE = "refitted by conjugate gradients"
 _STEPS_PER_THRESHOLD = 4  # finding the k-th largest norm takes longer than a step, and it hardly moves
 
 
@@ -72,29 +75,60 @@ class ADMM(Solver):
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
         """Return the refitted weights of the supports that the iterations settle on."""
-        damped = damp(problem, self.damping)
-        unit = self.unit_columns(problem)
-        num_units = damped.weight.numel() // unit
-        counts = [num_units_pruned(num_units, sparsity) for sparsity in problem.sparsities]
+        return self.solve_all([problem])[0]
+
+    def solve_all(self, problems: Sequence[LayerProblem]) -> list[LayerSolution]:
+        """Return the solutions of one layer for several samples, as many at a time as memory allows."""
+        first = problems[0]
+        most = _BATCH_BYTES if first.weight.device.type == "cpu" else 32 * _BATCH_BYTES
+        size = max(1, most // (4 * first.weight.numel() * max(1, len(first.sparsities))))
+        solutions: list[LayerSolution] = []
+        for start in range(0, len(problems), size):
+            parts = [damp(problem, self.damping) for problem in problems[start : start + size]]
+            joined = DampedProblem.joined(parts)
+            for damped in parts if joined is None else [joined]:
+                solutions += self._solve(damped, first.sparsities, self.unit_columns(first))
+        return solutions
+
+    def _solve(self, damped: DampedProblem, sparsities: Sequence[float], unit: int) -> list[LayerSolution]:
+        """Return the solutions of a layer for all its samples."""
+        num_samples = damped.num_samples
+        num_units = damped.weight.numel() // unit // num_samples
+        counts = [num_units_pruned(num_units, sparsity) for sparsity in sparsities]
         weights, masks, details = [], [], []
         for importance, count in zip(self._settle(damped, counts, unit), counts, strict=True):
-            weight, kept, detail = self._finish(damped, ~select_smallest(importance, count), unit)
+            by_sample = importance.unflatten(0, (num_samples, -1))
+            kept = torch.cat([~select_smallest(of_sample, count) for of_sample in by_sample])
+            weight, kept, detail = self._finish(damped, kept, unit)
             pruned = ~kept.repeat_interleave(unit, dim=-1)
             weights.append(damped.restore_dead(weight, pruned))
             masks.append(pruned)
             details.append(detail)
-        detail = ", ".join(dict.fromkeys(filter(None, details)))
-        return LayerSolution(weights=torch.stack(weights), pruned=torch.stack(masks), detail=detail)
+        return [
+            LayerSolution(of_sample, pruned, ", ".join(dict.fromkeys(filter(None, said))))
+            for of_sample, pruned, said in zip(
+                torch.stack(weights).chunk(num_samples, dim=1),
+                torch.stack(masks).chunk(num_samples, dim=1),
+                zip(*details, strict=True),
+                strict=True,
+            )
+        ]
 
-    def _finish(self, damped: DampedProblem, kept: Tensor, unit: int) -> tuple[Tensor, Tensor, str]:
-        """Return the weight refitted on `kept` `[groups, rows, units]` after exchanges, its support, and a remark."""
+    def _finish(self, damped: DampedProblem, kept: Tensor, unit: int) -> tuple[Tensor, Tensor, list[str]]:
+        """Return the weight refitted on `kept` `[groups, rows, units]` after exchanges, its support, and remarks."""
+        if self.num_exchanges and damped.num_samples > 1:
+            parts = []
+            for number, of_sample in enumerate(kept.chunk(damped.num_samples)):
+                parts.append(self._finish(damped.select(torch.tensor([number])), of_sample, unit))
+            said = [remark for _, _, remarks in parts for remark in remarks]
+            return torch.cat([weight for weight, _, _ in parts]), torch.cat([mask for _, mask, _ in parts]), said
         supports = kept.repeat_interleave(unit, dim=-1)
         iterations = self.num_stages * self.num_iterations * damped.weight.numel() * damped.weight.shape[-1]
         if self.num_exchanges and pass_cost(kept, unit) <= _MOST_EXCHANGE * iterations:
-            return *exchange_units(damped, refit(damped, supports), kept, self.num_exchanges), ""
-        weight, is_exact = approximate_refit(damped, supports, damped.weight)
-        remarks = {"without exchanges": self.num_exchanges > 0, "refitted by conjugate gradients": not is_exact}
-        return weight, kept, ", ".join(remark for remark, holds in remarks.items() if holds)
+            return *exchange_units(damped, refit(damped, supports), kept, self.num_exchanges), [""]
+        weight, is_exact = approximate_refit(damped, supports)
+        said = ["without exchanges"] if self.num_exchanges else []
+        return weight, kept, [", ".join([*said, *([] if exact else [_APPROXIMATE])]) for exact in is_exact]
 
     def _settle(self, damped: DampedProblem, counts: list[int], unit: int) -> Tensor:
         """Return the squared norm of every unit of X + U at the end, `[sparsities, groups, rows, units]`."""
@@ -104,7 +138,7 @@ class ADMM(Solver):
         start = (damped.weight * scale.unsqueeze(1)).to(dtype)
         gradient = hessian.multiply(start) + _SHIFT * start
         norms = _unit_norms(start.expand(len(counts), -1, -1, -1), unit)
-        sparse = _keep_above(start, norms, _thresholds(norms, counts), unit)
+        sparse = _keep_above(start, norms, _thresholds(norms, counts, damped.num_samples), unit)
         dual = torch.zeros_like(sparse)
         growth = (_LAST_PENALTY / _FIRST_PENALTY) ** (1.0 / max(self.num_stages - 1, 1))
         for step in range(self.num_stages * self.num_iterations):
@@ -116,7 +150,7 @@ class ADMM(Solver):
             wanted = apply((sparse - dual).mul_(penalty).add_(gradient)).add_(dual)
             norms = _unit_norms(wanted, unit)
             if step % _STEPS_PER_THRESHOLD == 0:
-                thresholds = _thresholds(norms, counts)
+                thresholds = _thresholds(norms, counts, damped.num_samples)
             sparse = _keep_above(wanted, norms, thresholds, unit)
             dual = wanted.sub_(sparse)
         return norms
@@ -127,18 +161,20 @@ def _unit_norms(weights: Tensor, unit: int) -> Tensor:
     return weights.square() if unit == 1 else weights.square().unflatten(-1, (-1, unit)).sum(-1)
 
 
-def _thresholds(norms: Tensor, counts: list[int]) -> Tensor:
-    """Return, for each sparsity, the norm that so many units do not exceed, `[sparsities, 1, 1, 1]`.
+def _thresholds(norms: Tensor, counts: list[int], num_samples: int) -> Tensor:
+    """Return, for each sparsity and group, the norm that so many units of a sample do not exceed, `[.., groups, 1, 1]`.
 
     Of layers with many units only every so manieth is looked at; the stride is odd, so that all columns are.
     """
-    stride = (norms[0].numel() // _UNITS_PER_THRESHOLD) | 1
-    found = []
-    for of_one, count in zip(norms, counts, strict=True):
-        looked_at = of_one.flatten()[::stride]
-        rank = round(count / of_one.numel() * looked_at.numel())
-        found.append(looked_at.kthvalue(rank).values if rank else of_one.new_tensor(-1.0))
-    return torch.stack(found).view(-1, 1, 1, 1)
+    by_sample = norms.unflatten(1, (num_samples, -1)).flatten(2)  # [sparsities, samples, units of a sample]
+    num_units = by_sample.shape[2]
+    looked_at = by_sample[:, :, :: (num_units // _UNITS_PER_THRESHOLD) | 1]
+    found: Tensor = by_sample.new_full(by_sample.shape[:2], -1.0)
+    for number, count in enumerate(counts):
+        rank = round(count / num_units * looked_at.shape[2])
+        if rank:
+            found[number] = looked_at[number].kthvalue(rank, dim=1).values
+    return found.repeat_interleave(norms.shape[1] // num_samples, dim=1)[:, :, None, None]
 
 
 def _keep_above(weights: Tensor, norms: Tensor, thresholds: Tensor, unit: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -35,20 +36,25 @@ class AutoSolver(Solver):
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
         """Return the solutions of the solvers that were picked."""
-        picked = [self.pick(problem, sparsity) for sparsity in problem.sparsities]
-        weights, masks = [problem.weight] * len(picked), [problem.weight] * len(picked)
-        details = []
-        for solver in dict.fromkeys(picked):
-            places = [place for place, other in enumerate(picked) if other == solver]
-            sparsities = tuple(problem.sparsities[place] for place in places)
-            solution = solver.solve(replace(problem, sparsities=sparsities))
-            for place, weight, pruned in zip(places, solution.weights, solution.pruned, strict=True):
-                weights[place], masks[place] = weight, pruned
-            name = type(solver).__name__.lower()
-            if isinstance(solver, ADMM):
-                name = f"admm {solver.num_stages} x {solver.num_iterations}"
-            details.append(f"picked {name}" + (f", {solution.detail}" if solution.detail else ""))
-        return LayerSolution(torch.stack(weights), torch.stack(masks), "; ".join(details))
+        return self.solve_all([problem])[0]
+
+    def solve_all(self, problems: Sequence[LayerProblem]) -> list[LayerSolution]:
+        """Return the solutions for several samples, together where the same solvers are picked for all."""
+        picks = [tuple(self.pick(problem, sparsity) for sparsity in problem.sparsities) for problem in problems]
+        if len(set(picks)) > 1:
+            return [self.solve(problem) for problem in problems]
+        picked = picks[0]
+        places = {solver: [i for i, other in enumerate(picked) if other == solver] for solver in dict.fromkeys(picked)}
+        found = [solver.solve_all([_at(problem, where) for problem in problems]) for solver, where in places.items()]
+        order = sorted(range(len(picked)), key=[place for where in places.values() for place in where].__getitem__)
+        return [
+            LayerSolution(
+                torch.cat([part.weights for part in of_sample])[order],
+                torch.cat([part.pruned for part in of_sample])[order],
+                "; ".join(_describe(solver, part) for solver, part in zip(places, of_sample, strict=True)),
+            )
+            for of_sample in zip(*found, strict=True)
+        ]
 
     def pick(self, problem: LayerProblem, sparsity: float) -> Solver:
         """Return the solver of a layer for one sparsity."""
@@ -61,3 +67,15 @@ class AutoSolver(Solver):
             return OLS(unit=self.unit)
         effort = next(solver for limit, solver in _EFFORTS if cost <= limit * speed)
         return replace(effort, unit=self.unit)
+
+
+def _at(problem: LayerProblem, places: Sequence[int]) -> LayerProblem:
+    """Return the problem for some of its sparsities only."""
+    return replace(problem, sparsities=tuple(problem.sparsities[place] for place in places))
+
+
+def _describe(solver: Solver, solution: LayerSolution) -> str:
+    name = type(solver).__name__.lower()
+    if isinstance(solver, ADMM):
+        name = f"admm {solver.num_stages} x {solver.num_iterations}"
+    return f"picked {name}" + (f", {solution.detail}" if solution.detail else "")

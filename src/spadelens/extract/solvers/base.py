@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 
@@ -87,6 +88,16 @@ class Solver(ABC):
         Raises:
             SolverError: The layer cannot be solved with these settings.
         """
+
+    def solve_all(self, problems: Sequence[LayerProblem]) -> list[LayerSolution]:
+        """Return the solutions of one layer for several samples: the same weight and sparsities, other inputs.
+
+        Here they are found one after the other; a solver that can find them together does.
+
+        Raises:
+            SolverError: As `solve`.
+        """
+        return [self.solve(problem) for problem in problems]
 
     def unit_columns(self, problem: LayerProblem) -> int:
         """Return how many neighboring columns of the problem make up one unit."""

@@ -7,7 +7,7 @@ the size columns² is ever made, and what is inverted is a matrix of the size po
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, final
 
@@ -30,6 +30,10 @@ class Quadratic(ABC):
     @abstractmethod
     def to(self, dtype: torch.dtype) -> Quadratic:
         """Return the same in another type."""
+
+    @abstractmethod
+    def select(self, groups: Tensor) -> Quadratic:
+        """Return H of the groups with these numbers."""
 
     @abstractmethod
     def multiply(self, weight: Tensor) -> Tensor:
@@ -79,6 +83,10 @@ class Formed(Quadratic):
     def to(self, dtype: torch.dtype) -> Formed:
         """Return the same in another type."""
         return Formed(self.matrix.to(dtype))
+
+    def select(self, groups: Tensor) -> Formed:
+        """Return H of some groups."""
+        return Formed(self.matrix[groups])
 
     def multiply(self, weight: Tensor) -> Tensor:
         """Return `weight @ H`."""
@@ -139,6 +147,10 @@ class Factored(Quadratic):
         """Return the same in another type."""
         return Factored(self.factor.to(dtype), self.ridge.to(dtype))
 
+    def select(self, groups: Tensor) -> Factored:
+        """Return H of some groups."""
+        return Factored(self.factor[groups], self.ridge[groups])
+
     def multiply(self, weight: Tensor) -> Tensor:
         """Return `weight @ H`: 2 · rows · positions · columns multiply-adds."""
         return ((weight @ self.factor.mT) @ self.factor).addcmul_(weight, self.ridge.unsqueeze(-2))
@@ -189,6 +201,17 @@ class Factored(Quadratic):
         rows = self.factors(group, chosen).mT @ self.factor[group]
         ridge = self.ridge[group[:, None], chosen].unsqueeze(-1)
         return rows.scatter_add(-1, chosen.unsqueeze(-1), ridge)
+
+
+def stack(parts: Sequence[Quadratic]) -> Quadratic | None:
+    """Return the groups of all parts as those of one; None where they differ in their form or size."""
+    formed = [part.matrix for part in parts if isinstance(part, Formed)]
+    if len(formed) == len(parts):
+        return Formed(torch.cat(formed))
+    factored = [part for part in parts if isinstance(part, Factored)]
+    if len(factored) == len(parts) and len({part.factor.shape for part in factored}) == 1:
+        return Factored(torch.cat([part.factor for part in factored]), torch.cat([part.ridge for part in factored]))
+    return None
 
 
 def _plus_identity(matrices: Tensor) -> Tensor:
