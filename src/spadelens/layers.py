@@ -22,12 +22,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
+from spadelens.randomness import permutation
+
 Unit: TypeAlias = Literal["weight", "kernel"]
 UNITS: tuple[str, ...] = get_args(Unit)
 MatrixLayer: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 Choose: TypeAlias = Callable[[int], Tensor | None]
 """Given how many positions a call has, returns the numbers of the chosen ones among those of each sample,
 `[samples, count]`, or None for all. The positions of a call come sample by sample."""
+_POSITIONS_CHECKED = 64
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -124,19 +127,26 @@ def computes_product(module: MatrixLayer, inputs: Tensor, outputs: Tensor, toler
     """Whether `outputs` is what the weight of `module` times `inputs` plus its bias gives.
 
     A subclass may do something else in its forward (standardize its weight, say); replacing the weight of such a layer
-    by one that fits the plain product would be wrong in silence. `tolerance` is relative to the root mean square of the
-    outputs and leaves room for TF32 and bfloat16.
+    by one that fits the plain product would be wrong in silence. At most 64 positions, drawn at random, are looked at.
+    `tolerance` is relative to the root mean square of the outputs and leaves room for TF32 and bfloat16.
     """
     matrix = weight_to_matrix(module, module.weight.detach())
-    product = (inputs_to_matrix(module, inputs) @ matrix.transpose(1, 2)).transpose(0, 1)
+    num_positions = 0
+
+    def choose(count: int) -> Tensor:
+        nonlocal num_positions
+        num_positions = count
+        return permutation(count, 0)[:_POSITIONS_CHECKED].unsqueeze(0).to(inputs.device)
+
+    product = (inputs_to_matrix(module, inputs, choose) @ matrix.transpose(1, 2)).transpose(0, 1)
     product = product.flatten(1)  # [positions, output channels]
     if module.bias is not None:
         product = product + module.bias.detach()
     channel_axis = -1 if isinstance(module, nn.Linear) else outputs.dim() - len(module.kernel_size) - 1
     actual = outputs.movedim(channel_axis, -1).reshape(-1, outputs.shape[channel_axis])
-    if actual.shape != product.shape:
+    if actual.shape != (num_positions, product.shape[1]):
         return False
-    difference = _root_mean_square(actual.to(product.dtype) - product)
+    difference = _root_mean_square(actual[choose(num_positions)[0]].to(product.dtype) - product)
     return difference <= tolerance * _root_mean_square(product) + torch.finfo(product.dtype).tiny
 
 

@@ -78,10 +78,12 @@ def test_bisection_finds_the_last_accepted_point_of_a_monotone_criterion(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_try_point", try_point)
-        chosen, report = search(layers, Auto(max_error=cap), subject_of(make_net()), lambda *_: None)
+        chosen, weights, report = search(layers, Auto(max_error=cap), subject_of(make_net()), lambda *_: None)
     accepted = [bound for bound in bounds if bound <= limit]
     assert report.chosen_bound == (accepted[-1] if accepted else None)
     assert chosen == (Path.of(layers).at(accepted[-1]) if accepted else {})
+    assert weights.keys() == chosen.keys()
+    assert all(torch.equal(weights[name], candidate.weight()) for name, candidate in chosen.items())
     assert len(tried) == len(set(tried)) <= 2 + len(bounds).bit_length()
     assert [point.error_bound for point in report.points] == sorted(tried)
 

@@ -52,10 +52,25 @@ class Path:
         return found
 
 
+class Held:
+    """The weights of the point that was last asked for: the next one shares most of its layers with it."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._held: dict[str, tuple[Candidate, Tensor]] = {}
+
+    def weights(self, chosen: Mapping[str, Candidate]) -> dict[str, Tensor]:
+        """Return layer name -> weight."""
+        for name, candidate in chosen.items():
+            if name not in self._held or self._held[name][0] is not candidate:
+                self._held[name] = (candidate, candidate.weight())
+        return {name: self._held[name][1] for name in chosen}
+
+
 def search(
     solved: Mapping[str, SolvedLayer], schedule: Auto, subject: Subject, progress: Callable[[int, int], None]
-) -> tuple[dict[str, Candidate], SearchReport]:
-    """Return the layers of the sparsest trace on the path that the criterion accepts, and how it was found.
+) -> tuple[dict[str, Candidate], dict[str, Tensor], SearchReport]:
+    """Return layers and weights of the sparsest trace on the path that the criterion accepts, and how it was found.
 
     Bisects over the bounds at which a layer changes, until the largest that is accepted is found, or one is accepted
     and the schedule's number of trials is used up. Where the criterion is not monotone along the path, an accepted
@@ -73,9 +88,10 @@ def search(
     measure = CRITERIA[schedule.criterion](subject)
     most = 1 + math.ceil(math.log2(len(bounds) + 1))
     tried: dict[int, PathPoint] = {}
+    held = Held()
 
     def is_accepted(index: int) -> bool:
-        tried[index] = _try_point(path, bounds[index], subject, measure)
+        tried[index] = _try_point(path, bounds[index], subject, measure, held)
         progress(len(tried), most)
         return tried[index].kept >= schedule.threshold
 
@@ -91,18 +107,19 @@ def search(
         else:
             refused = middle
     chosen = path.at(bounds[accepted]) if accepted >= 0 else {}
+    weights = held.weights(chosen)
     report = SearchReport(
         criterion=schedule.criterion,
         threshold=schedule.threshold,
         points=tuple(tried[index] for index in sorted(tried)),
         chosen_bound=bounds[accepted] if accepted >= 0 else None,
     )
-    return chosen, report
+    return chosen, weights, report
 
 
-def _try_point(path: Path, bound: float, subject: Subject, measure: Kept) -> PathPoint:
+def _try_point(path: Path, bound: float, subject: Subject, measure: Kept, held: Held) -> PathPoint:
     chosen = path.at(bound)
-    weights: dict[str, Tensor] = {name: candidate.weight() for name, candidate in chosen.items()}
+    weights = held.weights(chosen)
     swap = partial(swapped_weights, subject.model, weights)
     with swap():
         sparse = subject.predict()

@@ -82,10 +82,12 @@ def choose_layers(job: Job) -> list[Chosen]:
         found: SearchReport | None = None
         if isinstance(job.request.schedule, Auto):
             with job.clock.stage("search"):
-                picked, found = search(layers, job.request.schedule, subject, partial(job.request.progress, "search"))
+                picked, weights, found = search(
+                    layers, job.request.schedule, subject, partial(job.request.progress, "search")
+                )
         else:
             picked = {name: layer.candidates[0] for name, layer in layers.items()}
-        weights = {name: candidate.weight() for name, candidate in picked.items()}
+            weights = {name: candidate.weight() for name, candidate in picked.items()}
         chosen.append(Chosen(layers, picked, weights, found))
         solved[number] = {}
     _measure_held_out(job, chosen)

@@ -15,6 +15,7 @@ from spadelens.extract.solvers.base import (
     LayerSolution,
     Solver,
     check_positive,
+    kth_smallest,
     num_units_pruned,
     select_smallest,
 )
@@ -131,34 +132,45 @@ class ADMM(Solver):
         return weight, kept, [", ".join([*said, *([] if exact else [_APPROXIMATE])]) for exact in is_exact]
 
     def _settle(self, damped: DampedProblem, counts: list[int], unit: int) -> Tensor:
-        """Return the squared norm of every unit of X + U at the end, `[sparsities, groups, rows, units]`."""
+        """Return the norm of every unit of X + U at the end, `[sparsities, groups, rows, units]`."""
         dtype = torch.promote_types(damped.dense_weight.dtype, torch.float32)
         scale = damped.hessian.diagonal.sqrt()
         hessian = damped.hessian.scaled(1.0 / scale).to(dtype)
         start = (damped.weight * scale.unsqueeze(1)).to(dtype)
         gradient = hessian.multiply(start) + _SHIFT * start
-        norms = _unit_norms(start.expand(len(counts), -1, -1, -1), unit)
-        sparse = _keep_above(start, norms, _thresholds(norms, counts, damped.num_samples), unit)
-        dual = torch.zeros_like(sparse)
+        wanted = start.repeat(len(counts), 1, 1, 1)
+        sparse, scratch = torch.empty_like(wanted), torch.empty_like(wanted)
+        norms = _unit_norms(wanted, unit, scratch)
+        _keep_above(wanted, norms, _thresholds(norms, counts, damped.num_samples), sparse)
+        dual = wanted.zero_()
+        wanted = torch.empty_like(dual)
         growth = (_LAST_PENALTY / _FIRST_PENALTY) ** (1.0 / max(self.num_stages - 1, 1))
-        for step in range(self.num_stages * self.num_iterations):
+        num_steps = self.num_stages * self.num_iterations
+        for step in range(num_steps):
             stage, step_of_stage = divmod(step, self.num_iterations)
             if step_of_stage == 0:
                 penalty = _FIRST_PENALTY * growth**stage
                 apply = hessian.shifted_inverse(_SHIFT + penalty, damped.name)
-                dual = dual / growth if stage else dual
-            wanted = apply((sparse - dual).mul_(penalty).add_(gradient)).add_(dual)
-            norms = _unit_norms(wanted, unit)
+                if stage:
+                    dual.div_(growth)
+            torch.sub(sparse, dual, out=scratch).mul_(penalty).add_(gradient)
+            apply(scratch, wanted).add_(dual)
+            norms = _unit_norms(wanted, unit, scratch)
+            if step == num_steps - 1:
+                return norms
             if step % _STEPS_PER_THRESHOLD == 0:
                 thresholds = _thresholds(norms, counts, damped.num_samples)
-            sparse = _keep_above(wanted, norms, thresholds, unit)
-            dual = wanted.sub_(sparse)
-        return norms
+            _keep_above(wanted, norms, thresholds, sparse)
+            wanted, dual = dual, wanted.sub_(sparse)
+        raise AssertionError("there is at least one step")
 
 
-def _unit_norms(weights: Tensor, unit: int) -> Tensor:
-    """Return the squared norm of every unit, `[sparsities, groups, rows, units]`."""
-    return weights.square() if unit == 1 else weights.square().unflatten(-1, (-1, unit)).sum(-1)
+def _unit_norms(weights: Tensor, unit: int, scratch: Tensor) -> Tensor:
+    """Return the norm of every unit, `[sparsities, groups, rows, units]`; for single weights that is `scratch`."""
+    if unit == 1:
+        return torch.abs(weights, out=scratch)
+    norms: Tensor = weights.unflatten(-1, (-1, unit)).norm(dim=-1)
+    return norms
 
 
 def _thresholds(norms: Tensor, counts: list[int], num_samples: int) -> Tensor:
@@ -173,11 +185,15 @@ def _thresholds(norms: Tensor, counts: list[int], num_samples: int) -> Tensor:
     for number, count in enumerate(counts):
         rank = round(count / num_units * looked_at.shape[2])
         if rank:
-            found[number] = looked_at[number].kthvalue(rank, dim=1).values
+            found[number] = torch.stack([kth_smallest(of_sample, rank) for of_sample in looked_at[number]])
     return found.repeat_interleave(norms.shape[1] // num_samples, dim=1)[:, :, None, None]
 
 
-def _keep_above(weights: Tensor, norms: Tensor, thresholds: Tensor, unit: int) -> Tensor:
-    """Return `weights` with the units set to zero whose norms are not above the thresholds."""
-    is_kept = norms > thresholds
-    return weights * (is_kept if unit == 1 else is_kept.repeat_interleave(unit, dim=-1))
+def _keep_above(weights: Tensor, norms: Tensor, thresholds: Tensor, out: Tensor) -> None:
+    """Write `weights` to `out`, with those units set to zero whose norms are not above the thresholds.
+
+    The norms are overwritten.
+    """
+    is_kept = norms.gt_(thresholds)  # as numbers: products with booleans take longer
+    unit = weights.shape[-1] // norms.shape[-1]
+    torch.mul(weights, is_kept if unit == 1 else is_kept.repeat_interleave(unit, dim=-1), out=out)

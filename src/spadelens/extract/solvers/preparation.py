@@ -149,18 +149,19 @@ def _conjugate_gradients(damped: DampedProblem, kept: Tensor) -> Tensor:
     scale = damped.hessian.diagonal.sqrt().unsqueeze(1)
     hessian = damped.hessian.scaled(1.0 / scale.squeeze(1)).to(dtype)
     mask = kept.to(dtype)
-    start = (damped.weight * scale).to(dtype)
-    found = start * mask
-    residual = hessian.multiply(start - found).mul_(mask)
-    direction = residual.clone()
-    squared = residual.square().sum(-1, keepdim=True)
+    found = (damped.weight * scale).to(dtype)
+    residual = hessian.multiply(found * (1.0 - mask)).mul_(mask)
+    found.mul_(mask)
+    direction, scratch = residual.clone(), torch.empty_like(residual)
+    squared = torch.mul(residual, residual, out=scratch).sum(-1, keepdim=True)
     tiny = torch.finfo(dtype).tiny
     for _ in range(_NUM_CG_STEPS):
         image = hessian.multiply(direction).mul_(mask)
-        length = squared / (direction * image).sum(-1, keepdim=True).clamp_min_(tiny)
+        curvature = torch.mul(direction, image, out=scratch).sum(-1, keepdim=True)
+        length = squared / curvature.clamp_min_(tiny)
         found.addcmul_(length, direction)
         residual.addcmul_(length, image, value=-1.0)
-        next_squared = residual.square().sum(-1, keepdim=True)
+        next_squared = torch.mul(residual, residual, out=scratch).sum(-1, keepdim=True)
         direction.mul_(next_squared / squared.clamp_min(tiny)).add_(residual)
         squared = next_squared
     return found.double() / scale

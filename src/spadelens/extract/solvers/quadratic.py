@@ -16,7 +16,8 @@ from torch import Tensor
 
 from spadelens.errors import SolverError
 
-Apply: TypeAlias = Callable[[Tensor], Tensor]
+Apply: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""Called as apply(weight, out); the result is written to `out`, which is returned: memory that is new costs time."""
 
 
 class Quadratic(ABC):
@@ -37,7 +38,7 @@ class Quadratic(ABC):
 
     @abstractmethod
     def multiply(self, weight: Tensor) -> Tensor:
-        """Return `weight @ H` for a weight `[..., groups, rows, columns]`."""
+        """Return `weight @ H` for a weight `[groups, rows, columns]`."""
 
     @abstractmethod
     def scaled(self, scale: Tensor) -> Quadratic:
@@ -45,7 +46,7 @@ class Quadratic(ABC):
 
     @abstractmethod
     def shifted_inverse(self, shift: float, name: str) -> Apply:
-        """Return a function that multiplies a weight `[..., groups, rows, columns]` by (H + shift I)⁻¹.
+        """Return a function that multiplies a weight `[sparsities, groups, rows, columns]` by (H + shift I)⁻¹.
 
         Raises:
             SolverError: The shifted matrix is not positive definite; `name` is the layer's, for the message.
@@ -102,7 +103,7 @@ class Formed(Quadratic):
         shifted.diagonal(dim1=-2, dim2=-1).add_(shift)
         root = inverse_root(factorize(shifted, name))
         inverse = root.mT @ root
-        return lambda weight: weight @ inverse
+        return lambda weight, out: torch.matmul(weight, inverse, out=out)
 
     def sweep(self, width: int, name: str) -> Iterator[tuple[int, int, Tensor]]:
         """Yield the rows of U.
@@ -168,7 +169,14 @@ class Factored(Quadratic):
         over_ridge = self.factor * inverse_ridge
         root = inverse_root(factorize(_plus_identity(over_ridge @ self.factor.mT), name))
         left = root @ over_ridge  # [groups, positions, columns]
-        return lambda weight: (weight * inverse_ridge).sub_((weight @ left.mT) @ left)
+
+        def apply(weight: Tensor, out: Tensor) -> Tensor:
+            torch.mul(weight, inverse_ridge, out=out)
+            for of_one, scores in zip(out, weight @ left.mT, strict=True):
+                of_one.baddbmm_(scores, left, alpha=-1)
+            return out
+
+        return apply
 
     def sweep(self, width: int, name: str) -> Iterator[tuple[int, int, Tensor]]:
         """Yield the rows of U, each block from the inverse of H on the columns that are left (Woodbury's identity)."""
