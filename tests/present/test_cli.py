@@ -21,6 +21,7 @@ from PIL import Image
 
 from spadelens import Trace, load_model
 from spadelens.demo.images import draw_image
+from spadelens.extract.presets import PRESETS
 from spadelens.models import LoadedModel
 from spadelens.present.cli import main
 
@@ -157,6 +158,9 @@ COMMANDS = [
     ("--solver", "sparsegpt:damping=0.05,block_size=32", "--schedule", "blocks.4=0.7,classifier=0.3"),
     ("--schedule", "0.1234567"),
     ("--schedule", "late:0.12345678@0.7123456789"),
+    ("--preset", "instant", "--positions-per-column", "0", "--memory-budget", "64"),
+    ("--preset", "paper-fast", "--precision", "bfloat16", "--schedule", "auto:criterion=agreement,levels=0.5/0.8"),
+    ("--solver", "ols:candidates=1.5", "--schedule", "auto:threshold=0.8,max_error=0.3", "--target", "ring"),
 ]
 
 
@@ -173,6 +177,28 @@ def test_commands_lead_back(options: tuple[str, ...], demo: LoadedModel) -> None
         assert Path("again/square", f"{kind}.png").read_bytes() == Path("out/square", f"{kind}.png").read_bytes()
     first, second = (Trace.load(Path(out, "square", "trace.safetensors"), demo.model) for out in ("out", "again"))
     assert all(torch.equal(first.weights[layer], second.weights[layer]) for layer in first.weights)
+
+
+def test_presets_are_what_is_not_given() -> None:
+    for name, preset in PRESETS.items():
+        arguments = ["explain", "square.png", "--model", "net.py:build", "--out", name, "--preset", name]
+        assert run(*arguments, "--views", "2") == 0
+        settings = read_report(name)["settings"]
+        assert settings["preset"] == name
+        assert (settings["solver"], settings["schedule"]) == (preset.solver, preset.schedule)
+        assert settings["positions_per_column"] == preset.positions_per_column
+        assert settings["augmentation"].startswith(preset.augmentation)
+    assert run("explain", "square.png", "--model", "net.py:build", "--out", "default") == 0
+    settings = read_report("default")["settings"]
+    assert (settings["preset"], settings["num_views"]) == ("balanced", PRESETS["balanced"].num_views)
+
+
+def test_the_search_is_shown() -> None:
+    assert run("explain", "square.png", "--model", "demo", "--out", "out", "--preset", "fast") == 0
+    photo = read_report()["photos"][0]
+    assert photo["search"]["chosen_bound"] is not None
+    assert photo["is_prediction_kept"]
+    assert "How sparse the trace could be" in Path("out/report.html").read_text(encoding="utf-8")
 
 
 def test_targets(capsys: pytest.CaptureFixture[str]) -> None:
@@ -352,6 +378,13 @@ def test_bad_photos(capsys: pytest.CaptureFixture[str], name: str) -> None:
         (("--target", "10"), "There is no class 10"),
         (("--target", ""), "--target is empty"),
         (("--target", "-1"), "Unknown class '-1'"),
+        (("--preset", "ballanced"), "Unknown preset 'ballanced'. Did you mean 'balanced'?"),
+        (("--precision", "float16"), "Unknown precision 'float16'. Did you mean 'bfloat16'"),
+        (("--schedule", "auto:criterion=insertoin"), "Unknown criterion 'insertoin'. Did you mean 'insertion'?"),
+        (("--schedule", "auto:threshold=0"), "threshold 0"),
+        (("--schedule", "auto:levels=0.5/1.5"), "1.5"),
+        (("--schedule", "auto:levels="), "levels"),
+        (("--solver", "admm:num_stages=0"), "num_stages=0"),
         (("--device", "fpga"), "Cannot use the device 'fpga'"),
         (("--device", "meta"), "Cannot use the device 'meta'"),
         (("--device", "hpu"), "Cannot use the device 'hpu'"),

@@ -80,8 +80,8 @@ class Late(FixedSchedule):
     """One sparsity on the later layers, the earlier and all depthwise ones left dense.
 
     Late layers have the more superimposed features (section 4.2.1 of the paper), and pruning early or depthwise layers
-    soon flips the prediction. The defaults are careful: they kept at least 95 % of predictions on three networks each
-    (benchmarks/defaults.py). Where the network at hand allows more, prune more.
+    soon flips the prediction. The defaults are careful: they kept at least 95 % of predictions on three networks. Where
+    the network at hand allows more, prune more; `Auto` finds out how much.
 
     Attributes:
         sparsity: Of each pruned layer.

@@ -13,8 +13,8 @@ from spadelens.extract.solvers.base import LayerProblem
 from spadelens.extract.solvers.quadratic import Factored, Formed, Quadratic, factorize, stack
 
 _REFIT_BYTES = 64 * 2**20
-_EXACT_OPERATIONS = 1e9  # multiply-adds up to which a refit is exact
-_NUM_CG_STEPS = 8
+_EXACT_OPERATIONS = 3e8  # multiply-adds up to which a refit is exact
+_NUM_CG_STEPS = 5
 _GATHERING = 256  # what a number costs that is gathered, in multiply-adds
 
 
@@ -114,10 +114,11 @@ def damp(problem: LayerProblem, damping: float | None) -> DampedProblem:
 def approximate_refit(damped: DampedProblem, kept: Tensor) -> tuple[Tensor, list[bool]]:
     """Return what `refit` does, or an approximation for samples where that would take long, and where it is exact.
 
-    The approximation is that of eight steps of conjugate gradients from the dense weights, in the columns' own scales,
-    each as long as one product with the Hessian, in the type of the dense weight. On ten layers of two networks the
-    errors of twelve steps were 2 to 5 % above those of exact refits at a sparsity of 0.5, of six steps 9 to 24 %; from
-    0.9 on both were within 4 %.
+    The approximation is that of five steps of conjugate gradients from the dense weights, in the columns' own scales,
+    each as long as one product with the Hessian, in the type of the dense weight. Over the layers of a ResNet-20 and a
+    MobileNet, on one view and on eight, the errors of four steps were 8 % above those of exact refits at a sparsity of
+    0.5 (geometric mean; of six steps 4 %), 5 % at 0.8 (2 %), 3 % at 0.9 (1 %); a start from ADMM's own weights was no
+    better.
 
     Args:
         damped: The layer, of one sample or several.
