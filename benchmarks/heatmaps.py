@@ -37,8 +37,7 @@ METHODS = ("saliency", "input_x_gradient", "integrated_gradients:num_steps=32")
 NOISE_LEVELS = (0.1, 0.25, 0.5, 0.75)
 NUM_DRAWS = 50
 BLURS = (0.02, 0.05)  # standard deviation, of the side of the map
-# Presets with whole forward passes of 1,024 views take long: they are run on the first samples only.
-SLOW = {"paper": 4, "paper-fast": 4}
+SLOW = ("paper", "paper-fast")  # 1,024 views take long: on the first samples only
 VARIANTS: Mapping[str, dict[str, Any]] = {
     "instant": {"preset": "instant"},
     "fast": {"preset": "fast"},
@@ -132,7 +131,12 @@ def maps_of(model: spadelens.Trace | nn.Module, case: Case) -> dict[str, Tensor]
 
 
 def measure_case(
-    model: nn.Module, preprocessing: Preprocessing, case: Case, number: int, previous: spadelens.Trace | None
+    model: nn.Module,
+    preprocessing: Preprocessing,
+    case: Case,
+    number: int,
+    num_slow: int,
+    previous: spadelens.Trace | None,
 ) -> Iterator[tuple[str, dict[str, Any]] | spadelens.Trace]:
     """Yield (name of a variant or control, its row) for one case, and the balanced trace."""
     dense = maps_of(model, case)
@@ -149,7 +153,7 @@ def measure_case(
         )
     for name, arguments in VARIANTS.items():
         preset = arguments.get("preset", "balanced")
-        if number >= SLOW.get(preset, number + 1):
+        if preset in SLOW and number >= num_slow:
             continue
         augmentation = arguments.get("augmentation", "paper" if preset in SLOW else "noise")
         made_by = parse_augmentation(augmentation, preprocessing.mean, preprocessing.std)
@@ -240,7 +244,7 @@ def run(network: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     rows: dict[str, list[dict[str, Any]]] = {}
     previous = None
     for number, case in enumerate(cases[: arguments.samples]):
-        for found in measure_case(model, preprocessing, case, number, previous):
+        for found in measure_case(model, preprocessing, case, number, arguments.slow_samples, previous):
             if isinstance(found, spadelens.Trace):
                 previous = found
             else:
@@ -256,7 +260,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--network", action="append", choices=("demo", "resnet20", "mobilenet"))
     parser.add_argument("--samples", type=int, default=30)
-    parser.add_argument("--tuning", action="store_true")
+    parser.add_argument("--slow-samples", type=int, default=4, help="for the presets of 1,024 views")
+    parser.add_argument("--tuning", action="store_true", help="run on the samples that choices are made on")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     summary = []
