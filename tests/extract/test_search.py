@@ -174,6 +174,29 @@ def test_criteria_by_definition() -> None:
     assert kept(model, subject, "prediction", flipped) == 0.0
 
 
+@pytest.mark.parametrize("criterion", ["probability", "insertion"])
+def test_a_class_that_loses_its_first_place_is_not_kept(criterion: str) -> None:
+    # 0.40 against 0.38 becomes 0.39 against 0.41: the probability is nearly kept, the prediction is not.
+    class Biases(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 3, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x.mean((2, 3)))
+
+    model, sample = Biases(), torch.ones(3, 8, 8)
+
+    def weight_of(*probabilities: float) -> Tensor:
+        return torch.tensor(probabilities).log()[:, None].expand(3, 3) / 3
+
+    model.linear.weight.data = weight_of(0.40, 0.38, 0.22).contiguous()
+    changes = [("linear", weight_of(0.39, 0.41, 0.20))]
+    assert kept(model, subject_of(model, sample), criterion, changes) == 0.0
+    assert kept(model, subject_of(model, sample, target=1), criterion, changes) >= 1.0
+    assert kept(model, subject_of(model, sample), criterion, [("linear", weight_of(0.38, 0.37, 0.25))]) > 0.9
+
+
 def test_insertion_prefers_the_map_that_finds_the_evidence() -> None:
     """A linear model that looks at one corner: its own map is perfect, the map of another corner is not."""
 

@@ -57,9 +57,19 @@ Kept: TypeAlias = Callable[[Swap, Prediction], float]
 
 
 def kept_probability(subject: Subject) -> Kept:
-    """Measure the probability of the explained class on the sample, over that of the dense model."""
+    """Measure the probability of the explained class on the sample, over that of the dense model.
+
+    Nothing counts as kept where the explained class was the likeliest and is so no longer.
+    """
     dense = subject.dense.probabilities[subject.target]
-    return lambda _, sparse: sparse.probabilities[subject.target] / dense if dense > 0 else 1.0
+
+    def kept(swap: Swap, sparse: Prediction) -> float:
+        del swap
+        if _is_lost(subject, sparse):
+            return 0.0
+        return sparse.probabilities[subject.target] / dense if dense > 0 else 1.0
+
+    return kept
 
 
 def kept_prediction(subject: Subject) -> Kept:
@@ -89,13 +99,15 @@ def insertion(subject: Subject) -> Kept:
 
     The pixels of the sample are put into a blurred copy of it, those of the largest gradients (sums of absolute values
     over channels) first, in 24 steps; the mean over steps of the dense model's probability of the explained class is
-    compared with what the dense saliency map gives.
+    compared with what the dense saliency map gives. Nothing counts as kept where the explained class was the likeliest
+    and is so no longer.
     """
     baseline = _blurred(subject.sample)
     dense = _insertion_area(subject, baseline, _saliency(subject))
 
     def kept(swap: Swap, sparse: Prediction) -> float:
-        del sparse
+        if _is_lost(subject, sparse):
+            return 0.0
         with swap():
             heatmap = _saliency(subject)
         return _insertion_area(subject, baseline, heatmap) / dense if dense > 0 else 1.0
@@ -111,6 +123,10 @@ CRITERIA: Mapping[str, Callable[[Subject], Kept]] = MappingProxyType(
         "agreement": agreement,
     }
 )
+
+
+def _is_lost(subject: Subject, sparse: Prediction) -> bool:
+    return subject.dense.class_index == subject.target != sparse.class_index
 
 
 def _saliency(subject: Subject) -> Tensor:

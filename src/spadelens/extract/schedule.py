@@ -149,7 +149,8 @@ class Auto(Schedule):
     Attributes:
         criterion: 'probability' (of the explained class on the sample, over that of the dense model), 'prediction'
             (the same class), 'agreement' (of predictions on held-out views), or 'insertion' (of the saliency map,
-            judged by the dense model, over that of the dense map).
+            judged by the dense model, over that of the dense map). By 'probability' and 'insertion', too, nothing
+            counts as kept where the explained class was the likeliest and is so no longer.
         threshold: What the criterion has to reach.
         max_error: The largest bound on the errors of layers, whatever the criterion says: a trace that reproduces
             less has often found another way to the same class.
