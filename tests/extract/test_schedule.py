@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from spadelens.errors import ScheduleError
 from spadelens.extract.schedule import (
-    PRESETS,
+    PUBLISHED,
     Late,
     LayerInfo,
     Schedule,
@@ -86,7 +86,7 @@ def test_choose_layers() -> None:
         ("fc=0.5, layer1.* = 0.9,", Table((("fc", 0.5), ("layer1.*", 0.9)))),
         ({"fc": 0.5}, Table((("fc", 0.5),))),
         (Late(0.1), Late(0.1)),
-        ("resnet50-lrp", PRESETS["resnet50-lrp"]),
+        ("resnet50-lrp", PUBLISHED["resnet50-lrp"]),
     ],
 )
 def test_what_describes_a_schedule(given_as: object, expected: Schedule) -> None:
@@ -159,13 +159,13 @@ def test_specs_are_short(schedule: Schedule) -> None:
     assert len(schedule.spec()) < 20
 
 
-@pytest.mark.parametrize("name", sorted(PRESETS))
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_presets_fit_a_resnet50(name: str) -> None:
     blocks = {1: 3, 2: 4, 3: 6, 4: 3}
     names = (
         ["conv1"] + [f"layer{s}.{b}.conv{c}" for s, n in blocks.items() for b in range(n) for c in (1, 2, 3)] + ["fc"]
     )
-    found = PRESETS[name].sparsities([LayerInfo(n, n != "fc", False) for n in names[1:]])
+    found = PUBLISHED[name].sparsities([LayerInfo(n, n != "fc", False) for n in names[1:]])
     assert found["layer4.2.conv3"] == found["fc"] == 0.95
     assert found["layer1.2.conv1"] == 0.0
     assert set(found) == set(names[1:])

@@ -222,7 +222,7 @@ _RESNET50_LRP = {
 }
 _RESNET50_VISUALIZATION = {"layer3.4": 0.95, "layer3.5": 0.95, "layer4": 0.95, "fc": 0.95}
 
-PRESETS: Mapping[str, Schedule] = MappingProxyType(
+PUBLISHED: Mapping[str, Schedule] = MappingProxyType(
     {
         # As published by SPADE's authors for torchvision's ResNet-50.
         "resnet50-lrp": Table(tuple(_RESNET50_LRP.items())),
@@ -236,7 +236,7 @@ def parse_schedule(schedule: ScheduleLike) -> Schedule:
     """Return the schedule that a number, a table, a text or a JSON file describes.
 
     Texts are `auto`, `auto:threshold=0.8,start=0.3`, `0.9`, `late`, `late:SPARSITY`, `late:SPARSITY@START`, the name of
-    a preset, `PATTERN=SPARSITY,...`, or the path of a JSON file that holds a table.
+    a published one, `PATTERN=SPARSITY,...`, or the path of a JSON file that holds a table.
 
     Raises:
         ScheduleError: It describes none.
@@ -252,8 +252,8 @@ def parse_schedule(schedule: ScheduleLike) -> Schedule:
 
 
 def _parse_text(text: str) -> Schedule:
-    if text in PRESETS:
-        return PRESETS[text]
+    if text in PUBLISHED:
+        return PUBLISHED[text]
     if text.partition(":")[0] == "auto":
         return parse_configured("schedule", text, {"auto": Auto})
     if text.partition(":")[0] == "late":
@@ -269,7 +269,7 @@ def _parse_text(text: str) -> Schedule:
             raise
         raise ScheduleError(
             f"Unknown schedule {text!r}: expected a number in [0, 1), PATTERN=SPARSITY, a .json file, or a name."
-            f"{suggest(text, ['auto', 'late', *PRESETS])}"
+            f"{suggest(text, ['auto', 'late', *PUBLISHED])}"
         ) from None
 
 
