@@ -57,9 +57,10 @@ def test_the_path_by_hand() -> None:
     errors=st.lists(st.lists(st.floats(0, 1), min_size=1, max_size=4), min_size=1, max_size=4),
     limit=st.floats(-0.1, 1.2),
     cap=st.floats(0.01, 1.1),
+    exceptions=st.sets(st.integers(0, 15), max_size=4),
 )
-def test_bisection_finds_the_last_accepted_point_of_a_monotone_criterion(
-    errors: list[list[float]], limit: float, cap: float
+def test_the_search_ends_below_a_refused_point_and_finds_the_last_accepted_one_of_a_monotone_criterion(
+    errors: list[list[float]], limit: float, cap: float, exceptions: set[int]
 ) -> None:
     from spadelens.extract import search as module
 
@@ -72,16 +73,29 @@ def test_bisection_finds_the_last_accepted_point_of_a_monotone_criterion(
     bounds = Path.of(layers).bounds(cap)
     tried: list[float] = []
 
+    def holds(bound: float) -> bool:
+        return (bound <= limit) != (bounds.index(bound) in exceptions)
+
     def try_point(path: Path, bound: float, *_: object) -> module.PathPoint:
         tried.append(bound)
-        return module.PathPoint(bound, 0.0, 0.0, True, 1.0 if bound <= limit else 0.0)
+        return module.PathPoint(bound, 0.0, 0.0, True, 1.0 if holds(bound) else 0.0)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_try_point", try_point)
-        chosen, weights, report = search(layers, Auto(max_error=cap), subject_of(make_net()), lambda *_: None)
-    accepted = [bound for bound in bounds if bound <= limit]
-    assert report.chosen_bound == (accepted[-1] if accepted else None)
-    assert chosen == (Path.of(layers).at(accepted[-1]) if accepted else {})
+        schedule = Auto(max_error=cap)
+        chosen, weights, report = search(layers, schedule, subject_of(make_net()), lambda *_: None)
+    if report.chosen_bound is None:
+        assert chosen == {}
+        assert not any(map(holds, tried))
+    else:
+        assert holds(report.chosen_bound)
+        above = bounds[bounds.index(report.chosen_bound) + 1 :]
+        assert not above or (above[0] in tried and not holds(above[0]))
+        assert not any(holds(bound) for bound in above if bound in tried)
+        assert chosen == Path.of(layers).at(report.chosen_bound)
+    if not exceptions:
+        accepted = [bound for bound in bounds if bound <= limit]
+        assert report.chosen_bound == (accepted[-1] if accepted else None)
     assert weights.keys() == chosen.keys()
     assert all(torch.equal(weights[name], candidate.weight()) for name, candidate in chosen.items())
     assert len(tried) == len(set(tried)) <= 2 + len(bounds).bit_length()

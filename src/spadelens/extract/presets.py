@@ -36,7 +36,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "fast": Preset(
             "admm:num_stages=2,num_iterations=4,num_exchanges=0", "auto:levels=0.5/0.8/0.9", "noise", 1, 1, "one view"
         ),
-        "balanced": Preset("auto", "auto", "noise", 8, 2, "the default"),
+        "balanced": Preset("auto", "auto", "noise", 4, 2, "the default"),
         "paper": Preset("obc:unit=kernel", "auto", "paper", 1024, 0, "SPADE as published"),
         "paper-fast": Preset("sparsegpt:unit=kernel", "auto", "paper", 1024, 0, "FastSPADE as published"),
     }
