@@ -4,7 +4,7 @@
 
 Each case runs as a process of its own, as a user would start it, and is repeated. The cases are the MobileNet in
 --shared (left out without it) and torchvision's ResNet-50 with random weights, which serve for timing; each with the
-default schedule, which prunes late layers only, and with one that prunes all but the first.
+presets but the published ones.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -63,34 +64,23 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, help="folder with models/ and data/")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--cases", nargs="+", default=["mobilenet", "mobilenet-all", "resnet50", "resnet50-all"])
+    parser.add_argument("--presets", nargs="+", default=["instant", "fast", "balanced"])
     arguments = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         noise = np.random.default_rng(0).integers(0, 256, (256, 320, 3), dtype=np.uint8)
         Image.fromarray(noise).save(folder / "noise.png")
-        resnet = resnet50_with_random_weights(folder)
-        settings = ["--solver", "sparsegpt", "--views", "256", "--device", "cpu"]
-        cases = {
-            "resnet50": (resnet, folder / "noise.png", settings),
-            "resnet50-all": (resnet, folder / "noise.png", [*settings, "--schedule", "0.95"]),
-        }
+        models = {"ResNet-50": (resnet50_with_random_weights(folder), folder / "noise.png")}
         if arguments.shared:
             photos = sorted((arguments.shared / "data" / "imagenet-sample").glob("*.jpg"))
-            spec = f"{arguments.shared / 'models' / 'mobilenet_v1.py'}:build"
-            mobilenet_cases = {
-                "mobilenet": (spec, photos[0], settings),
-                "mobilenet-all": (spec, photos[0], [*settings, "--schedule", "0.5"]),
-            }
-            cases = mobilenet_cases | cases
-        for case, (model, photo, options) in cases.items():
-            if case not in arguments.cases:
-                continue
+            models = {"MobileNetV1": (f"{arguments.shared / 'models' / 'mobilenet_v1.py'}:build", photos[0]), **models}
+        for (network, (model, photo)), preset in product(models.items(), arguments.presets):
+            options = ["--preset", preset, "--device", "cpu"]
             runs = [run_case(model, photo, options) for _ in range(arguments.repeats)]
             row = {
-                "case": case,
-                "options": options,
+                "network": network,
+                "preset": preset,
                 "wall_seconds_median": statistics.median(run["wall_seconds"] for run in runs),
                 "wall_seconds_range": [min(r["wall_seconds"] for r in runs), max(r["wall_seconds"] for r in runs)],
                 "peak_mib": max(run["peak_mib"] for run in runs),

@@ -4,8 +4,8 @@
 
 The layers are all of the ResNet-20 and the MobileNet in --shared, depthwise ones included; their Hessians come from
 views of the 'paper' augmentation. Every solver gets the same Hessians and the same damping, 1e-4 of the mean of the
-diagonal, and one sparsity at a time; errors are measured on the Hessians without damping. A layer's ratio is its error
-over that of plain OBS; times are CPU seconds of one thread, summed over layers.
+diagonal ('auto' its own), and one sparsity at a time; errors are measured on the Hessians without damping. A layer's
+ratio is its error over that of plain OBS; times are CPU seconds of one thread, summed over layers.
 
 Plain OBS is what `ExactOBS` below does: in float64, per removed weight a rank-1 update in place of the inverses of a
 batch of rows that stays in the cache, rows merged by the running maximum of their losses, and a refit at the end.
@@ -36,7 +36,7 @@ from torch import Tensor
 import spadelens
 from spadelens.extract.capture import capture_inputs
 from spadelens.extract.hessian import HessianStatistics
-from spadelens.extract.solvers import ADMM, OBC, OLS, LayerProblem, Magnitude, Solver, SparseGPT, Wanda
+from spadelens.extract.solvers import ADMM, OBC, OLS, AutoSolver, LayerProblem, Magnitude, Solver, SparseGPT, Wanda
 from spadelens.extract.solvers.base import num_units_pruned, select_smallest
 from spadelens.extract.views import augmented_views
 from spadelens.layers import matrix_layers, weight_to_matrix
@@ -51,6 +51,7 @@ SOLVERS: dict[str, Solver] = {
     "ols": OLS(damping=DAMPING),
     "obc": OBC(damping=DAMPING),
     "sparsegpt": SparseGPT(damping=DAMPING),
+    "auto": AutoSolver(),
     "wanda": Wanda(),
     "magnitude": Magnitude(),
 }

@@ -127,6 +127,8 @@ def test_targets_are_of_each_sample() -> None:
     model = make_model()
     traces = extract_traces(model, list(SAMPLES[:3]), targets=[2, None, 0], preset="instant")
     assert [trace.report.target for trace in traces] == [2, traces[1].report.dense.class_index, 0]
+    traces = extract_traces(model, list(SAMPLES[:2]), targets=torch.tensor([3, 1]), preset="instant")
+    assert [trace.report.target for trace in traces] == [3, 1]
 
 
 def test_progress_counts_all_samples() -> None:
@@ -151,6 +153,9 @@ def test_progress_counts_all_samples() -> None:
         ([SAMPLES[0], SAMPLES[0, :, :5]], {}, r"shapes \[\(3, 5, 8\), \(3, 9, 8\)\]: expected one shape"),
         (SAMPLES[:2], {"targets": [1]}, "1 targets of 2 samples"),
         (SAMPLES[:2], {"targets": [1, 4]}, "4"),
+        (SAMPLES[:2], {"targets": 1}, "targets 1: expected a sequence"),
+        (SAMPLES[:2], {"targets": "12"}, "targets '12': expected a sequence"),
+        (SAMPLES[:2], {"preset": None}, "None as a preset: expected a name"),
     ],
 )
 def test_batches_that_cannot_be_used(samples: Sequence[Tensor], changes: dict[str, Any], message: str) -> None:

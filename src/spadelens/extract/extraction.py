@@ -115,7 +115,7 @@ def extract_traces(
     samples: Tensor | Sequence[Tensor],
     *,
     preset: str = defaults.PRESET,
-    targets: Sequence[int | None] | None = None,
+    targets: Sequence[int | None] | Tensor | None = None,
     augmentation: AugmentationLike | None = None,
     solver: str | Solver | None = None,
     schedule: ScheduleLike | None = None,
@@ -138,7 +138,7 @@ def extract_traces(
         model: As in `extract_trace`.
         samples: `[N, C, H, W]`, or a sequence of samples of one shape.
         preset: As in `extract_trace`.
-        targets: The class to explain for each sample; None for the predicted one.
+        targets: The class to explain for each sample, None for the predicted one; or a tensor `[N]`.
         augmentation: As in `extract_trace`.
         solver: As in `extract_trace`.
         schedule: As in `extract_trace`.
@@ -161,8 +161,9 @@ def extract_traces(
     shapes = {tuple(sample.shape) for sample in checked}
     if len(shapes) != 1:
         raise InputError(f"Cannot make traces for samples of the shapes {sorted(shapes)}: expected one shape.")
-    if targets is not None and len(targets) != len(checked):
-        raise InputError(f"Cannot explain {len(targets)} targets of {len(checked)} samples: expected one for each.")
+    chosen = [None] * len(checked) if targets is None else _list_targets(targets)
+    if len(chosen) != len(checked):
+        raise InputError(f"Cannot explain {len(chosen)} targets of {len(checked)} samples: expected one for each.")
     request = make_request(
         preset,
         augmentation,
@@ -178,7 +179,15 @@ def extract_traces(
         progress,
     )
     sources = [request.source(sample) for sample in checked]
-    return _extract(model, checked, targets or [None] * len(checked), sources, request)
+    return _extract(model, checked, chosen, sources, request)
+
+
+def _list_targets(targets: Sequence[int | None] | Tensor) -> list[int | None]:
+    if isinstance(targets, Tensor):
+        targets = targets.tolist()
+    if not isinstance(targets, Sequence) or isinstance(targets, str):
+        raise InputError(f"Cannot explain the targets {targets!r}: expected a sequence with one for each sample.")
+    return list(targets)
 
 
 @torch.inference_mode(False)  # weights made in that mode could never be differentiated through

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from spadelens.errors import UnknownNameError
+from spadelens.errors import InputError, UnknownNameError
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,10 @@ def find_preset(name: str) -> Preset:
     """Return the preset `name`.
 
     Raises:
-        UnknownNameError: There is none of that name.
+        UnknownNameError: There is none of that name; InputError: it is no text.
     """
+    if not isinstance(name, str):
+        raise InputError(f"Cannot use {name!r} as a preset: expected a name.")
     if name not in PRESETS:
         raise UnknownNameError("preset", name, PRESETS)
     return PRESETS[name]
