@@ -11,7 +11,7 @@ model, sample = loaded.model, loaded.preprocessing.to_tensor(Image.fromarray(dra
 target = int(model(sample.unsqueeze(0)).argmax())
 last_convolution = [module for name, module in model.named_modules() if name.endswith("conv2")][-1]
 
-trace = spadelens.extract_trace(model, sample, num_views=64)
+trace = spadelens.extract_trace(model, sample, preset="fast")
 dense_map = LayerGradCam(model, last_convolution).attribute(sample.unsqueeze(0), target=target)
 with trace.applied(model):
     sparse_map = LayerGradCam(model, last_convolution).attribute(sample.unsqueeze(0), target=target)

@@ -12,7 +12,7 @@ loaded = spadelens.load_model("demo", device="cpu")
 patched = paste_patch(draw_image(label=7, seed=1).pixels, PATCHES[0], seed=2)
 model, sample = loaded.model, loaded.preprocessing.to_tensor(Image.fromarray(patched.pixels))
 
-trace = spadelens.extract_trace(model, sample, solver="sparsegpt", schedule=0.7, num_views=64, seed=0)
+trace = spadelens.extract_trace(model, sample)
 heatmap = spadelens.attribute(trace, sample, method="saliency")
 
 dense, sparse = trace.report.dense, trace.report.sparse
