@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from spadelens.errors import InputError, ScheduleError, UnknownNameError
 from spadelens.extract.criteria import CRITERIA, Subject
 from spadelens.extract.extraction import extract_trace
-from spadelens.extract.report import Outcome, TraceReport, predict
+from spadelens.extract.report import Outcome, Prediction, TraceReport, predict
 from spadelens.extract.schedule import CRITERION_NAMES, Auto, parse_schedule
 from spadelens.extract.search import Path, search
 from spadelens.extract.solving import Candidate, SolvedLayer
@@ -76,19 +76,22 @@ def test_the_search_ends_below_a_refused_point_and_finds_the_last_accepted_one_o
     def holds(bound: float) -> bool:
         return (bound <= limit) != (bounds.index(bound) in exceptions)
 
-    def try_point(path: Path, bound: float, *_: object) -> module.PathPoint:
+    def try_point(path: Path, bound: float, *_: object) -> tuple[module.PathPoint, Prediction]:
         tried.append(bound)
-        return module.PathPoint(bound, 0.0, 0.0, True, 1.0 if holds(bound) else 0.0)
+        return module.PathPoint(bound, 0.0, 0.0, True, 1.0 if holds(bound) else 0.0), Prediction((bound,))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_try_point", try_point)
         schedule = Auto(max_error=cap)
-        chosen, weights, report = search(layers, schedule, subject_of(make_net()), lambda *_: None)
+        subject = subject_of(make_net())
+        found = search(layers, schedule, subject, lambda *_: None)
+        chosen, weights, report = found.layers, found.weights, found.report
     if report.chosen_bound is None:
-        assert chosen == {}
+        assert chosen == {} and found.sparse is subject.dense
         assert not any(map(holds, tried))
     else:
         assert holds(report.chosen_bound)
+        assert found.sparse.probabilities == (report.chosen_bound,)
         above = bounds[bounds.index(report.chosen_bound) + 1 :]
         assert not above or (above[0] in tried and not holds(above[0]))
         assert not any(holds(bound) for bound in above if bound in tried)

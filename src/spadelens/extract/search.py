@@ -10,7 +10,7 @@ from functools import partial
 from torch import Tensor
 
 from spadelens.extract.criteria import CRITERIA, Kept, Subject
-from spadelens.extract.report import PathPoint, SearchReport
+from spadelens.extract.report import PathPoint, Prediction, SearchReport
 from spadelens.extract.schedule import Auto
 from spadelens.extract.solving import Candidate, SolvedLayer
 from spadelens.extract.trace import swapped_weights
@@ -67,10 +67,27 @@ class Held:
         return {name: self._held[name][1] for name in chosen}
 
 
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search has chosen.
+
+    Attributes:
+        layers: Layer name -> its candidate, of the layers that are pruned.
+        weights: Layer name -> the candidate's weight.
+        sparse: What the trace predicts for the sample.
+        report: How it was found.
+    """
+
+    layers: Mapping[str, Candidate]
+    weights: Mapping[str, Tensor]
+    sparse: Prediction
+    report: SearchReport
+
+
 def search(
     solved: Mapping[str, SolvedLayer], schedule: Auto, subject: Subject, progress: Callable[[int, int], None]
-) -> tuple[dict[str, Candidate], dict[str, Tensor], SearchReport]:
-    """Return layers and weights of the sparsest trace on the path that the criterion accepts, and how it was found.
+) -> Found:
+    """Return the sparsest trace on the path that the criterion accepts, and how it was found.
 
     Bisects over the bounds at which a layer changes, until the largest that is accepted is found, or one is accepted
     and the schedule's number of trials is used up. Where the criterion is not monotone along the path, an accepted
@@ -88,10 +105,11 @@ def search(
     measure = CRITERIA[schedule.criterion](subject)
     most = 1 + math.ceil(math.log2(len(bounds) + 1))
     tried: dict[int, PathPoint] = {}
+    predictions = {-1: subject.dense}
     held = Held()
 
     def is_accepted(index: int) -> bool:
-        tried[index] = _try_point(path, bounds[index], subject, measure, held)
+        tried[index], predictions[index] = _try_point(path, bounds[index], subject, measure, held)
         progress(len(tried), most)
         return tried[index].kept >= schedule.threshold
 
@@ -107,17 +125,16 @@ def search(
         else:
             refused = middle
     chosen = path.at(bounds[accepted]) if accepted >= 0 else {}
-    weights = held.weights(chosen)
     report = SearchReport(
         criterion=schedule.criterion,
         threshold=schedule.threshold,
         points=tuple(tried[index] for index in sorted(tried)),
         chosen_bound=bounds[accepted] if accepted >= 0 else None,
     )
-    return chosen, weights, report
+    return Found(chosen, held.weights(chosen), predictions[accepted], report)
 
 
-def _try_point(path: Path, bound: float, subject: Subject, measure: Kept, held: Held) -> PathPoint:
+def _try_point(path: Path, bound: float, subject: Subject, measure: Kept, held: Held) -> tuple[PathPoint, Prediction]:
     chosen = path.at(bound)
     weights = held.weights(chosen)
     swap = partial(swapped_weights, subject.model, weights)
@@ -125,10 +142,11 @@ def _try_point(path: Path, bound: float, subject: Subject, measure: Kept, held: 
         sparse = subject.predict()
     num_weights = sum(layer[0][1].kept.numel() for layer in path.layers.values())
     num_pruned = sum(candidate.kept.numel() - candidate.values.numel() for candidate in chosen.values())
-    return PathPoint(
+    point = PathPoint(
         error_bound=bound,
         sparsity=num_pruned / num_weights,
         probability=sparse.probabilities[subject.target],
         is_prediction_kept=sparse.class_index == subject.dense.class_index,
         kept=measure(swap, sparse),
     )
+    return point, sparse

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from spadelens.extract.accumulate import Batches, PositionSampler, gather_statistics, run_batches
 from spadelens.extract.criteria import Subject
 from spadelens.extract.plan import LayerPlan
-from spadelens.extract.report import LayerReport, Outcome, SearchReport, TraceReport, package_versions
+from spadelens.extract.report import LayerReport, Outcome, Prediction, SearchReport, TraceReport, package_versions
 from spadelens.extract.request import Progress, Request
 from spadelens.extract.schedule import Auto
 from spadelens.extract.search import search
@@ -70,6 +70,7 @@ class Chosen:
     solved: Mapping[str, SolvedLayer]
     layers: Mapping[str, Candidate]
     weights: Mapping[str, Tensor]
+    sparse: Prediction
     search: SearchReport | None
     held_out_errors: dict[str, float] = field(default_factory=dict)
 
@@ -79,16 +80,15 @@ def choose_layers(job: Job) -> list[Chosen]:
     solved = _solve_layers(job)
     chosen = []
     for number, (subject, layers) in enumerate(zip(job.subjects, solved, strict=True)):
-        found: SearchReport | None = None
         if isinstance(job.request.schedule, Auto):
             with job.clock.stage("search"):
-                picked, weights, found = search(
-                    layers, job.request.schedule, subject, partial(job.request.progress, "search")
-                )
+                found = search(layers, job.request.schedule, subject, partial(job.request.progress, "search"))
+            chosen.append(Chosen(layers, found.layers, found.weights, found.sparse, found.report))
         else:
             picked = {name: layer.candidates[0] for name, layer in layers.items()}
             weights = {name: candidate.weight() for name, candidate in picked.items()}
-        chosen.append(Chosen(layers, picked, weights, found))
+            with swapped_weights(job.model, weights):
+                chosen.append(Chosen(layers, picked, weights, subject.predict(), None))
         solved[number] = {}
     _measure_held_out(job, chosen)
     return chosen
@@ -159,8 +159,6 @@ def _check_done(progress: Progress, total: int, count: int) -> None:
 
 def make_report(job: Job, subject: Subject, chosen: Chosen) -> TraceReport:
     """Return everything about the trace of one sample but its weights; the seconds are left out."""
-    with swapped_weights(job.model, chosen.weights):
-        sparse = subject.predict()
     layers = []
     for name, module in job.plan.modules.items():
         left = job.plan.left.get(name)
@@ -183,7 +181,7 @@ def make_report(job: Job, subject: Subject, chosen: Chosen) -> TraceReport:
     return TraceReport(
         layers=tuple(layers),
         dense=subject.dense,
-        sparse=sparse,
+        sparse=chosen.sparse,
         settings=_described(job, subject),
         seconds={},
         versions=package_versions(),

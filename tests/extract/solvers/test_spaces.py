@@ -46,9 +46,9 @@ def test_both_forms_do_the_same(groups: int, rows: int, columns: int, positions:
         torch.testing.assert_close(hessian.scaled(scale).multiply(weight), weight @ scaled)
         shifted = torch.linalg.inv(matrix + 0.3 * torch.eye(columns, dtype=DTYPE))
         several = torch.stack([weight, 2 * weight])
-        out = torch.full_like(several, torch.nan)
-        assert hessian.shifted_inverse(0.3, "a")(several, out) is out
-        torch.testing.assert_close(out, several @ shifted)
+        out, base = torch.full_like(several, torch.nan), torch.stack([weight, 0 * weight])
+        assert hessian.shifted_inverse(0.3, "a")(base, several, out) is out
+        torch.testing.assert_close(out, base + several @ shifted)
         expected = torch.stack([matrix[g][c][:, c] for g, c in zip(group, chosen, strict=True)])
         torch.testing.assert_close(hessian.submatrices(group, chosen), expected)
         rows_of = torch.stack([matrix[g][c] for g, c in zip(group, chosen, strict=True)])

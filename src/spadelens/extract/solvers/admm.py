@@ -150,11 +150,11 @@ class ADMM(Solver):
             stage, step_of_stage = divmod(step, self.num_iterations)
             if step_of_stage == 0:
                 penalty = _FIRST_PENALTY * growth**stage
-                apply = hessian.shifted_inverse(_SHIFT + penalty, damped.name)
+                add_product = hessian.shifted_inverse(_SHIFT + penalty, damped.name)
                 if stage:
                     dual.div_(growth)
-            torch.sub(sparse, dual, out=scratch).mul_(penalty).add_(gradient)
-            apply(scratch, wanted).add_(dual)
+            torch.add(gradient, torch.sub(sparse, dual, out=scratch), alpha=penalty, out=scratch)
+            add_product(dual, scratch, wanted)
             norms = _unit_norms(wanted, unit, scratch)
             if step == num_steps - 1:
                 return norms

@@ -163,4 +163,5 @@ def prune_by_score(problem: LayerProblem, scores: Tensor, unit_columns: int) -> 
             for sparsity in problem.sparsities
         ]
     )
-    return LayerSolution(weights=problem.weight.masked_fill(pruned, 0.0), pruned=pruned)
+    weights = problem.weight * (~pruned).to(problem.weight.dtype)  # faster than masked_fill
+    return LayerSolution(weights=weights, pruned=pruned)

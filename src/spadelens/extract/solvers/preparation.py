@@ -74,6 +74,8 @@ class DampedProblem:
     def restore_dead(self, weight: Tensor, pruned: Tensor) -> Tensor:
         """Return `weight` in the dense type, with the dense value at dead inputs that were not pruned."""
         solved = weight.to(self.dense_weight.dtype)
+        if not bool(self.is_dead.any()):
+            return solved.masked_fill(pruned, 0.0)
         return torch.where(self.is_dead.unsqueeze(1), self.dense_weight, solved).masked_fill(pruned, 0.0)
 
 
@@ -165,7 +167,7 @@ def _conjugate_gradients(damped: DampedProblem, kept: Tensor) -> Tensor:
         next_squared = torch.mul(residual, residual, out=scratch).sum(-1, keepdim=True)
         direction.mul_(next_squared / squared.clamp_min(tiny)).add_(residual)
         squared = next_squared
-    return found.double() / scale
+    return found.div_(scale)
 
 
 def refit(damped: DampedProblem, kept: Tensor) -> Tensor:

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from spadelens.errors import SolverError
 
-Apply: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""Called as apply(weight, out); the result is written to `out`, which is returned: memory that is new costs time."""
+AddProduct: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Called as add(base, weight, out) with tensors `[sparsities, groups, rows, columns]`: writes `base` plus the product
+of `weight` to `out`, and returns that. Memory that is new costs time, and so does every pass over it."""
 
 
 class Quadratic(ABC):
@@ -45,8 +46,8 @@ class Quadratic(ABC):
         """Return diag(scale) H diag(scale) for a scale `[groups, columns]`."""
 
     @abstractmethod
-    def shifted_inverse(self, shift: float, name: str) -> Apply:
-        """Return a function that multiplies a weight `[sparsities, groups, rows, columns]` by (H + shift I)⁻¹.
+    def shifted_inverse(self, shift: float, name: str) -> AddProduct:
+        """Return a function that adds the product of a weight and (H + shift I)⁻¹ to something.
 
         Raises:
             SolverError: The shifted matrix is not positive definite; `name` is the layer's, for the message.
@@ -97,13 +98,19 @@ class Formed(Quadratic):
         """Return diag(scale) H diag(scale)."""
         return Formed(self.matrix * scale.unsqueeze(-1) * scale.unsqueeze(-2))
 
-    def shifted_inverse(self, shift: float, name: str) -> Apply:
+    def shifted_inverse(self, shift: float, name: str) -> AddProduct:
         """Return multiplication by the inverse, which is formed by Cholesky: columns³ multiply-adds."""
         shifted = self.matrix.clone()
         shifted.diagonal(dim1=-2, dim2=-1).add_(shift)
         root = inverse_root(factorize(shifted, name))
         inverse = root.mT @ root
-        return lambda weight, out: torch.matmul(weight, inverse, out=out)
+
+        def add_product(base: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+            for base_of_one, weight_of_one, out_of_one in zip(base, weight, out, strict=True):
+                torch.baddbmm(base_of_one, weight_of_one, inverse, out=out_of_one)
+            return out
+
+        return add_product
 
     def sweep(self, width: int, name: str) -> Iterator[tuple[int, int, Tensor]]:
         """Yield the rows of U.
@@ -160,7 +167,7 @@ class Factored(Quadratic):
         """Return diag(scale) H diag(scale)."""
         return Factored(self.factor * scale.unsqueeze(-2), self.ridge * scale.square())
 
-    def shifted_inverse(self, shift: float, name: str) -> Apply:
+    def shifted_inverse(self, shift: float, name: str) -> AddProduct:
         """Return multiplication by the inverse through the matrix of the positions (Woodbury's identity).
 
         With D = diag(ridge) + shift I:  H⁻¹ = D⁻¹ - D⁻¹Aᵀ (I + A D⁻¹Aᵀ)⁻¹ A D⁻¹.
@@ -170,13 +177,13 @@ class Factored(Quadratic):
         root = inverse_root(factorize(_plus_identity(over_ridge @ self.factor.mT), name))
         left = root @ over_ridge  # [groups, positions, columns]
 
-        def apply(weight: Tensor, out: Tensor) -> Tensor:
-            torch.mul(weight, inverse_ridge, out=out)
-            for of_one, scores in zip(out, weight @ left.mT, strict=True):
-                of_one.baddbmm_(scores, left, alpha=-1)
+        def add_product(base: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+            torch.addcmul(base, weight, inverse_ridge, out=out)
+            for out_of_one, scores in zip(out, weight @ left.mT, strict=True):
+                out_of_one.baddbmm_(scores, left, alpha=-1)
             return out
 
-        return apply
+        return add_product
 
     def sweep(self, width: int, name: str) -> Iterator[tuple[int, int, Tensor]]:
         """Yield the rows of U, each block from the inverse of H on the columns that are left (Woodbury's identity)."""
