@@ -34,7 +34,12 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "instant": Preset("wanda", "auto:max_error=0.05,levels=0.5/0.8,max_trials=3", "noise", 1, 1, "for first looks"),
         "fast": Preset(
-            "admm:num_stages=3,num_iterations=2,num_exchanges=0", "auto:levels=0.5/0.8/0.9", "noise", 1, 1, "one view"
+            "admm:num_stages=2,num_iterations=4,num_exchanges=0",
+            "auto:levels=0.5/0.85",
+            "noise",
+            1,
+            1,
+            "for many photos",
         ),
         "balanced": Preset("auto", "auto", "noise", 4, 2, "the default"),
         "paper": Preset("obc:unit=kernel", "auto", "paper", 1024, 0, "SPADE as published"),

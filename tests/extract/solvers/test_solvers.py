@@ -500,9 +500,9 @@ def test_auto_says_what_it_picked() -> None:
         ((64, 576), 10_000, 0.98, "admm 6 x 17"),
         ((64, 256), 10_000, 0.98, "ols"),
         ((512, 576), 10_000, 0.9, "admm 3 x 6"),
-        ((2000, 576), 10_000, 0.9, "admm 3 x 2"),
+        ((2000, 576), 10_000, 0.9, "admm 2 x 4"),
         ((128, 4608), 49, 0.9, "admm 3 x 6"),  # few positions make it cheaper
-        ((128, 4608), 10_000, 0.9, "admm 3 x 2"),
+        ((128, 4608), 10_000, 0.9, "admm 2 x 4"),
     ],
 )
 def test_auto_picks_by_columns_sparsity_and_size(

@@ -17,7 +17,7 @@ from spadelens.extract.solvers.ols import OLS
 _EFFORTS = (
     (5e7, ADMM(num_exchanges=0)),
     (5e8, ADMM(num_stages=3, num_iterations=6, num_exchanges=0)),
-    (float("inf"), ADMM(num_stages=3, num_iterations=2, num_exchanges=0)),
+    (float("inf"), ADMM(num_stages=2, num_iterations=4, num_exchanges=0)),
 )
 _GPU_SPEED = 50.0
 _MOST_OLS_OPERATIONS, _LEAST_OLS_SPARSITY = 1e7, 0.97
@@ -29,7 +29,7 @@ class AutoSolver(Solver):
     """OLS for high sparsities of small layers, else ADMM with as many iterations as take about a second.
 
     An iteration costs rows · columns · min(columns, 2 · positions) multiply-adds a group. Up to 5e7 of them, ADMM runs
-    6 x 17 iterations, up to 5e8 3 x 6, beyond that 3 x 2; on a GPU the limits are 50 times higher. Up to 1e7, OLS is
+    6 x 17 iterations, up to 5e8 3 x 6, beyond that 2 x 4; on a GPU the limits are 50 times higher. Up to 1e7, OLS is
     picked for sparsities of at least 0.97; magnitude where no input of the layer is ever other than zero. What is
     picked for one sparsity does not depend on the others. The detail of the solution says what was picked.
     """
