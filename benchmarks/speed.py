@@ -145,7 +145,7 @@ def draw_plots(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         ],
         "samples": [(n, run(arguments, "fast", samples=n)) for n in (1, 2, 4)],
     }
-    labels = {"views": "views", "start": "fraction of the layers pruned", "samples": "samples in one go"}
+    labels = {"views": "views", "start": "fraction of the layers pruned, three levels", "samples": "samples in one go"}
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
     for axis, (name, points) in zip(axes, series.items(), strict=True):
         for stage in ("views", "solve", "search"):
