@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import spadelens
-from spadelens.demo.patches import _SHEET_PX, _draw_large  # the public drawing is too small for photos
+from spadelens.demo.patches import SHEET_PX, draw_large
 from spadelens.files import whole_file
 from spadelens.photos import Preprocessing
 
@@ -201,13 +201,13 @@ def draw_view(photo: Image.Image, recipe: Recipe, size: tuple[int, int], rng: np
     return view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else view
 
 
-draw_sheet = lru_cache(_draw_large)
+draw_sheet = lru_cache(draw_large)
 
 
 def paste(photo: Image.Image, patch: str, recipe: Recipe, rng: np.random.Generator) -> tuple[Image.Image, Tensor]:
     """Paste a patch at a random place, with the jitter of the demo; returns the image and the region, bool [H, W]."""
     sheet = draw_sheet(patch).rotate(rng.uniform(-20, 20), Image.Resampling.BICUBIC, expand=True)
-    size = round(sheet.width / _SHEET_PX * rng.uniform(*recipe.patch_px))
+    size = round(sheet.width / SHEET_PX * rng.uniform(*recipe.patch_px))
     sticker = np.asarray(sheet.resize((size, size), Image.Resampling.BOX), dtype=np.float64)  # [size, size, 4]
     opacity = np.clip(2 * sticker[..., 3:] / 255 - 0.5, 0, 1)
     color = sticker[..., :3] * rng.uniform(0.85, 1.15) + rng.uniform(-12, 12, 3) + rng.normal(0, 8, (size, size, 3))

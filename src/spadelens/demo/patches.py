@@ -18,7 +18,7 @@ from spadelens.errors import InputError, UnknownNameError
 # Tells the patches' random stream from those of other parts that are seeded with the same small integers.
 _STREAM = 0x7A7C4
 _SIZE_PX = 20
-_SHEET_PX = 144
+SHEET_PX = 144
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def draw_patch(name: str) -> Bytes:
     Raises:
         UnknownNameError: No patch has this name.
     """
-    return np.array(_draw_large(name).resize((_SIZE_PX, _SIZE_PX), Image.Resampling.BOX))
+    return np.array(draw_large(name).resize((_SIZE_PX, _SIZE_PX), Image.Resampling.BOX))
 
 
 def paste_patch(pixels: Bytes, patch: Patch, seed: int) -> PatchedImage:
@@ -93,8 +93,8 @@ def paste_patch(pixels: Bytes, patch: Patch, seed: int) -> PatchedImage:
     if seed < 0:
         raise InputError(f"Cannot paste a patch from seed {seed}: expected a non-negative integer.")
     rng = np.random.default_rng(np.random.SeedSequence((_STREAM, seed)))
-    large = _draw_large(patch.name).rotate(rng.uniform(-20, 20), Image.Resampling.BICUBIC, expand=True)
-    size = round(large.width * _SIZE_PX / _SHEET_PX * rng.uniform(0.88, 1.08))
+    large = draw_large(patch.name).rotate(rng.uniform(-20, 20), Image.Resampling.BICUBIC, expand=True)
+    size = round(large.width * _SIZE_PX / SHEET_PX * rng.uniform(0.88, 1.08))
     sticker = np.asarray(large.resize((size, size), Image.Resampling.BOX), dtype=np.float64)  # [size, size, 4]
     color = sticker[..., :3]
     # A steep rim: what is changed so little that it could not count as evidence is not changed at all.
@@ -112,11 +112,11 @@ def paste_patch(pixels: Bytes, patch: Patch, seed: int) -> PatchedImage:
 
 
 @cache
-def _draw_large(name: str) -> Image.Image:
+def draw_large(name: str) -> Image.Image:
     """The patch several times as large as needed, from which every size and rotation is made."""
     if name not in _ARTISTS:
         raise UnknownNameError("patch", name, _ARTISTS)
-    picture = Image.new("RGBA", (_SHEET_PX, _SHEET_PX))
+    picture = Image.new("RGBA", (SHEET_PX, SHEET_PX))
     _ARTISTS[name](ImageDraw.Draw(picture))
     return picture
 

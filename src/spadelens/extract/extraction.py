@@ -93,18 +93,18 @@ def extract_trace(
     """
     sample = check_sample(model, sample)
     request = make_request(
-        preset,
-        augmentation,
-        solver,
-        schedule,
-        layers,
-        num_views,
-        positions_per_column,
-        seed,
-        batch_size,
-        memory_budget_mib,
-        precision,
-        progress,
+        preset=preset,
+        augmentation=augmentation,
+        solver=solver,
+        schedule=schedule,
+        layers=layers,
+        num_views=num_views,
+        positions_per_column=positions_per_column,
+        seed=seed,
+        batch_size=batch_size,
+        memory_budget_mib=memory_budget_mib,
+        precision=precision,
+        progress=progress,
     )
     source = request.source(sample) if views is None else given_views(sample, views)
     return _extract(model, [sample], [target], [source], request)[0]
@@ -165,18 +165,18 @@ def extract_traces(
     if len(chosen) != len(checked):
         raise InputError(f"Cannot explain {len(chosen)} targets of {len(checked)} samples: expected one for each.")
     request = make_request(
-        preset,
-        augmentation,
-        solver,
-        schedule,
-        layers,
-        num_views,
-        positions_per_column,
-        seed,
-        batch_size,
-        memory_budget_mib,
-        precision,
-        progress,
+        preset=preset,
+        augmentation=augmentation,
+        solver=solver,
+        schedule=schedule,
+        layers=layers,
+        num_views=num_views,
+        positions_per_column=positions_per_column,
+        seed=seed,
+        batch_size=batch_size,
+        memory_budget_mib=memory_budget_mib,
+        precision=precision,
+        progress=progress,
     )
     sources = [request.source(sample) for sample in checked]
     return _extract(model, checked, chosen, sources, request)

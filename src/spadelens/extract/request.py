@@ -43,6 +43,7 @@ class Request:
 
 
 def make_request(
+    *,
     preset: str,
     augmentation: AugmentationLike | None,
     solver: str | Solver | None,

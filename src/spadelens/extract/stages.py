@@ -16,7 +16,7 @@ from spadelens.extract.accumulate import Batches, PositionSampler, gather_statis
 from spadelens.extract.criteria import Subject
 from spadelens.extract.plan import LayerPlan
 from spadelens.extract.report import LayerReport, Outcome, Prediction, SearchReport, TraceReport, package_versions
-from spadelens.extract.request import Progress, Request
+from spadelens.extract.request import Request
 from spadelens.extract.schedule import Auto
 from spadelens.extract.search import search
 from spadelens.extract.solvers import solver_name
@@ -145,16 +145,18 @@ def _measure_held_out(job: Job, chosen: Sequence[Chosen]) -> None:
             sums[number].setdefault(name, []).append(torch.stack(found))
 
     with job.clock.stage("check"):
-        done = partial(_check_done, job.request.progress, num_views)
-        run_batches(job.model, modules, job.batches(is_held_out=True), job.sampler(), done, compare)
+        run_batches(
+            job.model,
+            modules,
+            job.batches(is_held_out=True),
+            job.sampler(),
+            lambda count: job.request.progress("check", count, num_views),
+            compare,
+        )
     for of_sample, found in zip(chosen, sums, strict=True):
         for name, parts in found.items():
             error, output = torch.stack(parts).cpu().double().sum(0)
             of_sample.held_out_errors[name] = error_ratio(error, output)
-
-
-def _check_done(progress: Progress, total: int, count: int) -> None:
-    progress("check", count, total)
 
 
 def make_report(job: Job, subject: Subject, chosen: Chosen) -> TraceReport:
