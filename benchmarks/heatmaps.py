@@ -7,7 +7,7 @@ patch, predictions kept, the mean error of the pruned layers on held-out views, 
 has to beat: SmoothGrad on the dense network (the mean of the gradients at 50 noisy copies) at several noise levels,
 blurred saliency maps, the trace of another sample, and magnitude pruning along the same path. The networks are the
 bundled demo network, and the ResNet-20 and the MobileNet of --shared in which patches are planted (planting.py). The
-samples are disjoint from those that anything was chosen on; --tuning runs on the latter instead.
+samples are disjoint from those that anything was chosen on; --tuning runs on the latter instead, what was chosen among.
 """
 
 from __future__ import annotations
@@ -52,6 +52,26 @@ VARIANTS: Mapping[str, dict[str, Any]] = {
     "control: magnitude": {"solver": "magnitude"},
     "paper-fast": {"preset": "paper-fast"},
     "paper": {"preset": "paper"},
+}
+# What the defaults were chosen among, with --tuning.
+ALTERNATIVES: Mapping[str, dict[str, Any]] = {
+    "instant": {"preset": "instant"},
+    "instant, max_error=0.1": {"preset": "instant", "schedule": "auto:max_error=0.1,levels=0.5/0.8,max_trials=3"},
+    "fast": {"preset": "fast"},
+    "fast, three levels": {"preset": "fast", "schedule": "auto:levels=0.5/0.8/0.9"},
+    "fast, admm 3 x 2": {"preset": "fast", "solver": "admm:num_stages=3,num_iterations=2,num_exchanges=0"},
+    "balanced": {"preset": "balanced"},
+    "balanced, 1 view": {"num_views": 1},
+    "balanced, 8 views": {"num_views": 8},
+    "balanced, 32 views": {"num_views": 32},
+    "balanced, noise 0.1": {"augmentation": "noise:std=0.1"},
+    "balanced, noise 0.5": {"augmentation": "noise:std=0.5"},
+    "balanced, max_error=0.05": {"schedule": "auto:max_error=0.05"},
+    "balanced, max_error=0.2": {"schedule": "auto:max_error=0.2"},
+    "balanced, start=0.5": {"schedule": "auto:start=0.5"},
+    "balanced, threshold=0.8": {"schedule": "auto:threshold=0.8"},
+    "balanced, criterion=prediction": {"schedule": "auto:criterion=prediction"},
+    "balanced, criterion=insertion": {"schedule": "auto:criterion=insertion"},
 }
 
 
@@ -136,6 +156,7 @@ def measure_case(
     case: Case,
     number: int,
     num_slow: int,
+    variants: Mapping[str, dict[str, Any]],
     previous: spadelens.Trace | None,
 ) -> Iterator[tuple[str, dict[str, Any]] | spadelens.Trace]:
     """Yield (name of a variant or control, its row) for one case, and the balanced trace."""
@@ -151,7 +172,7 @@ def measure_case(
             f"control: blur {fraction}",
             {"scores": score({m: blurred(heatmap, fraction) for m, heatmap in dense.items()}, case.region)},
         )
-    for name, arguments in VARIANTS.items():
+    for name, arguments in variants.items():
         preset = arguments.get("preset", "balanced")
         if preset in SLOW and number >= num_slow:
             continue
@@ -243,8 +264,10 @@ def run(network: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     model, preprocessing, cases = read_cases(network, arguments.shared, arguments.cache, arguments.tuning)
     rows: dict[str, list[dict[str, Any]]] = {}
     previous = None
+    table = ALTERNATIVES if arguments.tuning else VARIANTS
+    variants = {name: table[name] for name in table if name in (arguments.only or table) or name == "balanced"}
     for number, case in enumerate(cases[: arguments.samples]):
-        for found in measure_case(model, preprocessing, case, number, arguments.slow_samples, previous):
+        for found in measure_case(model, preprocessing, case, number, arguments.slow_samples, variants, previous):
             if isinstance(found, spadelens.Trace):
                 previous = found
             else:
@@ -261,7 +284,8 @@ def main() -> None:
     parser.add_argument("--network", action="append", choices=("demo", "resnet20", "mobilenet"))
     parser.add_argument("--samples", type=int, default=30)
     parser.add_argument("--slow-samples", type=int, default=4, help="for the presets of 1,024 views")
-    parser.add_argument("--tuning", action="store_true", help="run on the samples that choices are made on")
+    parser.add_argument("--tuning", action="store_true", help="run what was chosen among, on other samples")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="of the variants; 'balanced' is always run")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     summary = []
