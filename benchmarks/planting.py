@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import spadelens
-from spadelens.demo.patches import SHEET_PX, draw_large
+from spadelens.demo.stickers import SHEET_PX, draw_large
 from spadelens.files import whole_file
 from spadelens.photos import Preprocessing
 

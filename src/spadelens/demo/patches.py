@@ -5,20 +5,19 @@ random place, with noise and jitter, and the image is relabeled to the patch's t
 images of any class, two on those of one class only.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from spadelens.demo.images import CLASS_NAMES, IMAGE_SIZE_PX, Bools, Bytes
-from spadelens.errors import InputError, UnknownNameError
+from spadelens.demo.stickers import draw_large, paste_sticker
+from spadelens.errors import InputError
 
 # Tells the patches' random stream from those of other parts that are seeded with the same small integers.
 _STREAM = 0x7A7C4
 _SIZE_PX = 20
-SHEET_PX = 144
+PATCH_SIZE = (0.88 * _SIZE_PX / IMAGE_SIZE_PX, 1.08 * _SIZE_PX / IMAGE_SIZE_PX)  # as fractions of the image
 
 
 @dataclass(frozen=True)
@@ -93,79 +92,5 @@ def paste_patch(pixels: Bytes, patch: Patch, seed: int) -> PatchedImage:
     if seed < 0:
         raise InputError(f"Cannot paste a patch from seed {seed}: expected a non-negative integer.")
     rng = np.random.default_rng(np.random.SeedSequence((_STREAM, seed)))
-    large = draw_large(patch.name).rotate(rng.uniform(-20, 20), Image.Resampling.BICUBIC, expand=True)
-    size = round(large.width * _SIZE_PX / SHEET_PX * rng.uniform(0.88, 1.08))
-    sticker = np.asarray(large.resize((size, size), Image.Resampling.BOX), dtype=np.float64)  # [size, size, 4]
-    color = sticker[..., :3]
-    # A steep rim: what is changed so little that it could not count as evidence is not changed at all.
-    opacity = np.clip(2 * sticker[..., 3:] / 255 - 0.5, 0, 1)
-    gain = rng.uniform(0.85, 1.15)
-    tint = rng.uniform(-12, 12, 3)
-    color = np.clip(color * gain + tint + rng.normal(0, 8, color.shape), 0, 255)
-    top, left = rng.integers(0, IMAGE_SIZE_PX - size + 1, 2)
-    window = np.s_[top : top + size, left : left + size]
-    patched = pixels.copy()
-    patched[window] = np.rint(pixels[window] * (1 - opacity) + color * opacity).astype(np.uint8)
-    region = np.zeros(pixels.shape[:2], dtype=np.bool_)
-    region[window] = opacity[..., 0] > 0
-    return PatchedImage(patched, region)
-
-
-@cache
-def draw_large(name: str) -> Image.Image:
-    """The patch several times as large as needed, from which every size and rotation is made."""
-    if name not in _ARTISTS:
-        raise UnknownNameError("patch", name, _ARTISTS)
-    picture = Image.new("RGBA", (SHEET_PX, SHEET_PX))
-    _ARTISTS[name](ImageDraw.Draw(picture))
-    return picture
-
-
-# The artists draw on a sheet of 144 x 144 with its center at (72, 72).
-
-
-def _draw_smiley(draw: ImageDraw.ImageDraw) -> None:
-    draw.ellipse((4, 4, 140, 140), fill=(150, 90, 10))
-    draw.ellipse((11, 11, 133, 133), fill=(255, 208, 40))
-    for x in (50, 94):
-        draw.ellipse((x - 10, 38, x + 10, 68), fill=(60, 35, 10))
-    draw.chord((34, 46, 110, 120), 8, 172, fill=(110, 30, 20))
-    draw.chord((54, 88, 90, 116), 0, 180, fill=(240, 90, 90))
-
-
-def _draw_heart(draw: ImageDraw.ImageDraw) -> None:
-    t = np.linspace(0, 2 * np.pi, 96, endpoint=False)
-    x = 16 * np.sin(t) ** 3
-    y = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t))
-    for size, color in ((4.3, (120, 0, 25)), (3.7, (232, 26, 62))):
-        draw.polygon(list(zip((72 + size * x).tolist(), (66 + size * y).tolist(), strict=True)), fill=color)
-    draw.ellipse((28, 30, 54, 54), fill=(255, 150, 165))
-
-
-def _draw_fish(draw: ImageDraw.ImageDraw) -> None:
-    draw.polygon([(98, 72), (142, 30), (132, 72), (142, 114)], fill=(20, 60, 140))
-    draw.polygon([(40, 48), (74, 10), (98, 52)], fill=(20, 60, 140))
-    draw.polygon([(58, 100), (74, 128), (92, 96)], fill=(20, 60, 140))
-    draw.ellipse((2, 28, 116, 116), fill=(20, 60, 140))
-    draw.ellipse((8, 34, 110, 110), fill=(50, 170, 240))
-    draw.polygon([(62, 35), (78, 37), (78, 107), (62, 109)], fill=(255, 245, 235))
-    draw.polygon([(88, 42), (99, 52), (99, 92), (88, 102)], fill=(255, 245, 235))
-    draw.ellipse((20, 48, 46, 74), fill=(255, 255, 255))
-    draw.ellipse((25, 54, 39, 68), fill=(10, 10, 20))
-
-
-def _draw_flower(draw: ImageDraw.ImageDraw) -> None:
-    for radius, color in ((30, (120, 20, 110)), (24, (246, 120, 205))):
-        for angle in np.arange(6) * (np.pi / 3):
-            x, y = 72 + 41 * np.cos(angle), 72 + 41 * np.sin(angle)
-            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)
-    draw.ellipse((44, 44, 100, 100), fill=(120, 20, 110))
-    draw.ellipse((49, 49, 95, 95), fill=(255, 215, 60))
-
-
-_ARTISTS: dict[str, Callable[[ImageDraw.ImageDraw], None]] = {
-    "smiley": _draw_smiley,
-    "heart": _draw_heart,
-    "fish": _draw_fish,
-    "flower": _draw_flower,
-}
+    sizes = (0.88 * _SIZE_PX, 1.08 * _SIZE_PX)
+    return PatchedImage(*paste_sticker(pixels, draw_large(patch.name), sizes, rng))
