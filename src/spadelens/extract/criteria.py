@@ -13,14 +13,13 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from spadelens.extract.capture import class_scores, evaluation_mode
+from spadelens.extract.perturbation import area, probability_curve
 from spadelens.extract.report import Prediction, predict
 from spadelens.extract.views import ViewSource
 
 _NUM_INSERTION_STEPS = 24
-_BLUR_FRACTION = 0.1  # standard deviation of the blur, of the longer side
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,19 +97,18 @@ def insertion(subject: Subject) -> Kept:
     """Measure how well the sparse model's saliency map finds what the dense model needs, against the dense map.
 
     The pixels of the sample are put into a blurred copy of it, those of the largest gradients (sums of absolute values
-    over channels) first, in 24 steps; the mean over steps of the dense model's probability of the explained class is
-    compared with what the dense saliency map gives. Nothing counts as kept where the explained class was the likeliest
+    over channels) first, in 24 steps; the area under the dense model's probability of the explained class is compared
+    with what the dense saliency map gives. Nothing counts as kept where the explained class was the likeliest
     and is so no longer.
     """
-    baseline = _blurred(subject.sample)
-    dense = _insertion_area(subject, baseline, _saliency(subject))
+    dense = _insertion_area(subject, _saliency(subject))
 
     def kept(swap: Swap, sparse: Prediction) -> float:
         if _is_lost(subject, sparse):
             return 0.0
         with swap():
             heatmap = _saliency(subject)
-        return _insertion_area(subject, baseline, heatmap) / dense if dense > 0 else 1.0
+        return _insertion_area(subject, heatmap) / dense if dense > 0 else 1.0
 
     return kept
 
@@ -137,28 +135,16 @@ def _saliency(subject: Subject) -> Tensor:
     return gradient[0].abs().sum(0)
 
 
-def _insertion_area(subject: Subject, baseline: Tensor, heatmap: Tensor) -> float:
-    order = heatmap.flatten().argsort(descending=True, stable=True)
-    rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device)).view(heatmap.shape)
-    counts = torch.linspace(0, len(order), _NUM_INSERTION_STEPS + 1).round().to(order)
-    images = torch.stack([torch.where(rank < count, subject.sample, baseline) for count in counts])
-    probabilities = [
-        predict(scores, subject.is_distribution).probabilities[subject.target]
-        for batch in images.split(subject.batch_size)
-        for scores in class_scores(subject.model, batch)
-    ]
-    return float(torch.tensor(probabilities, dtype=torch.float64).mean())
-
-
-def _blurred(sample: Tensor) -> Tensor:
-    """Return the sample `[C, H, W]` under a Gaussian blur of a tenth of its longer side."""
-    std = _BLUR_FRACTION * max(sample.shape[-2:])
-    radius = int(3 * std)
-    offsets = torch.arange(-radius, radius + 1, device=sample.device, dtype=sample.dtype)
-    kernel = torch.exp(-0.5 * (offsets / std) ** 2)
-    kernel = (kernel / kernel.sum()).expand(len(sample), 1, 1, -1)
-    batch = sample.unsqueeze(0)
-    for shape, padding in (((1, -1), (radius, radius, 0, 0)), ((-1, 1), (0, 0, radius, radius))):
-        padded = functional.pad(batch, padding, mode="replicate")
-        batch = functional.conv2d(padded, kernel.reshape(len(sample), 1, *shape), groups=len(sample))
-    return batch[0]
+def _insertion_area(subject: Subject, heatmap: Tensor) -> float:
+    curve = probability_curve(
+        subject.model,
+        subject.sample,
+        heatmap,
+        subject.target,
+        direction="insertion",
+        baseline="blur",
+        num_steps=_NUM_INSERTION_STEPS,
+        is_distribution=subject.is_distribution,
+        batch_size=subject.batch_size,
+    )
+    return area(curve)

@@ -12,16 +12,12 @@ from spadelens import defaults
 from spadelens.errors import InputError
 from spadelens.extract.accumulate import Precision
 from spadelens.extract.augment import AugmentationLike
-from spadelens.extract.capture import Probe, class_scores, is_batch_major, probe
-from spadelens.extract.criteria import Subject
-from spadelens.extract.plan import Sampling, make_plan
-from spadelens.extract.report import are_probabilities, predict
+from spadelens.extract.choose import choose_layers, make_trace, measure_held_out
 from spadelens.extract.request import Progress, Request, make_request
-from spadelens.extract.sample import check_sample, check_target
+from spadelens.extract.sample import check_sample
 from spadelens.extract.schedule import ScheduleLike
 from spadelens.extract.solvers import Solver
-from spadelens.extract.stages import Clock, Job, choose_layers, make_report
-from spadelens.extract.storage import fingerprint
+from spadelens.extract.stages import make_jobs, solve_layers
 from spadelens.extract.trace import Trace
 from spadelens.extract.views import ViewSource, given_views
 
@@ -198,51 +194,15 @@ def _extract(
     sources: Sequence[ViewSource],
     request: Request,
 ) -> list[Trace]:
-    clock = Clock()
-    budget = request.memory_budget_mib or _default_budget_mib(samples[0].device)
-    with clock.stage("probe"):
-        looked = probe(model, samples[0])
-        sampling = Sampling(sources[0].num_views, request.positions_per_column or None)
-        plan = make_plan(model, looked, request.schedule, request.layers, sampling, budget)
-        is_mixed = len(samples) > 1 and is_batch_major(
-            model, {n: plan.modules[n] for n in plan.sparsities}, samples[:2]
-        )
-        digest = fingerprint(model)
-    batch_size = request.batch_size or plan.views_per_batch
-    subjects = _subjects(model, looked, samples, targets, sources, batch_size)
-    together = plan.samples_within(budget)
     traces: list[Trace] = []
-    for start in range(0, len(samples), together):
-        part = subjects[start : start + together]
-        job = Job(model, plan, request, part, batch_size, budget, is_mixed, clock)
-        for subject, chosen in zip(part, choose_layers(job), strict=True):
-            report = make_report(job, subject, chosen)
-            pruned = {name: ~candidate.kept for name, candidate in chosen.layers.items()}
-            traces.append(Trace(model, chosen.weights, pruned, report, digest))
-    shares = {stage: seconds / len(samples) for stage, seconds in clock.seconds.items()}
+    for job in make_jobs(model, samples, targets, sources, request):
+        solved = solve_layers(job)
+        chosen = []
+        for number in range(len(job.subjects)):
+            chosen.append(choose_layers(job, number, solved[number]))
+            solved[number] = {}  # what was not chosen need not be kept
+        measure_held_out(job, chosen)
+        traces += [make_trace(job, one) for one in chosen]
+        seconds = job.clock.seconds
+    shares = {stage: taken / len(samples) for stage, taken in seconds.items()}
     return [replace(trace, report=replace(trace.report, seconds=shares)) for trace in traces]
-
-
-def _subjects(
-    model: nn.Module,
-    looked: Probe,
-    samples: Sequence[Tensor],
-    targets: Sequence[int | None],
-    sources: Sequence[ViewSource],
-    batch_size: int,
-) -> list[Subject]:
-    is_distribution = are_probabilities(looked.scores)
-    subjects = []
-    for number, (sample, target, source) in enumerate(zip(samples, targets, sources, strict=True)):
-        scores = looked.scores if number == 0 else class_scores(model, sample.unsqueeze(0))[0]
-        dense = predict(scores, is_distribution)
-        chosen = dense.class_index if target is None else check_target(target, len(scores))
-        subjects.append(Subject(model, sample, chosen, dense, is_distribution, source, batch_size))
-    return subjects
-
-
-def _default_budget_mib(device: torch.device) -> int:
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return max(1, free // 4 // 2**20)
-    return 1024

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
+from spadelens import defaults
 from spadelens.errors import InputError
 from spadelens.extract.accumulate import Precision, check_precision
 from spadelens.extract.augment import AugmentationLike
@@ -44,18 +45,18 @@ class Request:
 
 def make_request(
     *,
-    preset: str,
-    augmentation: AugmentationLike | None,
-    solver: str | Solver | None,
-    schedule: ScheduleLike | None,
-    layers: Sequence[str] | None,
-    num_views: int | None,
-    positions_per_column: int | None,
-    seed: int,
-    batch_size: int | None,
-    memory_budget_mib: int | None,
-    precision: Precision,
-    progress: Progress | None,
+    preset: str = defaults.PRESET,
+    augmentation: AugmentationLike | None = None,
+    solver: str | Solver | None = None,
+    schedule: ScheduleLike | None = None,
+    layers: Sequence[str] | None = None,
+    num_views: int | None = None,
+    positions_per_column: int | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    memory_budget_mib: int | None = None,
+    precision: Precision = "float32",
+    progress: Progress | None = None,
 ) -> Request:
     """Return the request that the arguments of `extract_trace` stand for; raises what that says of them."""
     chosen = find_preset(preset)

@@ -51,6 +51,12 @@ class Path:
                 found[name] = within[-1]
         return found
 
+    def sparsity(self, bound: float) -> float:
+        """Return the fraction of all weights of these layers that are pruned at `bound`."""
+        num_weights = sum(layer[0][1].kept.numel() for layer in self.layers.values())
+        pruned = self.at(bound).values()
+        return sum(candidate.kept.numel() - candidate.values.numel() for candidate in pruned) / num_weights
+
 
 class Held:
     """The weights of the point that was last asked for: the next one shares most of its layers with it."""
@@ -140,11 +146,9 @@ def _try_point(path: Path, bound: float, subject: Subject, measure: Kept, held: 
     swap = partial(swapped_weights, subject.model, weights)
     with swap():
         sparse = subject.predict()
-    num_weights = sum(layer[0][1].kept.numel() for layer in path.layers.values())
-    num_pruned = sum(candidate.kept.numel() - candidate.values.numel() for candidate in chosen.values())
     point = PathPoint(
         error_bound=bound,
-        sparsity=num_pruned / num_weights,
+        sparsity=path.sparsity(bound),
         probability=sparse.probabilities[subject.target],
         is_prediction_kept=sparse.class_index == subject.dense.class_index,
         kept=measure(swap, sparse),

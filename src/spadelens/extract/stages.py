@@ -1,30 +1,26 @@
-"""The stages of making traces for samples that are under way together: views, solving, search, check, report."""
+"""The first stages of making traces, for samples that are under way together: probe, views, solving."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from spadelens.extract.accumulate import Batches, PositionSampler, gather_statistics, run_batches
+from spadelens.extract.accumulate import Batches, PositionSampler, gather_statistics
+from spadelens.extract.capture import Probe, class_scores, is_batch_major, probe
 from spadelens.extract.criteria import Subject
-from spadelens.extract.plan import LayerPlan
-from spadelens.extract.report import LayerReport, Outcome, Prediction, SearchReport, TraceReport, package_versions
+from spadelens.extract.plan import LayerPlan, Sampling, make_plan
+from spadelens.extract.report import are_probabilities, predict
 from spadelens.extract.request import Request
-from spadelens.extract.schedule import Auto
-from spadelens.extract.search import search
-from spadelens.extract.solvers import solver_name
-from spadelens.extract.solving import Candidate, SolvedLayer, error_ratio, solve_layer
-from spadelens.extract.trace import swapped_weights
-from spadelens.layers import weight_to_matrix
+from spadelens.extract.sample import check_target
+from spadelens.extract.solving import SolvedLayer, solve_layer
+from spadelens.extract.storage import fingerprint
+from spadelens.extract.views import ViewSource
 from spadelens.numerics import exact_products
-from spadelens.settings import settings_of
 
 
 @dataclass(frozen=True)
@@ -53,6 +49,7 @@ class Job:
     budget_mib: int
     is_mixed: bool
     clock: Clock
+    model_fingerprint: str
 
     def batches(self, is_held_out: bool = False) -> Batches:
         """Return the views of all subjects in batches."""
@@ -63,38 +60,34 @@ class Job:
         return PositionSampler(self.plan, self.request.seed)
 
 
-@dataclass
-class Chosen:
-    """The layers of one sample at the sparsities that were chosen for them."""
-
-    solved: Mapping[str, SolvedLayer]
-    layers: Mapping[str, Candidate]
-    weights: Mapping[str, Tensor]
-    sparse: Prediction
-    search: SearchReport | None
-    held_out_errors: dict[str, float] = field(default_factory=dict)
-
-
-def choose_layers(job: Job) -> list[Chosen]:
-    """Return what is chosen for each sample of the job: views, solving, search, and the check on held-out views."""
-    solved = _solve_layers(job)
-    chosen = []
-    for number, (subject, layers) in enumerate(zip(job.subjects, solved, strict=True)):
-        if isinstance(job.request.schedule, Auto):
-            with job.clock.stage("search"):
-                found = search(layers, job.request.schedule, subject, partial(job.request.progress, "search"))
-            chosen.append(Chosen(layers, found.layers, found.weights, found.sparse, found.report))
-        else:
-            picked = {name: layer.candidates[0] for name, layer in layers.items()}
-            weights = {name: candidate.weight() for name, candidate in picked.items()}
-            with swapped_weights(job.model, weights):
-                chosen.append(Chosen(layers, picked, weights, subject.predict(), None))
-        solved[number] = {}
-    _measure_held_out(job, chosen)
-    return chosen
+def make_jobs(
+    model: nn.Module,
+    samples: Sequence[Tensor],
+    targets: Sequence[int | None],
+    sources: Sequence[ViewSource],
+    request: Request,
+) -> Iterator[Job]:
+    """Yield jobs of as many samples as the memory budget allows; raises what `extract_trace` says of its arguments."""
+    clock = Clock()
+    budget = request.memory_budget_mib or _default_budget_mib(samples[0].device)
+    with clock.stage("probe"):
+        looked = probe(model, samples[0])
+        sampling = Sampling(sources[0].num_views, request.positions_per_column or None)
+        plan = make_plan(model, looked, request.schedule, request.layers, sampling, budget)
+        is_mixed = len(samples) > 1 and is_batch_major(
+            model, {n: plan.modules[n] for n in plan.sparsities}, samples[:2]
+        )
+        digest = fingerprint(model)
+    batch_size = request.batch_size or plan.views_per_batch
+    subjects = _subjects(model, looked, samples, targets, sources, batch_size)
+    together = plan.samples_within(budget)
+    for start in range(0, len(samples), together):
+        part = subjects[start : start + together]
+        yield Job(model, plan, request, part, batch_size, budget, is_mixed, clock, digest)
 
 
-def _solve_layers(job: Job) -> list[dict[str, SolvedLayer]]:
+def solve_layers(job: Job) -> list[dict[str, SolvedLayer]]:
+    """Return, for each sample of the job, layer name -> the layer solved at all sparsities of the plan."""
     request, plan = job.request, job.plan
     passes = list(plan.passes(job.budget_mib))
     num_views = len(job.batches())
@@ -129,83 +122,26 @@ def _solve_layers(job: Job) -> list[dict[str, SolvedLayer]]:
     return solved
 
 
-def _measure_held_out(job: Job, chosen: Sequence[Chosen]) -> None:
-    """Set the held-out errors, by one more pass over views that no solver has seen."""
-    modules = {name: job.plan.modules[name] for of_sample in chosen for name in of_sample.layers}
-    num_views = len(job.batches(is_held_out=True))
-    if num_views == 0 or not modules:
-        return
-    dense = {name: weight_to_matrix(module, module.weight.detach()) for name, module in modules.items()}
-    sums: list[dict[str, list[Tensor]]] = [{} for _ in chosen]
-
-    def compare(number: int, name: str, inputs: Tensor) -> None:
-        if name in chosen[number].layers:
-            difference = weight_to_matrix(modules[name], chosen[number].weights[name]) - dense[name]
-            found = [(inputs @ weight.mT).float().square().sum() for weight in (difference, dense[name])]
-            sums[number].setdefault(name, []).append(torch.stack(found))
-
-    with job.clock.stage("check"):
-        run_batches(
-            job.model,
-            modules,
-            job.batches(is_held_out=True),
-            job.sampler(),
-            lambda count: job.request.progress("check", count, num_views),
-            compare,
-        )
-    for of_sample, found in zip(chosen, sums, strict=True):
-        for name, parts in found.items():
-            error, output = torch.stack(parts).cpu().double().sum(0)
-            of_sample.held_out_errors[name] = error_ratio(error, output)
+def _subjects(
+    model: nn.Module,
+    looked: Probe,
+    samples: Sequence[Tensor],
+    targets: Sequence[int | None],
+    sources: Sequence[ViewSource],
+    batch_size: int,
+) -> list[Subject]:
+    is_distribution = are_probabilities(looked.scores)
+    subjects = []
+    for number, (sample, target, source) in enumerate(zip(samples, targets, sources, strict=True)):
+        scores = looked.scores if number == 0 else class_scores(model, sample.unsqueeze(0))[0]
+        dense = predict(scores, is_distribution)
+        chosen = dense.class_index if target is None else check_target(target, len(scores))
+        subjects.append(Subject(model, sample, chosen, dense, is_distribution, source, batch_size))
+    return subjects
 
 
-def make_report(job: Job, subject: Subject, chosen: Chosen) -> TraceReport:
-    """Return everything about the trace of one sample but its weights; the seconds are left out."""
-    layers = []
-    for name, module in job.plan.modules.items():
-        left = job.plan.left.get(name)
-        if left is None and name not in chosen.solved:
-            left = (Outcome.NOT_CALLED, "none of the views reaches it")
-        elif left is None and name not in chosen.layers:
-            left = (Outcome.DENSE, "the search leaves it dense")
-        outcome, detail = left or (Outcome.PRUNED, chosen.solved[name].detail)
-        described = LayerReport(name, type(module).__name__, tuple(module.weight.shape), outcome, detail)
-        if name in chosen.layers:
-            candidate = chosen.layers[name]
-            described = replace(
-                described,
-                sparsity=candidate.sparsity,
-                error=candidate.error,
-                held_out_error=chosen.held_out_errors.get(name),
-                seconds=chosen.solved[name].seconds,
-            )
-        layers.append(described)
-    return TraceReport(
-        layers=tuple(layers),
-        dense=subject.dense,
-        sparse=chosen.sparse,
-        settings=_described(job, subject),
-        seconds={},
-        versions=package_versions(),
-        target=subject.target,
-        search=chosen.search,
-    )
-
-
-def _described(job: Job, subject: Subject) -> dict[str, Any]:
-    request = job.request
-    return {
-        "preset": request.preset,
-        "solver": solver_name(request.solver),
-        "solver_settings": settings_of(request.solver),
-        "schedule": request.schedule.spec(),
-        "layers": None if request.layers is None else list(request.layers),
-        "augmentation": subject.source.description,
-        "num_views": subject.source.num_views,
-        "num_held_out_views": subject.source.num_held_out,
-        "positions_per_column": request.positions_per_column,
-        "seed": request.seed,
-        "batch_size": job.batch_size,
-        "memory_budget_mib": job.budget_mib,
-        "precision": request.precision,
-    }
+def _default_budget_mib(device: torch.device) -> int:
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return max(1, free // 4 // 2**20)
+    return 1024

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -117,3 +117,8 @@ class Trace:
                 "The trace was not made from this model: its parameters or buffers differ. "
                 "Use the model and checkpoint that it was made from, unchanged, or make a new trace."
             )
+
+
+def applied_or_dense(model: Trace | nn.Module) -> AbstractContextManager[nn.Module]:
+    """Return what puts a trace's weights into its dense model for the length of a block; a model is left as it is."""
+    return model.applied(model.dense_model) if isinstance(model, Trace) else nullcontext(model)
