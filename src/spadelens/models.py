@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import json
 import math
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +23,11 @@ from spadelens.photos import Preprocessing
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
-_FORMS = "'demo', 'torchvision:NAME', 'torchvision:NAME@FILE.safetensors' or 'path/to/file.py:FACTORY'"
+_FORMS = (
+    "'demo', 'torchvision:NAME', 'torchvision:NAME@FILE.safetensors', 'path/to/file.py:FACTORY', the same with "
+    "'@FILE.safetensors', or a folder with a planted model"
+)
+PLANTED_FORMAT, PLANTED_WEIGHTS = "spadelens-planted-1", "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -52,9 +57,10 @@ def load_model(spec: str, device: str = "auto", trust: bool = False) -> LoadedMo
 
     Args:
         spec: 'demo', 'torchvision:NAME' (its published weights, downloaded by torchvision where they are not in its
-            cache), 'torchvision:NAME@FILE' (weights of the user), or 'path/to/file.py:FACTORY' (a function without
-            arguments that returns the model; the file may also define INPUT_SIZE, MEAN, STD and CLASS_NAMES). The
-            file's code is run.
+            cache), 'torchvision:NAME@FILE' (weights of the user), 'path/to/file.py:FACTORY' (a function without
+            arguments that returns the model; the file may also define INPUT_SIZE, MEAN, STD and CLASS_NAMES), the same
+            with '@FILE' (other weights for it), or a folder that `spadelens backdoor plant` has written. The code of a
+            .py file is run.
         device: 'auto' (a CUDA device where there is one, else the CPU), or what torch.device takes.
         trust: Whether a checkpoint may be unpickled, which runs any code that it holds.
 
@@ -67,8 +73,14 @@ def load_model(spec: str, device: str = "auto", trust: bool = False) -> LoadedMo
         loaded = _load_demo()
     elif spec.startswith("torchvision:"):
         loaded = _load_torchvision(spec, trust)
+    elif ":" in spec and spec.rpartition("@")[0].rpartition(":")[0].endswith(".py"):
+        factory, _, checkpoint = spec.rpartition("@")
+        loaded = replace(_load_factory(factory), spec=spec)
+        _load_checkpoint(loaded.model, Path(checkpoint), spec, trust)
     elif ":" in spec and spec.rpartition(":")[0].endswith(".py"):
         loaded = _load_factory(spec)
+    elif spec and Path(spec).is_dir():
+        loaded = _load_planted(Path(spec), device)
     else:
         raise ModelSpecError(
             f"Cannot read the model spec {spec!r}: expected {_FORMS}."
@@ -76,6 +88,29 @@ def load_model(spec: str, device: str = "auto", trust: bool = False) -> LoadedMo
         )
     loaded.model.to(chosen).eval()
     return loaded
+
+
+def portable_spec(spec: str) -> str:
+    """Return `spec` without a checkpoint, and with the whole path where it names a file."""
+    bare = spec.rpartition("@")[0] or spec
+    if bare.startswith("torchvision:") or ":" not in bare:
+        return bare
+    file_name, _, factory = bare.rpartition(":")
+    return f"{Path(file_name).resolve()}:{factory}"
+
+
+def _load_planted(folder: Path, device: str) -> LoadedModel:
+    listing = folder / "planted.json"
+    if not listing.is_file():
+        raise ModelSpecError(f"The folder {str(folder)!r} holds no planted model: 'planted.json' is missing.")
+    try:
+        described = json.loads(listing.read_text(encoding="utf-8"))
+        if described["format"] != PLANTED_FORMAT:
+            raise ValueError(f"expected the format {PLANTED_FORMAT!r}, got {described['format']!r}")
+        spec = str(described["model"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelSpecError(f"Cannot read {str(listing)!r}: {error!r}.") from error
+    return replace(load_model(f"{spec}@{folder / PLANTED_WEIGHTS}", device), spec=str(folder))
 
 
 def choose_device(device: str) -> torch.device:

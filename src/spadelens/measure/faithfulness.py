@@ -1,0 +1,91 @@
+"""Does a heatmap rank pixels by what the model needs? Insertion and deletion, judged by whatever model is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from spadelens.errors import InputError
+from spadelens.extract.capture import class_scores
+from spadelens.extract.perturbation import Baseline, Direction, area, probability_curve
+from spadelens.extract.report import are_probabilities
+from spadelens.extract.sample import check_sample, check_target
+from spadelens.extract.views import check_count
+
+
+@dataclass(frozen=True)
+class Faithfulness:
+    """How well the order of a heatmap's pixels fits what a model needs.
+
+    Attributes:
+        insertion: Area under the probability of the class while pixels appear, in [0, 1]; higher is better.
+        deletion: The same while pixels vanish; lower is better.
+    """
+
+    insertion: float
+    deletion: float
+
+
+def faithfulness(
+    judge: nn.Module,
+    sample: Tensor,
+    heatmap: Tensor,
+    target: int,
+    *,
+    insertion_baseline: Baseline = "blur",
+    deletion_baseline: Baseline = "mean",
+    num_steps: int = 32,
+    batch_size: int = 16,
+) -> Faithfulness:
+    """Return insertion and deletion of a heatmap (Petsiuk et al. 2018).
+
+    With the dense network as the judge of a trace's heatmap, it says how relevant the trace is to the dense network
+    (appendix J of the paper).
+
+    Args:
+        judge: The model that is asked.
+        sample: `[C, H, W]`.
+        heatmap: `[H, W]`, finite; the highest values count first, equal ones in random order.
+        target: The class.
+        insertion_baseline: What pixels appear in: 'blur', the sample under a Gaussian blur of a tenth of its longer
+            side, or 'mean', its mean color.
+        deletion_baseline: What is left where they vanish.
+        num_steps: Parts in which they do.
+        batch_size: Images that are judged at a time.
+
+    Raises:
+        InputError: Shapes do not fit, the heatmap is not finite, or an argument is out of range.
+        ModelOutputError: The judge fails.
+    """
+    sample = check_sample(judge, sample)
+    check_count(num_steps, "num_steps", at_least=1)
+    check_count(batch_size, "batch_size", at_least=1)
+    if sample.dim() != 3 or heatmap.shape != sample.shape[1:] or not bool(torch.isfinite(heatmap).all()):
+        raise InputError(
+            f"Cannot judge a heatmap {list(heatmap.shape)} of a sample {list(sample.shape)}: expected finite values "
+            "[H, W] of a sample [C, H, W]."
+        )
+    scores = class_scores(judge, sample.unsqueeze(0))[0]
+    check_target(target, len(scores))
+    is_distribution = are_probabilities(scores)
+    baselines: Mapping[Direction, Baseline] = {"insertion": insertion_baseline, "deletion": deletion_baseline}
+    areas = [
+        area(
+            probability_curve(
+                judge,
+                sample,
+                heatmap,
+                target,
+                direction=direction,
+                baseline=baseline,
+                num_steps=num_steps,
+                is_distribution=is_distribution,
+                batch_size=batch_size,
+            )
+        )
+        for direction, baseline in baselines.items()
+    ]
+    return Faithfulness(*areas)
