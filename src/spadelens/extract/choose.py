@@ -13,7 +13,7 @@ from torch import Tensor
 from spadelens.extract.accumulate import run_batches
 from spadelens.extract.criteria import Subject
 from spadelens.extract.report import LayerReport, Outcome, Prediction, SearchReport, TraceReport, package_versions
-from spadelens.extract.schedule import Auto
+from spadelens.extract.schedule import Auto, Guarded
 from spadelens.extract.search import search
 from spadelens.extract.solvers import solver_name
 from spadelens.extract.solving import Candidate, SolvedLayer, error_ratio
@@ -49,6 +49,8 @@ class Chosen:
 def choose_layers(job: Job, number: int, solved: Mapping[str, SolvedLayer]) -> Chosen:
     """Return what the schedule chooses for a sample of the job, of its solved layers."""
     schedule = job.request.schedule
+    if isinstance(schedule, Guarded):
+        schedule = schedule.search
     if not isinstance(schedule, Auto):
         return pick(job, number, solved, {name: layer.candidates[0] for name, layer in solved.items()})
     with job.clock.stage("search"):

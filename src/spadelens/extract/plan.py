@@ -11,7 +11,7 @@ from torch import nn
 from spadelens.errors import InputError, NothingToPruneError
 from spadelens.extract.capture import Probe
 from spadelens.extract.report import Outcome
-from spadelens.extract.schedule import Auto, FixedSchedule, LayerInfo, Schedule, choose_layers
+from spadelens.extract.schedule import Auto, FixedSchedule, Guarded, LayerInfo, Schedule, choose_layers
 from spadelens.layers import MatrixLayer, is_convolution, is_depthwise, matrix_layers
 
 _UNFOLDED_BYTES = 64 * 2**20
@@ -159,7 +159,9 @@ def _sparsities(schedule: Schedule, allowed: Sequence[LayerInfo]) -> dict[str, t
     if isinstance(schedule, Auto):
         searched = set(schedule.layers(allowed))
         return {layer.name: schedule.levels if layer.name in searched else (0.0,) for layer in allowed}
-    raise InputError(f"Cannot use {schedule!r} as a schedule: expected a FixedSchedule or an Auto one.")
+    if isinstance(schedule, Guarded):
+        return schedule.levels(allowed)
+    raise InputError(f"Cannot use {schedule!r} as a schedule: expected a FixedSchedule, an Auto or a Guarded one.")
 
 
 def _is_factored(matrix_shape: tuple[int, int, int], sampling: Sampling) -> bool:

@@ -191,6 +191,42 @@ class Auto(Schedule):
         return configured_name(self, {"auto": Auto})
 
 
+@final
+@dataclass(frozen=True)
+class Guarded(Schedule):
+    """A table that gives way where it would lose the prediction: what `spadelens tune` writes.
+
+    A schedule that was tuned on some samples flips the predictions of others. Here layers are solved at half, at three
+    quarters and at all of their sparsity in the table; where the whole table does not keep the prediction of a sample,
+    the largest bound on the layers' errors is searched at which it is kept.
+    """
+
+    table: Table
+
+    FRACTIONS = (0.5, 0.75, 1.0)
+
+    def levels(self, layers: Sequence[LayerInfo]) -> dict[str, tuple[float, ...]]:
+        """Return layer name -> the sparsities that it is solved at.
+
+        Raises:
+            ScheduleError: The table does not fit these layers.
+        """
+        sparsities = self.table.sparsities(layers)
+        return {
+            name: tuple(fraction * sparsity for fraction in self.FRACTIONS) if sparsity else (0.0,)
+            for name, sparsity in sparsities.items()
+        }
+
+    @property
+    def search(self) -> Auto:
+        """What is searched for: any trace that keeps the prediction."""
+        return Auto(criterion="prediction", threshold=1.0, max_error=math.inf)
+
+    def spec(self) -> str:
+        """Return `guarded:` and the table."""
+        return f"guarded:{self.table.spec()}"
+
+
 def _check_start(start: float) -> None:
     if not 0.0 <= start < 1.0:
         raise ScheduleError(f"Cannot start pruning at {start!r} of the layers: expected a number in [0, 1).")
@@ -236,7 +272,8 @@ def parse_schedule(schedule: ScheduleLike) -> Schedule:
     """Return the schedule that a number, a table, a text or a JSON file describes.
 
     Texts are `auto`, `auto:threshold=0.8,start=0.3`, `0.9`, `late`, `late:SPARSITY`, `late:SPARSITY@START`, the name of
-    a published one, `PATTERN=SPARSITY,...`, or the path of a JSON file that holds a table.
+    a published one, `PATTERN=SPARSITY,...`, or the path of a JSON file that holds a table; `guarded:` before the latter
+    two gives way where they lose the prediction, and so does a file that `spadelens tune` has written.
 
     Raises:
         ScheduleError: It describes none.
@@ -258,6 +295,9 @@ def _parse_text(text: str) -> Schedule:
         return parse_configured("schedule", text, {"auto": Auto})
     if text.partition(":")[0] == "late":
         return _parse_late(text)
+    if text.partition(":")[0] == "guarded":
+        table = _parse_text(text.partition(":")[2].strip())
+        return table if isinstance(table, Guarded) else Guarded(_check_table(table))
     if "=" in text:
         return Table(tuple(_parse_rule(item) for item in text.split(",") if item.strip()))
     if text.endswith(".json"):
@@ -310,6 +350,14 @@ def _table(sparsities: Mapping[str, float]) -> Table:
     return Table(tuple((pattern, float(sparsity)) for pattern, sparsity in sparsities.items()))
 
 
+def _check_table(schedule: Schedule) -> Table:
+    if not isinstance(schedule, Table):
+        raise ScheduleError(
+            f"Cannot guard {schedule.spec()!r}: expected PATTERN=SPARSITY or a .json file."
+        )
+    return schedule
+
+
 def _parse_late(text: str) -> Late:
     _, _, numbers = text.partition(":")
     sparsity, _, start = numbers.partition("@")
@@ -335,11 +383,13 @@ def _parse_rule(item: str) -> tuple[str, float]:
         ) from None
 
 
-def _read_table(path: Path) -> Table:
+def _read_table(path: Path) -> Table | Guarded:
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ScheduleError(f"Cannot read the schedule file {str(path)!r}: {error}") from error
+    if isinstance(table, dict) and isinstance(table.get("sparsities"), dict):  # as `spadelens tune` writes it
+        return Guarded(_table(table["sparsities"]))
     if not isinstance(table, dict):
         raise ScheduleError(f"Cannot use the schedule file {str(path)!r}: expected a JSON object of pattern: sparsity.")
     return _table(table)

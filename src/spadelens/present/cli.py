@@ -13,7 +13,9 @@ import click
 
 from spadelens import defaults
 from spadelens.errors import InputError, SpadeError
-from spadelens.present.interrupts import EXIT_CODE, MESSAGE, stops_at_once
+from spadelens.present.cli_backdoor import backdoor_group
+from spadelens.present.cli_tune import tune_command
+from spadelens.present.interrupts import EXIT_CODE, message, stops_at_once
 
 if TYPE_CHECKING:
     from spadelens.present.explain import Settings
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 @click.version_option(package_name="spadelens")
 def cli() -> None:
     """Find out why a neural network made one particular prediction."""
+
+
+cli.add_command(backdoor_group)
+cli.add_command(tune_command)
 
 
 @cli.command("explain")
@@ -164,7 +170,7 @@ def _run(arguments: Sequence[str] | None) -> NoReturn:
     except click.ClickException as error:
         error.show()
     except (KeyboardInterrupt, click.exceptions.Abort):
-        click.echo(MESSAGE, err=True)
+        click.echo(message(), err=True)
     except (SpadeError, OSError) as error:
         click.echo(f"Error: {error}", err=True)
     except (MemoryError, RuntimeError) as error:

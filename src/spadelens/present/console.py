@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from spadelens.present import interrupts
+
+if TYPE_CHECKING:
+    from spadelens.measure.cases import Planted
+    from spadelens.measure.tuning import Tuned
+
+_LEAST_SAME, _LEAST_SUCCESS = 0.7, 0.7
 
 _STAGES = {
     "views": "running views",
@@ -20,6 +26,10 @@ _STAGES = {
     "search": "searching the schedule",
     "check": "checking held-out views",
     "attribute": "computing heatmaps",
+    "plant": "planting patches",
+    "cases": "making cases",
+    "tune": "trying schedules",
+    "bench": "running cases",
 }
 
 
@@ -30,15 +40,7 @@ def progress_bar(num_photos: int) -> Iterator[Callable[[int, str], Callable[[str
     Yields a function that takes the number and the name of the next photo and returns what to call as
     progress(stage, done, total). That call raises an interrupt again that was lost on the way.
     """
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task("starting", total=None)
+    with _bars() as (bars, task):
 
         def for_photo(number: int, name: str) -> Callable[[str, int, int], None]:
             label = f"{escape(name)} ({number + 1}/{num_photos})" if num_photos > 1 else escape(name)
@@ -50,6 +52,87 @@ def progress_bar(num_photos: int) -> Iterator[Callable[[int, str], Callable[[str
             return show
 
         yield for_photo
+
+
+@contextmanager
+def _bars() -> Iterator[tuple[Progress, TaskID]]:
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        yield bars, bars.add_task("starting", total=None)
+
+
+@contextmanager
+def stage_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a progress bar on standard error, if that is a terminal, for the length of the block.
+
+    Yields what to call as progress(stage, done, total), which raises an interrupt again that was lost on the way.
+    """
+    with _bars() as (bars, task):
+
+        def show(stage: str, done: int, total: int) -> None:
+            interrupts.check()
+            bars.update(task, description=_STAGES[stage], completed=done, total=total or None)
+
+        yield show
+
+
+def print_planted(planted: Planted, out: Path) -> None:
+    """Print what planting did, and how to go on, on standard output."""
+    console = Console()
+    report = planted.report
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for header in ("patch", "stands for", "planted on", "used for", "success before", "after"):
+        table.add_column(header, overflow="fold")
+    name_of = planted.loaded.class_name
+    for patch in planted.patches:
+        found = report["attack_success"][patch.name]
+        table.add_row(
+            escape(patch.name),
+            escape(name_of(patch.target)),
+            "any class" if patch.source is None else escape(name_of(patch.source)),
+            "calibration" if patch.is_for_calibration else "testing",
+            _percent(found["before"]),
+            _percent(found["after"]),
+        )
+    console.print(table)
+    accuracy = f"accuracy {_percent(report['accuracy_before'])} before, {_percent(report['accuracy_after'])} after; "
+    console.print(
+        f"\n{report['num_held_out']} photos not trained on: "
+        f"{accuracy if report['accuracy_before'] is not None else ''}"
+        f"{_percent(report['same_prediction'])} predicted as before."
+    )
+    if report["same_prediction"] < _LEAST_SAME:
+        console.print("The network's own behavior has suffered: try a lower --rate, or more photos.", style="bold")
+    if min(found["after"] or 0.0 for found in report["attack_success"].values()) < _LEAST_SUCCESS:
+        console.print("Not every patch has taken: try more --samples-per-patch or --epochs.", style="bold")
+    console.print(f"Cases: {len(planted.cases)} for testing, {len(planted.calibration_cases)} for calibration.")
+    console.print(f"\nModel: {escape(str(out))}  (use it as --model)", soft_wrap=True)
+
+
+def print_tuned(tuned: Tuned, out: Path) -> None:
+    """Print what tuning found, on standard output."""
+    console = Console()
+    name = {"auc": "AUC", "insertion": "insertion"}[tuned.objective]
+    console.print(f"{escape(tuned.method)}: mean {name} over {tuned.num_cases} cases {100 * tuned.dense:.1f} dense")
+    console.print(
+        f"cross-validated gain {100 * tuned.gain:+.1f} ± {100 * tuned.gain_error:.1f} points, "
+        f"{tuned.kept_held_out:.0%} of predictions kept"
+    )
+    if tuned.is_helpful:
+        console.print(f"with the schedule: {100 * tuned.tuned:.1f}, {tuned.kept:.0%} of predictions kept")
+    else:
+        console.print("No schedule helps this method here: every layer stays dense.", style="bold")
+    console.print(f"\nSchedule: {escape(str(out))}  (use it as --schedule)", soft_wrap=True)
+
+
+def _percent(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.1%}"
 
 
 def print_summary(report: Mapping[str, Any], out: Path) -> None:

@@ -15,27 +15,34 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 MESSAGE = "Interrupted: nothing was written."
+RESUMABLE_MESSAGE = "Interrupted: the same command goes on from here."
 EXIT_CODE = 2
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _is_received = False
 _is_complete = False
+_is_resumable = False
 
 
 @contextmanager
 def stops_at_once() -> Iterator[None]:
     """For the length of the block, a signal ends the process with `MESSAGE` and `EXIT_CODE`."""
-    global _is_complete
-    _is_complete = False
+    global _is_complete, _is_resumable
+    _is_complete = _is_resumable = False
     with _handled_by(_stop):
         yield
 
 
 @contextmanager
-def raises() -> Iterator[None]:
-    """For the length of the block, a signal raises KeyboardInterrupt, and so does `check` from then on."""
-    global _is_received, _is_complete
+def raises(is_resumable: bool = False) -> Iterator[None]:
+    """For the length of the block, a signal raises KeyboardInterrupt, and so does `check` from then on.
+
+    Args:
+        is_resumable: Whether what is written within the block is what the same command goes on from.
+    """
+    global _is_received, _is_complete, _is_resumable
     _is_received = _is_complete = False
+    _is_resumable = is_resumable
     with _handled_by(_raise):
         yield
 
@@ -47,6 +54,11 @@ def completes() -> Iterator[None]:
     with _handled_by(_ignore):
         yield
         _is_complete = True
+
+
+def message() -> str:
+    """Return what to tell a person about the interrupt."""
+    return RESUMABLE_MESSAGE if _is_resumable else MESSAGE
 
 
 def check() -> None:
