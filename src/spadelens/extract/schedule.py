@@ -352,9 +352,7 @@ def _table(sparsities: Mapping[str, float]) -> Table:
 
 def _check_table(schedule: Schedule) -> Table:
     if not isinstance(schedule, Table):
-        raise ScheduleError(
-            f"Cannot guard {schedule.spec()!r}: expected PATTERN=SPARSITY or a .json file."
-        )
+        raise ScheduleError(f"Cannot guard {schedule.spec()!r}: expected PATTERN=SPARSITY or a .json file.")
     return schedule
 
 
