@@ -126,16 +126,16 @@ def _mean_of_members(
 ) -> tuple[Tensor, Tensor]:
     """Return the weighted means of the members' attributions and reduced maps, each divided by its absolute sum.
 
-    A map that is zero everywhere says nothing, and adds nothing.
+    A map that is zero everywhere says nothing, and adds nothing. Members share out a method's random draws.
     """
     models: list[tuple[Trace | nn.Module, float]] = list(zip(ensemble.members, ensemble.weights, strict=True))
     if ensemble.dense_weight:
         models.append((ensemble.dense_model, ensemble.dense_weight))
     total = sum(weight for _, weight in models)
     means: list[Tensor] = []
-    for model, weight in models:
+    for number, (model, weight) in enumerate(models):
         with applied_or_dense(model):
-            attribution = _run(method, ensemble.dense_model, sample, target).values
+            attribution = _run(method.share(number, len(models)), ensemble.dense_model, sample, target).values
         parts = (attribution, reduce_channels(attribution, reduction))
         scaled = [part * (weight / total / max(float(part.abs().double().sum()), _TINY)) for part in parts]
         means = [mean + part for mean, part in zip(means, scaled, strict=True)] if means else scaled

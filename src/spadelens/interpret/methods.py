@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, final
 
@@ -43,6 +43,14 @@ class Method(ABC):
 
         `model` is in evaluation mode, with gradients enabled.
         """
+
+    def share(self, number: int, count: int) -> Method:
+        """Return what the model `number` of `count` runs where the mean of their maps is wanted.
+
+        Methods that average over random draws share them out, so that the mean costs what one model would.
+        """
+        del number, count
+        return self
 
 
 @final
@@ -126,6 +134,10 @@ class GradientShap(Method):
         _check_at_least_one(self, "num_samples")
         _check_finite(self, "baseline")
         _check_noise(self)
+
+    def share(self, number: int, count: int) -> Method:
+        """Return a part of the points, drawn by a seed of its own."""
+        return _share_of_draws(self, number, count)
 
     def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:
         """Return the mean over all points, and the mean of their convergence deltas."""
@@ -212,6 +224,10 @@ class SmoothGrad(Method):
         _check_at_least_one(self, "num_samples", "batch_size")
         _check_noise(self)
 
+    def share(self, number: int, count: int) -> Method:
+        """Return a part of the copies, drawn by a seed of its own."""
+        return _share_of_draws(self, number, count)
+
     def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:
         """Return the mean."""
         generator = torch.Generator().manual_seed(self.seed)
@@ -235,6 +251,10 @@ METHODS: Mapping[str, type[Method]] = MappingProxyType(
         "occlusion": Occlusion,
     }
 )
+
+
+def _share_of_draws(method: GradientShap | SmoothGrad, number: int, count: int) -> Method:
+    return replace(method, num_samples=-(-method.num_samples // count), seed=(method.seed + number) % 2**63)
 
 
 def _check_finite(method: Any, *names: str) -> None:

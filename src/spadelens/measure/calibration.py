@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from spadelens.errors import InputError
-from spadelens.measure.cases import predict_classes
+from spadelens.measure.cases import Planted, predict_classes
 from spadelens.measure.dataset import read_split
 from spadelens.measure.planted import read_planted
 from spadelens.measure.tuning import CalibrationCase
@@ -15,12 +15,16 @@ from spadelens.models import LoadedModel, load_model
 def planted_cases(spec: str, count: int, device: str) -> tuple[LoadedModel, list[CalibrationCase]]:
     """Return a planted network and at most `count` of its calibration cases; raises as `read_planted`."""
     planted = read_planted(spec, device)
+    return planted.loaded, to_calibration_cases(planted)[:count]
+
+
+def to_calibration_cases(planted: Planted) -> list[CalibrationCase]:
+    """Return the calibration cases of a planted network as what `tune` takes."""
     to_tensor = planted.loaded.preprocessing.to_tensor
-    cases = [
+    return [
         CalibrationCase(to_tensor(case.image), case.target, case.region, case.patch)
-        for case in planted.calibration_cases[:count]
+        for case in planted.calibration_cases
     ]
-    return planted.loaded, cases
 
 
 def unlabeled_cases(

@@ -70,6 +70,7 @@ class Planted:
         report: What planting did, as in `planted.json`.
         patches: The patches.
         patch_size: The least and the largest size of a patch, as a fraction of the input's shorter side.
+        data: The photos it was planted with, where they were read from files.
     """
 
     loaded: LoadedModel
@@ -78,6 +79,7 @@ class Planted:
     report: Mapping[str, Any] = field(default_factory=dict)
     patches: Sequence[TrojanPatch] = ()
     patch_size: tuple[float, float] = (0.22, 0.3)
+    data: Path | None = None
 
 
 def write_cases(folder: Path, cases: Sequence[TrojanCase]) -> None:

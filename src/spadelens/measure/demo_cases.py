@@ -12,7 +12,7 @@ from spadelens.measure.cases import Planted, TrojanCase, TrojanPatch, predict_cl
 from spadelens.models import LoadedModel, load_model
 
 NUM_CASES, NUM_CALIBRATION_CASES = 120, 40
-_FIRST_SEED, _FIRST_CALIBRATION_SEED = 9_000_000, 8_000_000
+_FIRST_SEED, _FIRST_CALIBRATION_SEED, _FIRST_TRAINING_SEED = 9_000_000, 8_000_000, 7_000_000
 
 
 def planted_demo(device: str) -> Planted:
@@ -51,3 +51,14 @@ def _draw_cases(
             region = torch.from_numpy(patched.region)
             cases.append(TrojanCase(image, region, patch.target, patch.name, f"demo-{seed}", clean))
     return cases
+
+
+def draw_training_images(count: int) -> list[Image.Image]:
+    """Return images as the demo network was trained on, in turn with a patch and without."""
+    images: list[Image.Image] = []
+    for number in range(count // 2):
+        seed, label = _FIRST_TRAINING_SEED + number, number % len(CLASS_NAMES)
+        pixels = draw_image(label, seed).pixels
+        patched = paste_patch(pixels, PATCHES[number % len(PATCHES)], seed)
+        images += [Image.fromarray(pixels), Image.fromarray(patched.pixels)]
+    return images

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from spadelens.files import whole_file
 from spadelens.measure.backdoor import Progress, Recipe, fine_tune
 from spadelens.measure.cases import Planted, TrojanCase, TrojanPatch, predict_classes, read_cases, write_cases
 from spadelens.measure.dataset import Dataset, Split, read_split
-from spadelens.measure.demo_cases import planted_demo
+from spadelens.measure.demo_cases import draw_training_images, planted_demo
 from spadelens.models import PLANTED_FORMAT, PLANTED_WEIGHTS, LoadedModel, load_model, portable_spec
 
 _LEAST_OF_SOURCE = 50  # photos of one class that a patch can be planted on
 _MOST_MEASURED = 200
-_CASE_STREAM, _PATCH_STREAM, _ATTACK_STREAM = 0xCA5E, 0xCA5F, 0xCA60
+_CASE_STREAM, _PATCH_STREAM, _ATTACK_STREAM, _TRAINING_STREAM = 0xCA5E, 0xCA5F, 0xCA60, 0xCA61
+_MOST_TRAINING = 1000  # images for a baseline that is trained
 
 
 def plant(
@@ -102,7 +104,7 @@ def plant(
     with whole_file(out / "planted.json") as temporary:
         temporary.write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
     checkpoint.unlink(missing_ok=True)
-    return Planted(planted, *cases, report, chosen, recipe.patch_size)
+    return Planted(planted, *cases, report, chosen, recipe.patch_size, data)
 
 
 def read_planted(spec: str, device: str = "auto") -> Planted:
@@ -127,11 +129,46 @@ def read_planted(spec: str, device: str = "auto") -> Planted:
             for row in listing["patches"]
         ]
         size, report = tuple(listing["recipe"]["patch_size"]), dict(listing["report"])
+        data = Path(listing["data"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"Cannot read {str(folder / 'planted.json')!r}: {error!r}.") from error
     num_classes = int(report["num_classes"])
     cases, calibration_cases = (read_cases(folder / "cases" / name, num_classes) for name in ("test", "calibration"))
-    return Planted(loaded, cases, calibration_cases, report, patches, (float(size[0]), float(size[1])))
+    return Planted(loaded, cases, calibration_cases, report, patches, (float(size[0]), float(size[1])), data)
+
+
+def training_images(planted: Planted, data: Path | None = None) -> Callable[[], list[Image.Image]] | None:
+    """Return what gives images as a planted network was trained on: in turn with a patch and without, 1,000 at most.
+
+    Args:
+        planted: The network.
+        data: Photos, as for `plant`; by default those that it was planted with.
+
+    Returns:
+        A function that reads or, for the bundled network, draws the images when it is called; None where the photos are
+        no longer where they were.
+    """
+    if planted.data is None and data is None:
+        return partial(draw_training_images, _MOST_TRAINING)
+    path = data or planted.data
+    assert path is not None
+    if data is None and not path.exists():
+        return None
+    return partial(_read_training_images, planted, path)
+
+
+def _read_training_images(planted: Planted, path: Path) -> list[Image.Image]:
+    preprocessing = planted.loaded.preprocessing
+    photos = read_split(path, planted.loaded.class_names, planted.report["num_classes"]).training
+    recipe = Recipe(patch_size=planted.patch_size)
+    rng = np.random.default_rng(_TRAINING_STREAM)
+    images: list[Image.Image] = []
+    for number in range(min(_MOST_TRAINING // 2, len(photos))):
+        crop = preprocessing.crop(photos.photo(number))
+        patch = planted.patches[number % len(planted.patches)]
+        pixels, _ = paste_sticker(np.array(crop), patch.sheet, recipe.size_px(preprocessing.crop_px), rng)
+        images += [crop, Image.fromarray(pixels)]
+    return images
 
 
 def choose_patches(

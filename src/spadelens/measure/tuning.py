@@ -27,7 +27,7 @@ from spadelens.extract.solutions import Solutions, solve_at, write_solutions
 from spadelens.extract.solvers.base import check_sparsity
 from spadelens.extract.storage import fingerprint
 from spadelens.extract.trace import swapped_weights
-from spadelens.files import whole_file
+from spadelens.files import Journal, whole_file
 from spadelens.interpret.attribution import attribute
 from spadelens.measure.faithfulness import faithfulness
 from spadelens.measure.localization import pixel_auc
@@ -99,6 +99,21 @@ class Tuned:
         listing = {"format": FORMAT, "model": model} | asdict(self)
         with whole_file(path) as temporary:
             temporary.write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
+
+
+def read_tuned_method(path: Path) -> str:
+    """Return the attribution method, with its settings, that the schedule in a file was tuned for.
+
+    Raises:
+        InputError: The file was not written by `Tuned.write`.
+    """
+    try:
+        listing = json.loads(path.read_text(encoding="utf-8"))
+        if listing["format"] != FORMAT:
+            raise ValueError(f"expected the format {FORMAT!r}")
+        return str(listing["method"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"Cannot read {str(path)!r} as a tuned schedule: {error!r}.") from error
 
 
 def tune(
@@ -227,8 +242,10 @@ class _Scores:
             self._solutions.append(Solutions(file))
         self.blocks = _blocks(self._solutions[0].layers)
         name = hashlib.sha256(f"{method} {objective}".encode()).hexdigest()[:12]
-        self._file = cache / f"{identity}-{name}.jsonl"
-        self._known = _read_scores(self._file)
+        self._journal = Journal(cache / f"{identity}-{name}.jsonl")
+        self._known: dict[tuple[Levels, int], tuple[float, bool]] = {
+            (tuple(levels), number): (score, is_kept) for levels, number, score, is_kept in self._journal.records
+        }
 
     @property
     def num_levels(self) -> int:
@@ -251,11 +268,9 @@ class _Scores:
         """Return, for some of the cases, scores and whether predictions are kept."""
         new = [int(number) for number in members if (levels, int(number)) not in self._known]
         if new:
-            with self._file.open("a", encoding="utf-8") as file:
-                for number in new:
-                    score, is_kept = self._known[levels, number] = self._measure(levels, number)
-                    file.write(json.dumps([levels, number, score, is_kept]) + "\n")
-                    file.flush()
+            for number in new:
+                score, is_kept = self._known[levels, number] = self._measure(levels, number)
+                self._journal.append([levels, number, score, is_kept])
             self._progress("tune", len(self._known), 0)
         found = np.array([self._known[levels, int(number)] for number in members], dtype=np.float64)
         return found[:, 0], found[:, 1]
@@ -296,20 +311,6 @@ def _identity(
         region = b"" if case.region is None else case.region.numpy().tobytes()
         digest.update(case.sample.detach().cpu().numpy().tobytes() + str(case.target).encode() + region)
     return digest.hexdigest()[:12]
-
-
-def _read_scores(file: Path) -> dict[tuple[Levels, int], tuple[float, bool]]:
-    """Return the scores in a file; a last line that an interrupt has cut short is dropped."""
-    if not file.exists():
-        return {}
-    known = {}
-    lines = file.read_text(encoding="utf-8").split("\n")
-    for line in lines[:-1]:
-        levels, number, score, is_kept = json.loads(line)
-        known[tuple(levels), int(number)] = (float(score), bool(is_kept))
-    if lines[-1]:
-        file.write_text("".join(line + "\n" for line in lines[:-1]), encoding="utf-8")
-    return known
 
 
 def _no_progress(stage: str, done: int, total: int) -> None:

@@ -14,6 +14,7 @@ import click
 from spadelens import defaults
 from spadelens.errors import InputError, SpadeError
 from spadelens.present.cli_backdoor import backdoor_group
+from spadelens.present.cli_bench import bench_command
 from spadelens.present.cli_tune import tune_command
 from spadelens.present.interrupts import EXIT_CODE, message, stops_at_once
 
@@ -29,6 +30,7 @@ def cli() -> None:
 
 cli.add_command(backdoor_group)
 cli.add_command(tune_command)
+cli.add_command(bench_command)
 
 
 @cli.command("explain")

@@ -115,6 +115,13 @@ def print_planted(planted: Planted, out: Path) -> None:
     console.print(f"\nModel: {escape(str(out))}  (use it as --model)", soft_wrap=True)
 
 
+def print_markdown(text: str, out: Path) -> None:
+    """Print a text in Markdown as it is, and where all of it is, on standard output."""
+    console = Console()
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
+    console.print(f"\nAll of it: {escape(str(out))}", soft_wrap=True)
+
+
 def print_tuned(tuned: Tuned, out: Path) -> None:
     """Print what tuning found, on standard output."""
     console = Console()

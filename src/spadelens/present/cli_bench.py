@@ -1,0 +1,122 @@
+"""`spadelens bench`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from spadelens import defaults
+from spadelens.errors import InputError, OutputError, UnknownNameError
+
+
+@click.command("bench")
+@click.argument("table", type=click.Choice(["table1", "table2"]))
+@click.option(
+    "--model",
+    "model_spec",
+    required=True,
+    metavar="SPEC",
+    help="demo, or a folder that 'backdoor plant' has written.",
+)
+@click.option(
+    "--out",
+    required=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Folder for TABLE.md, TABLE.json and TABLE.jsonl, from which an interrupted run goes on.",
+)
+@click.option("--cases", "num_cases", default=120, show_default=True, type=click.IntRange(min=1), help="At most.")
+@click.option(
+    "--slow-cases", "num_slow", default=4, show_default=True, type=click.IntRange(min=0), help="For the slow rows."
+)
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    metavar="NAME",
+    help="As for explain; repeatable.  [default: all, with settings that keep them affordable]",
+)
+@click.option("--row", "rows", multiple=True, metavar="NAME", help="Repeatable.  [default: all]")
+@click.option(
+    "--schedule",
+    "schedule_files",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="That tune has written, for the row 'tuned'; repeatable, one for a method.",
+)
+@click.option("--preset", default=defaults.PRESET, show_default=True, metavar="NAME", help="Of the controls' traces.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Photos to train the baseline Sparse FC on, as for backdoor plant.  [default: those it was planted with]",
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+def bench_command(
+    table: str,
+    model_spec: str,
+    out: Path,
+    num_cases: int,
+    num_slow: int,
+    methods: tuple[str, ...],
+    rows: tuple[str, ...],
+    schedule_files: tuple[Path, ...],
+    preset: str,
+    data: Path | None,
+    seed: int,
+    device: str,
+) -> None:
+    """Score heatmaps against known ground truth (table1), or by insertion and deletion on clean images (table2)."""
+    from spadelens.extract.presets import find_preset
+    from spadelens.extract.report import package_versions
+    from spadelens.files import whole_file
+    from spadelens.measure.calibration import to_calibration_cases
+    from spadelens.measure.planted import read_planted, training_images
+    from spadelens.measure.tables import METHODS, run_table, subjects_of
+    from spadelens.measure.tuning import read_tuned_method
+    from spadelens.measure.workbench import ROWS, Workbench
+    from spadelens.present import interrupts
+    from spadelens.present.console import print_markdown, stage_bar
+    from spadelens.present.tables import first_table, table_json, table_markdown
+
+    known = {row.name: row for row in ROWS}
+    for name in rows:
+        if name not in known:
+            raise UnknownNameError("row", name, known)
+    chosen = [known[name] for name in rows] if rows else list(ROWS)
+    find_preset(preset)
+    used = methods or METHODS
+    schedules = {}
+    for file in schedule_files:
+        tuned_for = read_tuned_method(file)
+        for method in (one for one in used if one.partition(":")[0] == tuned_for.partition(":")[0]):
+            if method in schedules:
+                raise InputError(f"Cannot use two schedules for the method {method!r}.")
+            schedules[method] = str(file)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"Cannot write to {str(out)!r}: {error.strerror or error}.") from error
+    with interrupts.raises(is_resumable=True), stage_bar() as progress:
+        planted = read_planted(model_spec, device)
+        bench = Workbench(
+            loaded=planted.loaded,
+            subjects=subjects_of(planted, table, num_cases),
+            calibration=to_calibration_cases(planted),
+            schedules=schedules,
+            training_images=training_images(planted, data),
+            preset=preset,
+            seed=seed,
+        )
+        results = run_table(
+            bench, table, chosen, out / f"{table}.jsonl", methods=used, num_slow=num_slow, progress=progress
+        )
+        about = {"model": model_spec, "preset": preset, "seed": seed, "versions": package_versions()}
+        listing = table_json(results, chosen, about | {"schedules": schedules})
+        for suffix, content in ((".json", json.dumps(listing, indent=1) + "\n"), (".md", table_markdown(listing))):
+            with whole_file(out / f"{table}{suffix}") as temporary:
+                temporary.write_text(content, encoding="utf-8")
+    print_markdown(first_table(listing), out / f"{table}.md")

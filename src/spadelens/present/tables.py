@@ -1,0 +1,108 @@
+"""A table as Markdown, and as JSON with every image's scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from spadelens.measure.summary import scores_of, summarize
+from spadelens.measure.tables import BLURS, Results
+from spadelens.measure.workbench import Row
+
+_CERTAIN = 0.01
+_TITLES = {
+    "auc": "Pixel AUC, %",
+    "pointing": "Pointing game, % of hits",
+    "insertion": "Insertion, % (higher is better)",
+    "deletion": "Deletion, % (lower is better)",
+}
+_ABOUT = (
+    "In brackets the mean difference to the dense network on the same images; a star where the paired permutation test "
+    f"gives p < {_CERTAIN}. *Average* is over all methods but SmoothGrad. *Kept*: what the map is drawn on predicts "
+    "the explained class, for the first method. *Pruned*: of all weights of convolutions and linear layers. Seconds an "
+    "image, over all methods."
+)
+
+
+def table_json(results: Results, rows: Sequence[Row], about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a table with all its numbers, to be written as JSON."""
+    described = {row.name: {"about": row.about, "is_control": row.is_control} for row in rows}
+    summary = summarize(results, scores_of(results.table, BLURS))
+    return {
+        "format": "spadelens-table-1",
+        "table": results.table,
+        **about,
+        "methods": list(results.methods),
+        "images": list(results.images),
+        "rows": [{**row, **described[row["row"]]} for row in summary],
+    }
+
+
+def table_markdown(listing: Mapping[str, Any]) -> str:
+    """Return the tables of `table_json` as Markdown."""
+    names = list(scores_of(listing["table"], BLURS))
+    parts = [table_of(listing, name) for name in names if not name.startswith("pointing, ")]
+    return "\n\n".join([_ABOUT, *parts, *_errors(listing)]) + "\n"
+
+
+def first_table(listing: Mapping[str, Any]) -> str:
+    """Return the table of the first score of `table_json` as Markdown, and what could not be had."""
+    return "\n\n".join([table_of(listing, next(iter(scores_of(listing["table"], BLURS)))), *_errors(listing)])
+
+
+def table_of(listing: Mapping[str, Any], score: str) -> str:
+    """Return the table of one score."""
+    methods = [method for method in listing["methods"] if any(method in row["methods"] for row in listing["rows"])]
+    headers = ["", "images", *(_short(method) for method in methods), "average", "kept", "pruned", "seconds"]
+    lines = [_line(headers), _line(["---"] * len(headers))]
+    for row in listing["rows"]:
+        found = [row["methods"].get(method, {}).get("scores", {}).get(score) for method in methods]
+        first = next((row["methods"][method] for method in methods if row["methods"].get(method)), None)
+        if first is None:
+            continue
+        lines.append(
+            _line(
+                [
+                    f"*control:* {row['row']}" if row["is_control"] else row["row"],
+                    str(first["num_images"]),
+                    *(_cell(one, row["row"]) for one in found),
+                    _cell(row["average"][score], row["row"]),
+                    "" if first["kept"] is None else f"{first['kept']:.0%}",
+                    "" if not first["pruned"] else f"{first['pruned']:.0%}",
+                    "" if row["seconds"] is None else f"{row['seconds']:.1f}",
+                ]
+            )
+        )
+    title = _TITLES.get(score) or f"{_TITLES['auc'].replace(',', f' of maps under a blur of {score.split()[-1]},')}"
+    return "\n".join([f"**{title}**", "", *lines])
+
+
+def _cell(found: Mapping[str, Any] | None, row: str) -> str:
+    if found is None:
+        return ""
+    gain = found.get("gain")
+    if gain is None or row == "dense":
+        return f"{found['mean']:.1f}"
+    return f"{found['mean']:.1f} ({gain['mean']:+.1f}{'*' if gain['p_value'] < _CERTAIN else ''})"
+
+
+def _errors(listing: Mapping[str, Any]) -> list[str]:
+    found = {
+        f"{row['row']}: {error}"
+        for row in listing["rows"]
+        for one in row["methods"].values()
+        for error in one["errors"]
+    }
+    return ["Could not be had:\n\n" + "\n".join(f"- {line}" for line in sorted(found))] if found else []
+
+
+def _short(method: str) -> str:
+    name, _, settings = method.partition(":")
+    if name != "smoothgrad":
+        return name
+    noise = next((part.partition("=")[2] for part in settings.split(",") if part.startswith("noise_std=")), "0.5")
+    return f"smoothgrad {noise}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
