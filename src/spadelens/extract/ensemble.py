@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from spadelens.errors import InputError, TraceFormatError
 from spadelens.extract.choose import Chosen, choose_layers, make_trace, measure_held_out, pick
+from spadelens.extract.presets import find_preset
 from spadelens.extract.report import TraceReport
 from spadelens.extract.request import make_request
 from spadelens.extract.sample import check_sample
@@ -25,7 +26,6 @@ from spadelens.extract.stages import Job, make_jobs, solve_layers
 from spadelens.extract.trace import Trace
 from spadelens.files import whole_file
 
-SPARSITIES = (0.5, 0.7, 0.8, 0.9)
 DENSE_WEIGHT = 1.0
 _FORMAT = "spadelens-ensemble-1"
 
@@ -110,7 +110,8 @@ def extract_ensemble(
     model: nn.Module,
     sample: Tensor,
     *,
-    sparsities: Sequence[float] = SPARSITIES,
+    preset: str = "ensemble",
+    sparsities: Sequence[float] | None = None,
     dense_weight: float = DENSE_WEIGHT,
     target: int | None = None,
     **options: Any,
@@ -123,7 +124,9 @@ def extract_ensemble(
     Args:
         model: As in `extract_trace`.
         sample: As in `extract_trace`.
-        sparsities: Of the other members; those at or above the sparsity of the first one are left out.
+        preset: As in `extract_trace`.
+        sparsities: Of the other members, by default those of the preset; those at or above the sparsity of the first
+            one are left out.
         dense_weight: How much the dense model counts beside the members, each of which counts 1.
         target: As in `extract_trace`.
         **options: Further arguments of `extract_trace`, but for `views`.
@@ -132,17 +135,18 @@ def extract_ensemble(
         InputError: The schedule does not choose itself, or a number is out of range; else as `extract_trace`.
     """
     sample = check_sample(model, sample)
-    request = make_request(**options)
+    request = make_request(preset=preset, **options)
     if not isinstance(request.schedule, Auto):
         raise InputError(
             f"Cannot make an ensemble with the schedule {request.schedule.spec()!r}: expected an auto one."
         )
-    for sparsity in sparsities:
+    wanted = find_preset(preset).members if sparsities is None else sparsities
+    for sparsity in wanted:
         check_sparsity(sparsity, "of a member")
     (job,) = make_jobs(model, [sample], [target], [request.source(sample)], request)
     solved = solve_layers(job)[0]
     first = choose_layers(job, 0, solved)
-    chosen = [first, *_before(job, solved, first, sorted(set(sparsities), reverse=True))]
+    chosen = [first, *_before(job, solved, first, sorted(set(wanted), reverse=True))]
     measure_held_out(job, chosen)
     members = [make_trace(job, one) for one in chosen]
     members = [replace(trace, report=replace(trace.report, seconds=job.clock.seconds)) for trace in members]

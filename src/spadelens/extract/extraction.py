@@ -13,6 +13,7 @@ from spadelens.errors import InputError
 from spadelens.extract.accumulate import Precision
 from spadelens.extract.augment import AugmentationLike
 from spadelens.extract.choose import choose_layers, make_trace, measure_held_out
+from spadelens.extract.presets import find_preset
 from spadelens.extract.request import Progress, Request, make_request
 from spadelens.extract.sample import check_sample
 from spadelens.extract.schedule import ScheduleLike
@@ -194,6 +195,8 @@ def _extract(
     sources: Sequence[ViewSource],
     request: Request,
 ) -> list[Trace]:
+    if find_preset(request.preset).members:
+        raise InputError(f"The preset {request.preset!r} makes several traces of a sample: use extract_ensemble.")
     traces: list[Trace] = []
     for job in make_jobs(model, samples, targets, sources, request):
         solved = solve_layers(job)

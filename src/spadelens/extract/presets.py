@@ -20,6 +20,8 @@ class Preset:
         num_views: How many views are made, the sample included.
         positions_per_column: At most so many positions for each column of a layer; 0 for all of them.
         description: For people.
+        members: For an ensemble of traces, the sparsities of those beside the one that the schedule chooses; see
+            `extract_ensemble`. Empty where a single trace is made.
     """
 
     solver: str
@@ -28,6 +30,7 @@ class Preset:
     num_views: int
     positions_per_column: int
     description: str
+    members: tuple[float, ...] = ()
 
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
@@ -41,7 +44,8 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             1,
             "for many photos",
         ),
-        "balanced": Preset("auto", "auto", "noise", 4, 2, "the default"),
+        "balanced": Preset("auto", "auto", "noise", 4, 2, "a single trace"),
+        "ensemble": Preset("auto", "auto", "noise", 4, 2, "several traces, averaged", (0.5, 0.7, 0.8, 0.9)),
         "paper": Preset("obc:unit=kernel", "auto", "paper", 1024, 0, "SPADE as published"),
         "paper-fast": Preset("sparsegpt:unit=kernel", "auto", "paper", 1024, 0, "FastSPADE as published"),
     }

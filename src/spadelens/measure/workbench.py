@@ -195,7 +195,7 @@ ROWS: tuple[Row, ...] = (
         preset="balanced",
         schedule="auto:criterion=prediction",
     ),
-    ensemble_row("ensemble", "the mean over the dense network and traces of several sparsities", preset="balanced"),
+    ensemble_row("ensemble", "the mean over the dense network and traces of several sparsities", preset="ensemble"),
     Row(
         "tuned",
         "the schedule tuned for the method, which gives way where it loses the prediction",

@@ -47,15 +47,22 @@ cli.add_command(bench_command)
     required=True,
     metavar="DIR",
     type=click.Path(path_type=Path),
-    help="Folder for report.html, report.json and, per photo, dense.png, spade.png and trace.safetensors.",
+    help="Folder for report.html, report.json and, per photo, dense.png, spade.png and the trace.",
 )
 @click.option(
     "--method",
     default=defaults.METHOD,
     show_default=True,
     metavar="NAME",
-    help="saliency, input_x_gradient, integrated_gradients, gradient_shap or occlusion; "
+    help="saliency, smoothgrad, input_x_gradient, integrated_gradients, gradient_shap or occlusion; "
     "settings as in integrated_gradients:num_steps=100.",
+)
+@click.option(
+    "--blur",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Of both maps, standard deviation as a fraction of the longer side.",
 )
 @click.option("--target", metavar="CLASS", help="Class to explain, name or number.  [default: the predicted one]")
 @click.option(
@@ -63,8 +70,8 @@ cli.add_command(bench_command)
     default=defaults.PRESET,
     show_default=True,
     metavar="NAME",
-    help="What the options below are where they are not given: instant, fast, balanced, paper (SPADE as published, "
-    "slow) or paper-fast.",
+    help="What the options below are where they are not given: instant, fast, balanced, ensemble (the mean map of "
+    "several traces and the dense network), paper (SPADE as published, slow) or paper-fast.",
 )
 @click.option(
     "--solver",
@@ -187,6 +194,7 @@ def _run(arguments: Sequence[str] | None) -> NoReturn:
 def _settings(
     *,
     method: str = defaults.METHOD,
+    blur: float = 0.0,
     preset: str = defaults.PRESET,
     solver: str | None = None,
     schedule: str | None = None,
@@ -228,6 +236,7 @@ def _settings(
         batch_size=batch_size,
         memory_budget_mib=memory_budget,
         precision=check_precision(precision),
+        blur=blur,
     )
 
 
@@ -241,6 +250,7 @@ def _command(words: Sequence[str], model_spec: str, out: Path, settings: Setting
         "--model": model_spec,
         "--out": out,
         "--method": configured_name(settings.method, METHODS),
+        "--blur": settings.blur or None,
         "--target": settings.target,
         "--preset": settings.preset,
         "--solver": solver_name(settings.solver),

@@ -17,7 +17,9 @@ from spadelens.errors import InputError, UnknownNameError
 from spadelens.extract.accumulate import Precision
 from spadelens.extract.augment import Augmentation, parse_augmentation
 from spadelens.extract.capture import class_scores
+from spadelens.extract.ensemble import TraceEnsemble, extract_ensemble
 from spadelens.extract.extraction import extract_trace
+from spadelens.extract.presets import find_preset
 from spadelens.extract.sample import check_sample
 from spadelens.extract.schedule import Schedule
 from spadelens.extract.solvers import Solver
@@ -48,6 +50,7 @@ class Settings:
     batch_size: int | None = None
     memory_budget_mib: int | None = None
     precision: Precision = "float32"
+    blur: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +79,7 @@ class Explanation:
     Attributes:
         subject: The photo.
         target: The class that is explained.
-        trace: The sparse model.
+        trace: The sparse model, or an ensemble of several.
         dense_map: The heatmap on the dense model.
         sparse_map: The heatmap on the trace.
         target_probabilities: Of the explained class, by the dense model and by the trace.
@@ -86,7 +89,7 @@ class Explanation:
 
     subject: Subject
     target: int
-    trace: Trace
+    trace: Trace | TraceEnsemble
     dense_map: Heatmap
     sparse_map: Heatmap
     target_probabilities: tuple[float, float]
@@ -105,7 +108,8 @@ def explain(loaded: LoadedModel, subject: Subject, settings: Settings, progress:
     if settings.target is not None:
         num_classes = class_scores(loaded.model, check_sample(loaded.model, sample).unsqueeze(0)).shape[1]
         target = find_class(settings.target, loaded.class_names, num_classes)
-    trace = extract_trace(
+    extract = extract_ensemble if find_preset(settings.preset).members else extract_trace
+    trace = extract(
         loaded.model,
         sample,
         preset=settings.preset,
@@ -125,10 +129,10 @@ def explain(loaded: LoadedModel, subject: Subject, settings: Settings, progress:
     target = trace.report.target
     start = time.perf_counter()
     maps = []
-    models: tuple[Module | Trace, ...] = (loaded.model, trace)
+    models: tuple[Module | Trace | TraceEnsemble, ...] = (loaded.model, trace)
     for number, model in enumerate(models):
         progress("attribute", number, 2)
-        maps.append(attribute(model, sample, settings.method, target))
+        maps.append(attribute(model, sample, settings.method, target, blur=settings.blur))
     progress("attribute", 2, 2)
     return Explanation(
         subject=subject,

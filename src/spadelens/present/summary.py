@@ -10,15 +10,17 @@ from typing import Any
 
 import torch
 
+from spadelens.extract.ensemble import TraceEnsemble
 from spadelens.extract.report import Prediction, TraceReport, package_versions
 from spadelens.extract.schedule import Schedule
 from spadelens.extract.solvers import solver_name
+from spadelens.extract.trace import Trace
 from spadelens.interpret.methods import METHODS
 from spadelens.models import LoadedModel
 from spadelens.present.explain import Explanation, Settings
 from spadelens.settings import configured_name, settings_of
 
-FORMAT = "spadelens-report-2"
+FORMAT = "spadelens-report-3"
 NUM_TOP_CLASSES = 5
 
 
@@ -62,6 +64,7 @@ def summarize(run: Run, photos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "settings": {
             "method": configured_name(settings.method, METHODS),
             "method_settings": settings_of(settings.method),
+            "blur": settings.blur,
             "target": settings.target,
             "preset": settings.preset,
             "solver": solver_name(settings.solver),
@@ -84,7 +87,8 @@ def summarize_photo(explanation: Explanation, loaded: LoadedModel) -> dict[str, 
     """Return the part of the report about one photo."""
     subject, report = explanation.subject, explanation.trace.report
     data = report.to_dict()
-    num_pruned = sum(int(pruned.sum()) for pruned in explanation.trace.pruned.values())
+    trace = explanation.trace
+    members = trace.members if isinstance(trace, TraceEnsemble) else (trace,)
     maps = {"dense": explanation.dense_map, "sparse": explanation.sparse_map}
     scores = None
     if explanation.scores is not None:
@@ -100,7 +104,16 @@ def summarize_photo(explanation: Explanation, loaded: LoadedModel) -> dict[str, 
         "dense": _prediction(report.dense, explanation.target_probabilities[0], loaded),
         "sparse": _prediction(report.sparse, explanation.target_probabilities[1], loaded),
         "is_prediction_kept": report.is_prediction_kept,
-        "sparsity": num_pruned / _num_weights(report),
+        "sparsity": _sparsity(members[0]),
+        "members": [
+            {
+                "sparsity": _sparsity(member),
+                "explained_probability": member.report.sparse.probabilities[explanation.target],
+                "is_prediction_kept": member.report.is_prediction_kept,
+            }
+            for member in members
+        ],
+        "dense_weight": trace.dense_weight if isinstance(trace, TraceEnsemble) else 0.0,
         "maps": {
             key: {"is_zero": heatmap.is_zero, "convergence_delta": heatmap.convergence_delta}
             for key, heatmap in maps.items()
@@ -114,9 +127,18 @@ def summarize_photo(explanation: Explanation, loaded: LoadedModel) -> dict[str, 
         "files": {
             "dense": f"{subject.name}/dense.png",
             "spade": f"{subject.name}/spade.png",
-            "trace": f"{subject.name}/trace.safetensors",
+            "trace": f"{subject.name}/{trace_file(trace)}",
         },
     }
+
+
+def trace_file(trace: Trace | TraceEnsemble) -> str:
+    """Return the name of the file of a trace, or of the folder of an ensemble, in the folder of its photo."""
+    return "traces" if isinstance(trace, TraceEnsemble) else "trace.safetensors"
+
+
+def _sparsity(trace: Trace) -> float:
+    return sum(int(pruned.sum()) for pruned in trace.pruned.values()) / _num_weights(trace.report)
 
 
 def _prediction(prediction: Prediction, explained_probability: float, loaded: LoadedModel) -> dict[str, Any]:
