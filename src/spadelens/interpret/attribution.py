@@ -22,7 +22,6 @@ from spadelens.settings import configured_name, parse_configured, settings_of
 
 Reduction: TypeAlias = Literal["sum_abs", "max_abs", "sum"]
 REDUCTIONS: tuple[str, ...] = get_args(Reduction)
-_TINY = 1e-300  # no map's sum is smaller but that of zeros
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +136,8 @@ def _mean_of_members(
         with applied_or_dense(model):
             attribution = _run(method.share(number, len(models)), ensemble.dense_model, sample, target).values
         parts = (attribution, reduce_channels(attribution, reduction))
-        scaled = [part * (weight / total / max(float(part.abs().double().sum()), _TINY)) for part in parts]
+        sums = [float(part.abs().double().sum()) for part in parts]
+        scaled = [part * (weight / total / size if size else 0.0) for part, size in zip(parts, sums, strict=True)]
         means = [mean + part for mean, part in zip(means, scaled, strict=True)] if means else scaled
     return means[0], means[1]
 
