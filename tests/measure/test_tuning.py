@@ -71,7 +71,7 @@ def test_the_search_is_the_greedy_one_through_extract_trace(
     found = tune(model, cases, "saliency", tmp_path, levels=LEVELS, floor=floor, solver="wanda", num_views=3)
     expected = greedy(model, cases, ["2", "5"], floor)
     assert found.sparsities == expected
-    assert any(expected.values())
+    assert any(expected.values()) == (floor == 0)  # nothing keeps all of these predictions
     scores = [score_of(model, case, expected) for case in cases]
     assert found.tuned == pytest.approx(np.mean([score for score, _ in scores]))
     assert found.kept == np.mean([kept for _, kept in scores]) >= floor
