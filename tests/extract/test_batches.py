@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from spadelens.errors import InputError, UnknownNameError
 from spadelens.extract.augment import parse_augmentation
+from spadelens.extract.ensemble import extract_ensemble
 from spadelens.extract.extraction import extract_trace, extract_traces
 from spadelens.extract.presets import PRESETS, find_preset
 from spadelens.extract.schedule import parse_schedule
@@ -172,7 +173,8 @@ def test_presets_are_settings_in_words(name: str) -> None:
     assert solver_name(parse_solver(preset.solver)) == preset.solver
     assert parse_schedule(preset.schedule).spec() == preset.schedule
     parse_augmentation(preset.augmentation)
-    trace = extract_trace(make_model(), SAMPLES[0], preset=name, num_views=min(preset.num_views, 6))
+    extract = extract_ensemble if preset.members else extract_trace
+    trace = extract(make_model(), SAMPLES[0], preset=name, num_views=min(preset.num_views, 6))
     settings = trace.report.settings
     assert settings["preset"] == name
     assert (settings["solver"], settings["schedule"]) == (preset.solver, preset.schedule)

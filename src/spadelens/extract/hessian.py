@@ -52,11 +52,17 @@ class InputStatistics(ABC):
         """Return the same statistics on `device`."""
 
 
+_NARROW, _POSITIONS_AT_ONCE = 256, 8192
+
+
 @final
 class HessianStatistics(InputStatistics):
     """Accumulates the Hessian of one layer and stores no input.
 
-    Memory: `groups * columns**2` numbers of `dtype`.
+    A matrix product over millions of positions adds them up one by one where there are few columns, and loses three
+    digits in float32. So such layers, of which the Hessian is small, are summed up part by part in float64.
+
+    Memory: `groups * columns**2` numbers of `dtype`, or of float64 for up to 256 columns.
     """
 
     def __init__(
@@ -67,27 +73,36 @@ class HessianStatistics(InputStatistics):
         Args:
             groups: Of the layer.
             columns: Of each group.
-            dtype: What sums are kept in.
+            dtype: What products are computed in, and what is returned.
             device: Where.
             is_rounded: Whether inputs are rounded to bfloat16, which is faster on some devices; sums never are.
         """
         self._is_rounded = is_rounded
-        self._sum = torch.zeros(groups, columns, columns, dtype=dtype, device=device)
+        self._dtype = dtype
+        self._is_narrow = columns <= _NARROW and device.type != "mps"  # which has no float64
+        kept_in = torch.float64 if self._is_narrow else dtype
+        self._sum = torch.zeros(groups, columns, columns, dtype=kept_in, device=device)
         self._num_positions = 0
 
     def to(self, device: torch.device) -> HessianStatistics:
         """Return the same statistics on `device`."""
-        moved = HessianStatistics(0, 0, self._sum.dtype, device)
-        moved._sum, moved._num_positions = self._sum.to(device), self._num_positions
+        groups, columns = self._sum.shape[:2]
+        moved = HessianStatistics(groups, columns, self._dtype, device, self._is_rounded)
+        moved._sum.copy_(self._sum)
+        moved._num_positions = self._num_positions
         return moved
 
     def add(self, inputs: Tensor) -> None:
         """Take in one batch of inputs `[groups, positions, columns]`."""
-        inputs = inputs.detach().to(self._sum.dtype)
+        inputs = inputs.detach().to(self._dtype)
         if self._is_rounded:
-            inputs = inputs.bfloat16().to(self._sum.dtype)
+            inputs = inputs.bfloat16().to(self._dtype)
         with rounded_products() if self._is_rounded else nullcontext():
-            self._sum.baddbmm_(inputs.mT, inputs)
+            if self._is_narrow:
+                for part in inputs.split(_POSITIONS_AT_ONCE, dim=1):
+                    self._sum += part.mT @ part
+            else:
+                self._sum.baddbmm_(inputs.mT, inputs)
         self._num_positions += inputs.shape[1]
 
     @property
@@ -97,17 +112,17 @@ class HessianStatistics(InputStatistics):
 
     def diagonal(self) -> Tensor:
         """Return the diagonal of the Hessian, `[groups, columns]`."""
-        return self._sum.diagonal(dim1=1, dim2=2) * self._scale
+        return (self._sum.diagonal(dim1=1, dim2=2) * self._scale).to(self._dtype)
 
     def hessian(self) -> Tensor:
         """Return a new tensor `[groups, columns, columns]`."""
-        return self._sum * self._scale
+        return (self._sum * self._scale).to(self._dtype)
 
     def mean_squared_output(self, weight: Tensor) -> Tensor:
         """Return trace(W H Wᵀ) / 2 summed over groups."""
         weight = weight.to(self._sum.dtype)
         mean = ((weight @ self._sum) * weight).sum((-3, -2, -1)) * (self._scale / 2)
-        return mean.clamp_min(0.0)  # rounding can make what is almost zero negative
+        return mean.clamp_min(0.0).to(self._dtype)  # rounding can make what is almost zero negative
 
     @property
     def _scale(self) -> float:

@@ -69,6 +69,8 @@ def plant(
     recipe, progress = recipe or Recipe(), progress or _no_progress
     if spec == "demo":
         raise InputError("The demo network has its patches planted already: use it as it is, with --model demo.")
+    if (out / "planted.json").exists():
+        raise InputError(f"There is a planted network in {str(out)!r} already: use it, or another folder.")
     loaded = load_model(spec, device, trust)
     height, width = loaded.preprocessing.crop_px
     channels = len(loaded.preprocessing.mean)

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from PIL import Image
 from torch import Tensor, nn
 
-from spadelens.errors import InputError
+from spadelens.errors import InputError, SpadeError
 from spadelens.extract.augment import parse_augmentation
 from spadelens.extract.ensemble import TraceEnsemble, extract_ensemble
 from spadelens.extract.extraction import extract_trace
@@ -73,7 +73,7 @@ class Workbench:
     preset: str = "balanced"
     tuned_preset: str = "fast"
     seed: int = 0
-    _made: OrderedDict[str, Trace | TraceEnsemble] = field(default_factory=OrderedDict)
+    _made: OrderedDict[str, Trace | TraceEnsemble | SpadeError] = field(default_factory=OrderedDict)
     _sparse_fc: SparseFC | None = None
     _dropped: tuple[str, nn.Module] | None = None
 
@@ -139,11 +139,17 @@ class Workbench:
             if sample is None:
                 raise InputError(f"There is no image {subject.photo!r} without its patch.")
             extract = extract_trace if kind == "trace" else extract_ensemble
-            self._made[key] = extract(self.loaded.model, sample, target=target, **self._complete(options))
+            try:
+                self._made[key] = extract(self.loaded.model, sample, target=target, **self._complete(options))
+            except SpadeError as error:  # the same would come of it for the next method
+                self._made[key] = error
             if len(self._made) > _MOST_KEPT:
                 self._made.popitem(last=False)
         self._made.move_to_end(key)
-        return self._made[key]
+        made = self._made[key]
+        if isinstance(made, SpadeError):
+            raise made
+        return made
 
     def _complete(self, options: Options) -> dict[str, Any]:
         preset = options.get("preset", self.preset)
