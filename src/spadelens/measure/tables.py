@@ -23,10 +23,12 @@ from spadelens.extract.perturbation import blurred
 from spadelens.extract.trace import Trace
 from spadelens.files import Journal
 from spadelens.interpret.attribution import attribute
+from spadelens.interpret.methods import METHODS as KNOWN_METHODS
 from spadelens.measure.cases import Planted, predict_classes
 from spadelens.measure.faithfulness import faithfulness
 from spadelens.measure.localization import localize
 from spadelens.measure.workbench import Model, Row, Subject, Workbench
+from spadelens.settings import parse_configured
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 Cell: TypeAlias = Mapping[str, Any]
@@ -123,6 +125,8 @@ def run_table(
         raise InputError(
             f"Cannot fill a table of {len(bench.subjects)} images, {len(rows)} rows and {len(methods)} methods."
         )
+    for method in methods:
+        parse_configured("method", method, KNOWN_METHODS)
     kept = Journal(journal)
     score = _score_region if table == "table1" else _score_faithfulness
     rows = [row for row in rows if _is_possible(row, bench)]

@@ -29,8 +29,10 @@ from spadelens.extract.storage import fingerprint
 from spadelens.extract.trace import swapped_weights
 from spadelens.files import Journal, whole_file
 from spadelens.interpret.attribution import attribute
+from spadelens.interpret.methods import METHODS
 from spadelens.measure.faithfulness import faithfulness
 from spadelens.measure.localization import pixel_auc
+from spadelens.settings import parse_configured
 
 Objective: TypeAlias = Literal["auc", "insertion"]
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -143,10 +145,11 @@ def tune(
         **options: Arguments of `extract_trace` that say how layers are solved.
 
     Raises:
-        InputError: There are fewer than two cases, a region is missing, or the cache is of other cases.
+        InputError: There are fewer than two cases, a region is missing, or an argument is out of range.
         SpadeError: As `extract_trace` and `attribute`.
     """
     report = progress or _no_progress
+    parse_configured("method", method, METHODS)
     if len(cases) < 2:
         raise InputError(f"Cannot tune on {len(cases)} cases: expected two at least.")
     if objective == "auc" and any(case.region is None for case in cases):
