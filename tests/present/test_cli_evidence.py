@@ -59,18 +59,8 @@ def test_three_commands_from_photos_to_a_table(folder: Path) -> None:
 
 def test_an_interrupted_table_goes_on(folder: Path) -> None:
     out = folder / "interrupted"
-    command = [
-        "bench",
-        "table1",
-        "--model",
-        str(folder / "planted"),
-        "--out",
-        str(out),
-        "--row",
-        "dense",
-        "--row",
-        "fast",
-    ]
+    rows = ("--row", "dense", "--row", "fast")
+    command = ["bench", "table1", "--model", str(folder / "planted"), "--out", str(out), *rows]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([str(PROGRAM), *command], stderr=subprocess.PIPE, text=True, env=environment)
     journal = out / "table1.jsonl"
