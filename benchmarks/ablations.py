@@ -12,6 +12,7 @@ import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.progress import Progress
@@ -31,7 +32,7 @@ METHODS = (
 DENSE = ROWS[0]
 
 
-def varied(group: str, **options: object) -> Row:
+def varied(group: str, **options: Any) -> Row:
     text = ", ".join(f"{name}={value}" for name, value in options.items())
     make = ensemble_row if group == "ensemble" else trace_row
     return make(f"{group}: {text or 'as it is'}", text, **options)

@@ -15,13 +15,17 @@ Score: TypeAlias = Callable[[Cell], float]
 _SMOOTHED = "smoothgrad"
 
 
-def scores_of(table: str, blurs: Sequence[float]) -> dict[str, Score]:
+def scores_of(table: str, blurs: Sequence[float], with_rivals: bool = False) -> dict[str, Score]:
     """Return the names of the scores in a table's cells, and how they are read; all in percent."""
     if table == "table2":
         return {"insertion": lambda cell: 100 * cell["insertion"], "deletion": lambda cell: 100 * cell["deletion"]}
     scores: dict[str, Score] = {"auc": lambda cell: 100 * cell["auc"], "pointing": lambda cell: 100.0 * cell["hit"]}
+    if with_rivals:
+        scores["between"] = lambda cell: 100 * cell["between"]
     for blur in blurs:
         scores[f"auc, blur {blur}"] = lambda cell, key=str(blur): 100 * cell["blurred"][key]["auc"]  # type: ignore[misc]
+        if with_rivals:
+            scores[f"between, blur {blur}"] = lambda cell, key=str(blur): 100 * cell["blurred"][key]["between"]  # type: ignore[misc]
         scores[f"pointing, blur {blur}"] = lambda cell, key=str(blur): 100.0 * cell["blurred"][key]["hit"]  # type: ignore[misc]
     return scores
 

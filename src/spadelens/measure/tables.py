@@ -26,7 +26,7 @@ from spadelens.interpret.attribution import attribute
 from spadelens.interpret.methods import METHODS as KNOWN_METHODS
 from spadelens.measure.cases import Planted, predict_classes
 from spadelens.measure.faithfulness import faithfulness
-from spadelens.measure.localization import localize
+from spadelens.measure.localization import localize, pixel_auc
 from spadelens.measure.workbench import Model, Row, Subject, Workbench
 from spadelens.settings import parse_configured
 
@@ -56,7 +56,8 @@ class Results:
         table: 'table1' or 'table2'.
         methods: The methods, with their settings.
         rows: Their names, in order.
-        cells: (row, image, method) -> scores: for table 1 'auc', 'hit' and 'blurred' (blur -> the same), for table 2
+        cells: (row, image, method) -> scores: for table 1 'auc', 'hit', with a rival 'between' (the AUC of the region
+            against the rival alone), and 'blurred' (blur -> the same), for table 2
             'insertion' and 'deletion'; 'is_kept', whether what the map is drawn on predicts the class; 'sparsity' where
             something is pruned. Or 'error', where the map could not be drawn.
         images: For each image its photo and its patch.
@@ -204,17 +205,20 @@ def _measure(
 
 def _score_region(model: nn.Module, subject: Subject, heatmap: Tensor) -> dict[str, Any]:
     del model
+    of_blurred = {
+        str(blur): _localize(blurred(heatmap.unsqueeze(0), blur * max(heatmap.shape))[0], subject) for blur in BLURS
+    }
+    return _localize(heatmap, subject) | {"blurred": of_blurred}
+
+
+def _localize(heatmap: Tensor, subject: Subject) -> dict[str, Any]:
     assert subject.region is not None
     found = localize(heatmap, subject.region)
-    of_blurred = {
-        str(blur): localize(blurred(heatmap.unsqueeze(0), blur * max(heatmap.shape))[0], subject.region)
-        for blur in BLURS
-    }
-    return {
-        "auc": found.auc,
-        "hit": found.pointing_game,
-        "blurred": {blur: {"auc": one.auc, "hit": one.pointing_game} for blur, one in of_blurred.items()},
-    }
+    scores = {"auc": found.auc, "hit": found.pointing_game}
+    if subject.rival is not None:
+        either = subject.region | subject.rival
+        scores["between"] = pixel_auc(heatmap[either].unsqueeze(0), subject.region[either].unsqueeze(0))
+    return scores
 
 
 def _score_faithfulness(model: nn.Module, subject: Subject, heatmap: Tensor) -> dict[str, Any]:

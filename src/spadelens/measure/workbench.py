@@ -40,6 +40,7 @@ class Subject:
         region: What decides, bool `[H, W]`, where that is known.
         patch: The name of the patch that covers the region, or ''.
         clean_sample: The same image without the patch, where there is one.
+        rival: Another patch, which does not decide, bool `[H, W]`, where there is one.
     """
 
     photo: str
@@ -48,6 +49,7 @@ class Subject:
     region: Tensor | None = None
     patch: str = ""
     clean_sample: Tensor | None = None
+    rival: Tensor | None = None
 
 
 @dataclass(eq=False)

@@ -47,6 +47,11 @@ from spadelens.errors import InputError, OutputError, UnknownNameError
     type=click.Path(path_type=Path),
     help="That tune has written, for the row 'tuned'; repeatable, one for a method.",
 )
+@click.option(
+    "--cue",
+    type=click.Choice(["small", "faint", "two"]),
+    help="Of table1: patches that are smaller, or faint, or two of them, of which one decides.",
+)
 @click.option("--preset", default=defaults.PRESET, show_default=True, metavar="NAME", help="Of the controls' traces.")
 @click.option(
     "--data",
@@ -64,6 +69,7 @@ def bench_command(
     methods: tuple[str, ...],
     rows: tuple[str, ...],
     schedule_files: tuple[Path, ...],
+    cue: str | None,
     preset: str,
     data: Path | None,
     seed: int,
@@ -74,6 +80,7 @@ def bench_command(
     from spadelens.extract.report import package_versions
     from spadelens.files import whole_file
     from spadelens.measure.calibration import to_calibration_cases
+    from spadelens.measure.cues import harder_subjects
     from spadelens.measure.planted import read_planted, training_images
     from spadelens.measure.tables import METHODS, run_table, subjects_of
     from spadelens.measure.tuning import read_tuned_method
@@ -82,11 +89,13 @@ def bench_command(
     from spadelens.present.console import print_markdown, stage_bar
     from spadelens.present.tables import first_table, table_json, table_markdown
 
+    if cue and table != "table1":
+        raise InputError("Cannot use --cue with table2: its photos have no patches.")
+    name = f"{table}-{cue}" if cue else table
     known = {row.name: row for row in ROWS}
-    for name in rows:
-        if name not in known:
-            raise UnknownNameError("row", name, known)
-    chosen = [known[name] for name in rows] if rows else list(ROWS)
+    for unknown in (row for row in rows if row not in known):
+        raise UnknownNameError("row", unknown, known)
+    chosen = [known[row] for row in rows] if rows else list(ROWS)
     find_preset(preset)
     used = methods or METHODS
     schedules = {}
@@ -102,9 +111,10 @@ def bench_command(
         raise OutputError(f"Cannot write to {str(out)!r}: {error.strerror or error}.") from error
     with interrupts.raises(is_resumable=True), stage_bar() as progress:
         planted = read_planted(model_spec, device)
+        subjects = harder_subjects(planted, cue, num_cases, seed) if cue else subjects_of(planted, table, num_cases)
         bench = Workbench(
             loaded=planted.loaded,
-            subjects=subjects_of(planted, table, num_cases),
+            subjects=subjects,
             calibration=to_calibration_cases(planted),
             schedules=schedules,
             training_images=training_images(planted, data),
@@ -112,11 +122,11 @@ def bench_command(
             seed=seed,
         )
         results = run_table(
-            bench, table, chosen, out / f"{table}.jsonl", methods=used, num_slow=num_slow, progress=progress
+            bench, table, chosen, out / f"{name}.jsonl", methods=used, num_slow=num_slow, progress=progress
         )
-        about = {"model": model_spec, "preset": preset, "seed": seed, "versions": package_versions()}
+        about = {"model": model_spec, "cue": cue, "preset": preset, "seed": seed, "versions": package_versions()}
         listing = table_json(results, chosen, about | {"schedules": schedules})
         for suffix, content in ((".json", json.dumps(listing, indent=1) + "\n"), (".md", table_markdown(listing))):
-            with whole_file(out / f"{table}{suffix}") as temporary:
+            with whole_file(out / f"{name}{suffix}") as temporary:
                 temporary.write_text(content, encoding="utf-8")
-    print_markdown(first_table(listing), out / f"{table}.md")
+    print_markdown(first_table(listing), out / f"{name}.md")

@@ -13,6 +13,7 @@ _CERTAIN = 0.01
 _TITLES = {
     "auc": "Pixel AUC, %",
     "pointing": "Pointing game, % of hits",
+    "between": "AUC of the patch that decides against the other patch, %",
     "insertion": "Insertion, % (higher is better)",
     "deletion": "Deletion, % (lower is better)",
 }
@@ -27,12 +28,15 @@ _ABOUT = (
 def table_json(results: Results, rows: Sequence[Row], about: Mapping[str, Any]) -> dict[str, Any]:
     """Return a table with all its numbers, to be written as JSON."""
     described = {row.name: {"about": row.about, "is_control": row.is_control} for row in rows}
-    summary = summarize(results, scores_of(results.table, BLURS))
+    with_rivals = any("between" in cell for cell in results.cells.values())
+    scores = scores_of(results.table, BLURS, with_rivals)
+    summary = summarize(results, scores)
     return {
         "format": "spadelens-table-1",
         "table": results.table,
         **about,
         "methods": list(results.methods),
+        "scores": list(scores),
         "images": list(results.images),
         "rows": [{**row, **described[row["row"]]} for row in summary],
     }
@@ -40,14 +44,13 @@ def table_json(results: Results, rows: Sequence[Row], about: Mapping[str, Any]) 
 
 def table_markdown(listing: Mapping[str, Any]) -> str:
     """Return the tables of `table_json` as Markdown."""
-    names = list(scores_of(listing["table"], BLURS))
-    parts = [table_of(listing, name) for name in names if not name.startswith("pointing, ")]
+    parts = [table_of(listing, name) for name in listing["scores"] if not name.startswith("pointing, ")]
     return "\n\n".join([_ABOUT, *parts, *_errors(listing)]) + "\n"
 
 
 def first_table(listing: Mapping[str, Any]) -> str:
     """Return the table of the first score of `table_json` as Markdown, and what could not be had."""
-    return "\n\n".join([table_of(listing, next(iter(scores_of(listing["table"], BLURS)))), *_errors(listing)])
+    return "\n\n".join([table_of(listing, listing["scores"][0]), *_errors(listing)])
 
 
 def table_of(listing: Mapping[str, Any], score: str) -> str:
@@ -73,7 +76,8 @@ def table_of(listing: Mapping[str, Any], score: str) -> str:
                 ]
             )
         )
-    title = _TITLES.get(score) or f"{_TITLES['auc'].replace(',', f' of maps under a blur of {score.split()[-1]},')}"
+    name, _, blur = score.partition(", blur ")
+    title = _TITLES[name].replace(",", f" of maps under a blur of {blur},") if blur else _TITLES[name]
     return "\n".join([f"**{title}**", "", *lines])
 
 
