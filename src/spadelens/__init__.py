@@ -16,14 +16,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spadelens.errors import SpadeError
     from spadelens.extract.augment import Augmentation, NoiseViews, NoViews, PaperViews
+    from spadelens.extract.ensemble import TraceEnsemble, extract_ensemble
     from spadelens.extract.extraction import extract_trace, extract_traces
     from spadelens.extract.presets import PRESETS, Preset
     from spadelens.extract.report import LayerReport, Outcome, PathPoint, Prediction, SearchReport, TraceReport
-    from spadelens.extract.schedule import Auto, Late, Schedule, Table, Uniform
+    from spadelens.extract.schedule import Auto, Guarded, Late, Schedule, Table, Uniform
     from spadelens.extract.solvers import ADMM, OBC, OLS, AutoSolver, Magnitude, Solver, SparseGPT, Wanda
     from spadelens.extract.trace import Trace
     from spadelens.interpret.attribution import Heatmap, attribute
+    from spadelens.measure.agreement import agreement
+    from spadelens.measure.cases import Planted, TrojanCase
+    from spadelens.measure.faithfulness import Faithfulness, faithfulness
+    from spadelens.measure.gradients import gradient_similarity
     from spadelens.measure.localization import Localization, localize, pixel_auc, pointing_game
+    from spadelens.measure.planted import plant, read_planted
+    from spadelens.measure.sparse_fc import SparseFC, sparse_classifier
+    from spadelens.measure.tuning import CalibrationCase, Tuned, tune
     from spadelens.models import LoadedModel, load_model
     from spadelens.photos import Preprocessing, read_photo
 
@@ -35,6 +43,9 @@ __all__ = [
     "Augmentation",
     "Auto",
     "AutoSolver",
+    "CalibrationCase",
+    "Faithfulness",
+    "Guarded",
     "Heatmap",
     "Late",
     "LayerReport",
@@ -46,6 +57,7 @@ __all__ = [
     "Outcome",
     "PaperViews",
     "PathPoint",
+    "Planted",
     "Prediction",
     "Preprocessing",
     "Preset",
@@ -53,33 +65,53 @@ __all__ = [
     "SearchReport",
     "Solver",
     "SpadeError",
+    "SparseFC",
     "SparseGPT",
     "Table",
     "Trace",
+    "TraceEnsemble",
     "TraceReport",
+    "TrojanCase",
+    "Tuned",
     "Uniform",
     "Wanda",
+    "agreement",
     "attribute",
+    "extract_ensemble",
     "extract_trace",
     "extract_traces",
+    "faithfulness",
+    "gradient_similarity",
     "load_model",
     "localize",
     "pixel_auc",
+    "plant",
     "pointing_game",
     "read_photo",
+    "read_planted",
+    "sparse_classifier",
+    "tune",
 ]
 
 _NAMES_BY_MODULE = {
     "errors": ("SpadeError",),
     "extract.augment": ("Augmentation", "NoViews", "NoiseViews", "PaperViews"),
+    "extract.ensemble": ("TraceEnsemble", "extract_ensemble"),
     "extract.extraction": ("extract_trace", "extract_traces"),
     "extract.presets": ("PRESETS", "Preset"),
     "extract.report": ("LayerReport", "Outcome", "PathPoint", "Prediction", "SearchReport", "TraceReport"),
-    "extract.schedule": ("Auto", "Late", "Schedule", "Table", "Uniform"),
+    "extract.schedule": ("Auto", "Guarded", "Late", "Schedule", "Table", "Uniform"),
     "extract.solvers": ("ADMM", "OBC", "OLS", "AutoSolver", "Magnitude", "Solver", "SparseGPT", "Wanda"),
     "extract.trace": ("Trace",),
     "interpret.attribution": ("Heatmap", "attribute"),
+    "measure.agreement": ("agreement",),
+    "measure.cases": ("Planted", "TrojanCase"),
+    "measure.faithfulness": ("Faithfulness", "faithfulness"),
+    "measure.gradients": ("gradient_similarity",),
     "measure.localization": ("Localization", "localize", "pixel_auc", "pointing_game"),
+    "measure.planted": ("plant", "read_planted"),
+    "measure.sparse_fc": ("SparseFC", "sparse_classifier"),
+    "measure.tuning": ("CalibrationCase", "Tuned", "tune"),
     "models": ("LoadedModel", "load_model"),
     "photos": ("Preprocessing", "read_photo"),
 }
