@@ -20,7 +20,8 @@ import torchvision
 from spadelens.extract.capture import probe
 from spadelens.extract.plan import Sampling, make_plan
 from spadelens.extract.presets import find_preset
-from spadelens.extract.schedule import Auto, parse_schedule
+from spadelens.extract.schedule import Auto
+from spadelens.extract.schedule_text import parse_schedule
 from spadelens.extract.solvers import ADMM, parse_solver
 
 CG_PRODUCTS = 6  # five steps and the first residual

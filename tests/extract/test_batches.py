@@ -13,7 +13,7 @@ from spadelens.extract.augment import parse_augmentation
 from spadelens.extract.ensemble import extract_ensemble
 from spadelens.extract.extraction import extract_trace, extract_traces
 from spadelens.extract.presets import PRESETS, find_preset
-from spadelens.extract.schedule import parse_schedule
+from spadelens.extract.schedule_text import parse_schedule
 from spadelens.extract.solvers import parse_solver, solver_name
 from spadelens.extract.trace import Trace
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from spadelens import extract_trace
 from spadelens.errors import ScheduleError
-from spadelens.extract.schedule import Guarded, Table, parse_schedule
+from spadelens.extract.schedule import Guarded, Table
+from spadelens.extract.schedule_text import parse_schedule
 
 
 def make_net(seed: int) -> nn.Module:

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from spadelens.errors import ScheduleError
 from spadelens.extract.schedule import (
-    PUBLISHED,
     Late,
     LayerInfo,
     Schedule,
@@ -17,8 +16,8 @@ from spadelens.extract.schedule import (
     Uniform,
     choose_layers,
     matching_layers,
-    parse_schedule,
 )
+from spadelens.extract.schedule_text import parse_schedule
 
 NAMES = ["stem", "layer1.0.conv1", "layer1.0.conv2", "layer1.10.conv1", "layer2.0.conv1", "fc"]
 LAYERS = [LayerInfo(name, name != "fc", name == "layer1.10.conv1") for name in NAMES]
@@ -86,7 +85,6 @@ def test_choose_layers() -> None:
         ("fc=0.5, layer1.* = 0.9,", Table((("fc", 0.5), ("layer1.*", 0.9)))),
         ({"fc": 0.5}, Table((("fc", 0.5),))),
         (Late(0.1), Late(0.1)),
-        ("resnet50-lrp", PUBLISHED["resnet50-lrp"]),
     ],
 )
 def test_what_describes_a_schedule(given_as: object, expected: Schedule) -> None:
@@ -159,13 +157,15 @@ def test_specs_are_short(schedule: Schedule) -> None:
     assert len(schedule.spec()) < 20
 
 
-@pytest.mark.parametrize("name", sorted(PUBLISHED))
+@pytest.mark.parametrize("name", ["resnet50-lrp", "resnet50-visualization"])
 def test_presets_fit_a_resnet50(name: str) -> None:
     blocks = {1: 3, 2: 4, 3: 6, 4: 3}
     names = (
         ["conv1"] + [f"layer{s}.{b}.conv{c}" for s, n in blocks.items() for b in range(n) for c in (1, 2, 3)] + ["fc"]
     )
-    found = PUBLISHED[name].sparsities([LayerInfo(n, n != "fc", False) for n in names[1:]])
+    schedule = parse_schedule(name)
+    assert isinstance(schedule, Table)
+    found = schedule.sparsities([LayerInfo(n, n != "fc", False) for n in names[1:]])
     assert found["layer4.2.conv3"] == found["fc"] == 0.95
     assert found["layer1.2.conv1"] == 0.0
     assert set(found) == set(names[1:])

@@ -12,7 +12,8 @@ from spadelens.errors import InputError, ScheduleError, UnknownNameError
 from spadelens.extract.criteria import CRITERIA, Subject
 from spadelens.extract.extraction import extract_trace
 from spadelens.extract.report import Outcome, Prediction, TraceReport, predict
-from spadelens.extract.schedule import CRITERION_NAMES, Auto, parse_schedule
+from spadelens.extract.schedule import CRITERION_NAMES, Auto
+from spadelens.extract.schedule_text import parse_schedule
 from spadelens.extract.search import Path, search
 from spadelens.extract.solving import Candidate, SolvedLayer
 from spadelens.extract.trace import Trace, swapped_weights

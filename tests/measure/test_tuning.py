@@ -12,7 +12,8 @@ from torch import nn
 
 from spadelens import attribute, extract_trace, pixel_auc
 from spadelens.errors import InputError
-from spadelens.extract.schedule import Guarded, parse_schedule
+from spadelens.extract.schedule import Guarded
+from spadelens.extract.schedule_text import parse_schedule
 from spadelens.measure import tuning
 from spadelens.measure.tuning import CalibrationCase, read_tuned_method, tune
 

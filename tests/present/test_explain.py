@@ -12,7 +12,7 @@ from PIL import Image
 from spadelens import attribute
 from spadelens.demo.images import draw_image
 from spadelens.errors import InputError, UnknownNameError
-from spadelens.extract.schedule import parse_schedule
+from spadelens.extract.schedule_text import parse_schedule
 from spadelens.extract.solvers import SparseGPT
 from spadelens.interpret.methods import Saliency
 from spadelens.measure.localization import localize

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from spadelens.demo.images import draw_image
-from spadelens.extract.schedule import parse_schedule
+from spadelens.extract.schedule_text import parse_schedule
 from spadelens.extract.solvers import SparseGPT
 from spadelens.interpret.methods import METHODS
 from spadelens.models import LoadedModel, load_model

@@ -16,7 +16,7 @@ from spadelens.extract.choose import choose_layers, make_trace, measure_held_out
 from spadelens.extract.presets import find_preset
 from spadelens.extract.request import Progress, Request, make_request
 from spadelens.extract.sample import check_sample
-from spadelens.extract.schedule import ScheduleLike
+from spadelens.extract.schedule_text import ScheduleLike
 from spadelens.extract.solvers import Solver
 from spadelens.extract.stages import make_jobs, solve_layers
 from spadelens.extract.trace import Trace

@@ -13,7 +13,8 @@ from spadelens.errors import InputError
 from spadelens.extract.accumulate import Precision, check_precision
 from spadelens.extract.augment import AugmentationLike
 from spadelens.extract.presets import find_preset
-from spadelens.extract.schedule import Schedule, ScheduleLike, parse_schedule
+from spadelens.extract.schedule import Schedule
+from spadelens.extract.schedule_text import ScheduleLike, parse_schedule
 from spadelens.extract.solvers import Solver, parse_solver
 from spadelens.extract.views import ViewSource, augmented_views, check_count
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
-from types import MappingProxyType
-from typing import TypeAlias, final
+from typing import final
 
 from spadelens.errors import ScheduleError, UnknownNameError, suggest
 from spadelens.extract.solvers.base import check_sparsity
-from spadelens.settings import configured_name, parse_configured
+from spadelens.settings import configured_name
 
 CRITERION_NAMES = ("probability", "prediction", "agreement", "insertion")
 
@@ -237,82 +234,6 @@ def _late_layers(layers: Sequence[LayerInfo], start: float) -> list[str]:
     return dense_capable[math.floor(len(dense_capable) * start) :]
 
 
-_RESNET50_LRP = {
-    "layer1.0": 0.2,
-    "layer1.1": 0.8,
-    "layer1.2": 0.0,
-    "layer2.0": 0.2,
-    "layer2.1": 0.0,
-    "layer2.2": 0.99,
-    "layer2.3": 0.95,
-    "layer3.0": 0.8,
-    "layer3.1": 0.8,
-    "layer3.2": 0.9,
-    "layer3.3": 0.8,
-    "layer3.4": 0.0,
-    "layer3.5": 0.0,
-    "layer4.0": 0.95,
-    "layer4.1": 0.95,
-    "layer4.2": 0.95,
-    "fc": 0.95,
-}
-_RESNET50_VISUALIZATION = {"layer3.4": 0.95, "layer3.5": 0.95, "layer4": 0.95, "fc": 0.95}
-
-PUBLISHED: Mapping[str, Schedule] = MappingProxyType(
-    {
-        # As published by SPADE's authors for torchvision's ResNet-50.
-        "resnet50-lrp": Table(tuple(_RESNET50_LRP.items())),
-        "resnet50-visualization": Table(tuple(_RESNET50_VISUALIZATION.items())),
-    }
-)
-ScheduleLike: TypeAlias = Schedule | float | str | Mapping[str, float]
-
-
-def parse_schedule(schedule: ScheduleLike) -> Schedule:
-    """Return the schedule that a number, a table, a text or a JSON file describes.
-
-    Texts are `auto`, `auto:threshold=0.8,start=0.3`, `0.9`, `late`, `late:SPARSITY`, `late:SPARSITY@START`, the name of
-    a published one, `PATTERN=SPARSITY,...`, or the path of a JSON file that holds a table; `guarded:` before the latter
-    two gives way where they lose the prediction, and so does a file that `spadelens tune` has written.
-
-    Raises:
-        ScheduleError: It describes none.
-    """
-    if isinstance(schedule, Schedule):
-        return schedule
-    if isinstance(schedule, Mapping):
-        return _table(schedule)
-    if not isinstance(schedule, str):
-        check_sparsity(schedule, "for every layer")
-        return Uniform(float(schedule))
-    return _parse_text(schedule.strip())
-
-
-def _parse_text(text: str) -> Schedule:
-    if text in PUBLISHED:
-        return PUBLISHED[text]
-    if text.partition(":")[0] == "auto":
-        return parse_configured("schedule", text, {"auto": Auto})
-    if text.partition(":")[0] == "late":
-        return _parse_late(text)
-    if text.partition(":")[0] == "guarded":
-        table = _parse_text(text.partition(":")[2].strip())
-        return table if isinstance(table, Guarded) else Guarded(_check_table(table))
-    if "=" in text:
-        return Table(tuple(_parse_rule(item) for item in text.split(",") if item.strip()))
-    if text.endswith(".json"):
-        return _read_table(Path(text))
-    try:
-        return Uniform(float(text))
-    except ValueError as error:
-        if isinstance(error, ScheduleError):
-            raise
-        raise ScheduleError(
-            f"Unknown schedule {text!r}: expected a number in [0, 1), PATTERN=SPARSITY, a .json file, or a name."
-            f"{suggest(text, ['auto', 'late', *PUBLISHED])}"
-        ) from None
-
-
 def choose_layers(layers: Sequence[LayerInfo], patterns: Sequence[str] | None) -> list[LayerInfo]:
     """Return the layers that may be pruned: those that match a pattern, or all but the first convolution.
 
@@ -342,52 +263,3 @@ def matching_layers(pattern: str, names: Sequence[str]) -> list[str]:
             f"No layer that may be pruned matches the pattern {pattern!r}.{suggest(pattern, {*names, *parents})}"
         )
     return matched
-
-
-def _table(sparsities: Mapping[str, float]) -> Table:
-    for pattern, sparsity in sparsities.items():
-        check_sparsity(sparsity, f"for {pattern!r}")
-    return Table(tuple((pattern, float(sparsity)) for pattern, sparsity in sparsities.items()))
-
-
-def _check_table(schedule: Schedule) -> Table:
-    if not isinstance(schedule, Table):
-        raise ScheduleError(f"Cannot guard {schedule.spec()!r}: expected PATTERN=SPARSITY or a .json file.")
-    return schedule
-
-
-def _parse_late(text: str) -> Late:
-    _, _, numbers = text.partition(":")
-    sparsity, _, start = numbers.partition("@")
-    try:
-        return Late(
-            sparsity=float(sparsity) if sparsity else Late.sparsity, start=float(start) if start else Late.start
-        )
-    except ValueError as error:
-        if isinstance(error, ScheduleError):
-            raise
-        raise ScheduleError(
-            f"Cannot read the schedule {text!r}: expected late:SPARSITY or late:SPARSITY@START."
-        ) from None
-
-
-def _parse_rule(item: str) -> tuple[str, float]:
-    pattern, _, number = item.partition("=")
-    try:
-        return pattern.strip(), float(number)
-    except ValueError:
-        raise ScheduleError(
-            f"Cannot read {item.strip()!r} in the schedule: expected PATTERN=SPARSITY, such as 'layer4.*=0.9'."
-        ) from None
-
-
-def _read_table(path: Path) -> Table | Guarded:
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ScheduleError(f"Cannot read the schedule file {str(path)!r}: {error}") from error
-    if isinstance(table, dict) and isinstance(table.get("sparsities"), dict):  # as `spadelens tune` writes it
-        return Guarded(_table(table["sparsities"]))
-    if not isinstance(table, dict):
-        raise ScheduleError(f"Cannot use the schedule file {str(path)!r}: expected a JSON object of pattern: sparsity.")
-    return _table(table)

@@ -211,7 +211,7 @@ def _settings(
     from spadelens.extract.accumulate import check_precision
     from spadelens.extract.augment import parse_augmentation
     from spadelens.extract.presets import find_preset
-    from spadelens.extract.schedule import parse_schedule
+    from spadelens.extract.schedule_text import parse_schedule
     from spadelens.extract.solvers import parse_solver
     from spadelens.interpret.methods import METHODS
     from spadelens.present.explain import Settings
