@@ -22,7 +22,7 @@ def parse_schedule(schedule: ScheduleLike) -> Schedule:
 
     Texts are `auto`, `auto:threshold=0.8,start=0.3`, `0.9`, `late`, `late:SPARSITY`, `late:SPARSITY@START`, the name of
     one that comes with the library, `PATTERN=SPARSITY,...`, or the path of a JSON file that holds a table; `guarded:`
-    before the latter two gives way where they lose the prediction, and so does a file that `spadelens tune` has written.
+    before the latter two gives way where they lose the prediction, and so does a file that `spadelens tune` wrote.
 
     Raises:
         ScheduleError: It describes none.

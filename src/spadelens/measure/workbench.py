@@ -187,9 +187,9 @@ def trace_row(name: str, about: str, *, is_control: bool = False, is_slow: bool 
     return Row(name, about, lambda bench, number, _: bench.trace(number, **options), is_control, is_slow)
 
 
-def ensemble_row(name: str, about: str, **options: Any) -> Row:
+def ensemble_row(name: str, about: str, *, is_control: bool = False, **options: Any) -> Row:
     """Return the row of ensembles that `extract_ensemble` makes with `options`."""
-    return Row(name, about, lambda bench, number, _: bench.ensemble(number, **options))
+    return Row(name, about, lambda bench, number, _: bench.ensemble(number, **options), is_control)
 
 
 ROWS: tuple[Row, ...] = (
@@ -239,6 +239,20 @@ ROWS: tuple[Row, ...] = (
         needs="clean",
     ),
     trace_row("magnitude", "the smallest weights pruned, along the same path", solver="magnitude", is_control=True),
+    ensemble_row(
+        "magnitude ensemble",
+        "the ensemble of networks of which the smallest weights are pruned: what averaging alone is worth",
+        preset="ensemble",
+        solver="magnitude",
+        is_control=True,
+    ),
+    Row(
+        "ensemble of another image",
+        "the ensemble of the next image that shows another patch",
+        lambda bench, number, _: bench.ensemble(bench.other(number, False), preset="ensemble"),
+        is_control=True,
+        needs="patches",
+    ),
     Row(
         "one block dropped",
         "the dense network without the block that is best left out on the calibration images",
