@@ -1,4 +1,5 @@
-"""What is used where the user says nothing: in Python and on the command line. docs/benchmarks.md says why."""
+"""What is used where the user says nothing: in Python and on the command line. docs/evidence.md says why."""
 
-METHOD = "saliency"
-PRESET = "balanced"
+METHOD = "smoothgrad"
+PRESET = "balanced"  # of a single trace
+EXPLAIN_PRESET = "ensemble"  # of `spadelens explain`

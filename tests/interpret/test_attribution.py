@@ -98,7 +98,7 @@ def flipping() -> Trace:
 
 
 def test_heatmap_is_the_sum_of_absolute_values(model: nn.Module) -> None:
-    found = attribute(model, SAMPLE)
+    found = attribute(model, SAMPLE, "saliency")
     with torch.no_grad():
         target = int(model(SAMPLE[None]).argmax())
     expected = gradient(model, target)
@@ -115,7 +115,7 @@ def test_heatmap_is_the_sum_of_absolute_values(model: nn.Module) -> None:
 
 @pytest.mark.parametrize("target", range(5))
 def test_target(model: nn.Module, target: int) -> None:
-    found = attribute(model, SAMPLE, target=target)
+    found = attribute(model, SAMPLE, "saliency", target)
     assert found.target == target
     assert torch.allclose(found.attribution, gradient(model, target))
 
@@ -152,7 +152,7 @@ def test_settings_are_kept(model: nn.Module) -> None:
 
 def test_the_default_target_of_a_trace_is_the_dense_prediction(flipping: Trace) -> None:
     assert flipping.report.dense.class_index != flipping.report.sparse.class_index
-    found = attribute(flipping, SAMPLE)
+    found = attribute(flipping, SAMPLE, "saliency")
     assert found.target == flipping.report.dense.class_index
     assert attribute(flipping.dense_model, SAMPLE).target == found.target
     assert torch.allclose(found.attribution, gradient(flipping.model(), found.target), atol=1e-7)

@@ -19,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
-from spadelens import Trace, load_model
+from spadelens import Trace, TraceEnsemble, load_model
 from spadelens.demo.images import draw_image
 from spadelens.extract.presets import PRESETS
 from spadelens.models import LoadedModel
@@ -190,7 +190,29 @@ def test_presets_are_what_is_not_given() -> None:
         assert settings["augmentation"].startswith(preset.augmentation)
     assert run("explain", "square.png", "--model", "net.py:build", "--out", "default") == 0
     settings = read_report("default")["settings"]
-    assert (settings["preset"], settings["num_views"]) == ("balanced", PRESETS["balanced"].num_views)
+    assert (settings["preset"], settings["num_views"]) == ("ensemble", PRESETS["ensemble"].num_views)
+    assert run("explain", "square.png", "--model", "net.py:build", "--out", "fixed", "--schedule", "0.5") == 0
+    assert read_report("fixed")["settings"]["preset"] == "balanced"  # what has no path has no other members
+
+
+def test_an_ensemble_can_be_loaded_again(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("explain", "square.png", "--model", "demo", "--out")
+    assert run(*arguments, "out", "--preset", "ensemble", "--blur", "0.03", "--views", "2") == 0
+    report = read_report()
+    (photo,) = report["photos"]
+    loaded = load_model("demo", "cpu")
+    ensemble = TraceEnsemble.load(Path("out", photo["files"]["trace"]), loaded.model)
+    assert len(ensemble.members) == len(photo["members"]) > 1
+    assert ensemble.dense_weight == photo["dense_weight"] == 1.0
+    assert report["settings"]["blur"] == 0.03
+    assert run(*shlex.split(report["command"].replace("--out out", "--out again"))[1:]) == 0
+    for name in ("dense.png", "spade.png"):
+        assert Path("out/square", name).read_bytes() == Path("again/square", name).read_bytes()
+    assert run(*arguments, "plain", "--preset", "ensemble", "--views", "2") == 0
+    assert Path("out/square/spade.png").read_bytes() != Path("plain/square/spade.png").read_bytes()
+    capsys.readouterr()
+    assert run(*arguments, "x", "--preset", "ensemble", "--schedule", "0.5") == 2
+    assert "auto" in capsys.readouterr().err
 
 
 def test_the_search_is_shown() -> None:
@@ -506,7 +528,7 @@ def check_interrupted(process: subprocess.Popen[str], before: dict[str, bytes | 
 def test_interrupts_during_imports(stop: signal.Signals, module: str) -> None:
     """Torch swallows what interrupts its import of NumPy."""
     before = listing()
-    command = ["explain", "square.png", "--model", "net.py:build", "--out", "new/out"]
+    command = ["explain", "square.png", "--model", "net.py:build", "--out", "new/out", "--method", "saliency"]
     program = [sys.executable, "-c", STOPPED_AT, module, str(int(stop)), *command]
     check_interrupted(subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True), before)
 

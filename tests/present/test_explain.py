@@ -47,8 +47,8 @@ def test_explanation(demo: LoadedModel) -> None:
     assert found.target_probabilities[0] == pytest.approx(float(dense.max()), abs=1e-5)
     sparse = found.trace.model()(sample[None]).softmax(-1)[0].detach()
     assert found.target_probabilities[1] == pytest.approx(float(sparse[found.target]), abs=1e-5)
-    assert torch.equal(found.dense_map.values, attribute(demo.model, sample).values)
-    assert torch.equal(found.sparse_map.values, attribute(found.trace, sample).values)
+    assert torch.equal(found.dense_map.values, attribute(demo.model, sample, Saliency()).values)
+    assert torch.equal(found.sparse_map.values, attribute(found.trace, sample, Saliency()).values)
     assert subject.region is not None
     assert found.scores == (
         localize(found.dense_map.values, subject.region),

@@ -100,6 +100,8 @@ def make_photo(name: str = "cat") -> dict[str, Any]:
         "sparse": make_prediction([(281, "tabby", 0.64), (282, "tiger cat", 0.093), (332, "Angora", 0.022)], 0.64),
         "is_prediction_kept": True,
         "sparsity": 0.894,
+        "members": [{"sparsity": 0.894, "explained_probability": 0.64, "is_prediction_kept": True}],
+        "dense_weight": 0.0,
         "maps": {
             "dense": {"is_zero": False, "convergence_delta": None},
             "sparse": {"is_zero": False, "convergence_delta": None},
@@ -117,7 +119,7 @@ def make_photo(name: str = "cat") -> dict[str, Any]:
 @pytest.fixture
 def report() -> dict[str, Any]:
     return {
-        "format": "spadelens-report-2",
+        "format": "spadelens-report-3",
         "command": "spadelens explain photos/cat.jpg --model torchvision:resnet50 --out 'my report'",
         "created": "2026-11-21T02:43:43Z",
         "versions": {"spadelens": "0.1.0", "torch": "2.9.1"},
@@ -133,6 +135,7 @@ def report() -> dict[str, Any]:
         "settings": {
             "method": "smoothgrad",
             "method_settings": {"num_samples": 25, "baseline": None},
+            "blur": 0.0,
             "target": None,
             "preset": "paper",
             "solver": "sparsegpt",
@@ -529,3 +532,23 @@ def test_missing_or_broken_pictures_are_refused(report: dict[str, Any]) -> None:
     good = make_png()
     with pytest.raises(InputError, match=r"sparse_overlay of 'cat' is not a PNG"):
         render_report(report, {"cat": PhotoPictures(good, good, good, good, b"\xff\xd8\xff JPEG" * 9)})
+
+
+def test_an_ensemble_says_what_was_averaged(report: dict[str, Any]) -> None:
+    photo = report["photos"][0]
+    photo["members"] += [
+        {"sparsity": 0.71, "explained_probability": 0.66, "is_prediction_kept": True},
+        {"sparsity": 0.502, "explained_probability": 0.31, "is_prediction_kept": False},
+    ]
+    photo["dense_weight"] = 1.0
+    text = read(report).text
+    assert "the mean of the maps of the dense model and of 3 traces" in text
+    assert "71.0% pruned, 66.0%; 50.2% pruned, 31.0% (prediction not kept)" in text
+    photo["members"], photo["dense_weight"] = photo["members"][:1], 0.0
+    assert "the mean of the maps" not in read(report).text
+
+
+def test_a_blur_is_said(report: dict[str, Any]) -> None:
+    assert "blurred" not in read(report).text
+    report["settings"]["blur"] = 0.05
+    assert "Both are blurred by a Gaussian of 5.0% of the longer side." in read(report).text

@@ -44,8 +44,8 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             1,
             "for many photos",
         ),
-        "balanced": Preset("auto", "auto", "noise", 4, 2, "a single trace"),
-        "ensemble": Preset("auto", "auto", "noise", 4, 2, "several traces, averaged", (0.5, 0.7, 0.8, 0.9)),
+        "balanced": Preset("auto", "auto", "noise", 4, 2, "the default of a single trace"),
+        "ensemble": Preset("auto", "auto", "noise", 4, 2, "explain's default", (0.5, 0.7, 0.8, 0.9)),
         "paper": Preset("obc:unit=kernel", "auto", "paper", 1024, 0, "SPADE as published"),
         "paper-fast": Preset("sparsegpt:unit=kernel", "auto", "paper", 1024, 0, "FastSPADE as published"),
     }

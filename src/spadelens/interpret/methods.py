@@ -215,7 +215,7 @@ class SmoothGrad(Method):
     """
 
     noise_std: float = 0.5
-    num_samples: int = 50
+    num_samples: int = 20
     seed: int = 0
     batch_size: int = 10
 

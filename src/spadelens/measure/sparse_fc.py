@@ -45,7 +45,7 @@ def sparse_classifier(
 ) -> SparseFC:
     """Return `model` with its classifier retrained to be sparse.
 
-    Minimizes mean KL(p ‖ softmax(W f + b)) + λ Σ (mixing |W| + (1 - mixing) W² / 2), f being standardized features and
+    Minimizes mean KL(p ‖ softmax(W f + b)) + λ (mixing ‖W‖₁ + (1 - mixing) ‖W‖² / 2), f being standardized features and
     p what the network says, for 24 penalties λ by FISTA (Beck & Teboulle 2009) from one to the next.
 
     Args:

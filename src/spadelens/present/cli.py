@@ -67,11 +67,10 @@ cli.add_command(bench_command)
 @click.option("--target", metavar="CLASS", help="Class to explain, name or number.  [default: the predicted one]")
 @click.option(
     "--preset",
-    default=defaults.PRESET,
-    show_default=True,
     metavar="NAME",
     help="What the options below are where they are not given: instant, fast, balanced, ensemble (the mean map of "
-    "several traces and the dense network), paper (SPADE as published, slow) or paper-fast.",
+    "several traces and the dense network), paper (SPADE as published, slow) or paper-fast.  "
+    f"[default: {defaults.EXPLAIN_PRESET}; {defaults.PRESET} with a --schedule that fixes the sparsities]",
 )
 @click.option(
     "--solver",
@@ -195,7 +194,7 @@ def _settings(
     *,
     method: str = defaults.METHOD,
     blur: float = 0.0,
-    preset: str = defaults.PRESET,
+    preset: str | None = None,
     solver: str | None = None,
     schedule: str | None = None,
     augmentation: str | None = None,
@@ -211,12 +210,16 @@ def _settings(
     from spadelens.extract.accumulate import check_precision
     from spadelens.extract.augment import parse_augmentation
     from spadelens.extract.presets import find_preset
+    from spadelens.extract.schedule import Auto
     from spadelens.extract.schedule_text import parse_schedule
     from spadelens.extract.solvers import parse_solver
     from spadelens.interpret.methods import METHODS
     from spadelens.present.explain import Settings
     from spadelens.settings import parse_configured
 
+    if preset is None:
+        is_chosen = schedule is None or isinstance(parse_schedule(schedule), Auto)
+        preset = defaults.EXPLAIN_PRESET if is_chosen else defaults.PRESET
     chosen = find_preset(preset)
     augmentation = chosen.augmentation if augmentation is None else augmentation
     parse_augmentation(augmentation)

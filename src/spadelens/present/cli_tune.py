@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from spadelens import defaults
 from spadelens.errors import InputError
 
 
@@ -18,7 +17,7 @@ from spadelens.errors import InputError
     metavar="SPEC",
     help="demo, or a folder that 'backdoor plant' has written; with --data, any model.",
 )
-@click.option("--method", default=defaults.METHOD, show_default=True, metavar="NAME", help="As for explain.")
+@click.option("--method", default="saliency", show_default=True, metavar="NAME", help="As for explain.")
 @click.option(
     "--out", required=True, metavar="FILE", type=click.Path(path_type=Path), help="JSON file for the schedule."
 )
