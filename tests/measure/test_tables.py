@@ -1,6 +1,7 @@
 """Tables: every cell is what the library says of that image, runs go on, and what fails is told."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,8 @@ def test_a_map_that_cannot_be_drawn_is_told_and_not_averaged(tmp_path: Path) -> 
     rows = [FEW[0], Row("failing", "", fail)]
     found = run_table(make_bench(3), "table1", rows, tmp_path / "t.jsonl", methods=METHODS)
     assert found.cells["failing", 1, "saliency"] == {"error": "SolverError: no solution"}
+    again = run_table(make_bench(3), "table1", [FEW[0], replace(rows[1], make=FEW[0].make)], tmp_path / "t.jsonl")
+    assert "error" not in again.cells["failing", 1, "saliency"]  # it is tried again
     listing = table_json(found, rows, {})
     row = listing["rows"][1]["methods"]["saliency"]
     assert (row["num_images"], row["errors"]) == (2, ["SolverError: no solution"])

@@ -114,7 +114,7 @@ def run_table(
         table: 'table1' or 'table2'.
         rows: What is compared.
         journal: File of what has been measured, to which more is appended: an interrupted run goes on from there, and
-            rows, methods and images can be added later.
+            rows, methods and images can be added later. What could not be had is tried again.
         methods: Attribution methods, with settings.
         num_slow: On how many images slow rows are run.
         progress: Called as progress('bench', done, total).
@@ -142,7 +142,8 @@ def run_table(
         (record["row"], record["image"], method): record
         for record in kept.records
         if identities.get((record["row"], record["image"])) == record["identity"]
-        for method in record["cells"]
+        for method, cell in record["cells"].items()
+        if "error" not in cell
     }
     for done, (number, row) in enumerate(wanted):
         if progress:
