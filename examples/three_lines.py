@@ -13,7 +13,7 @@ patched = paste_patch(draw_image(label=7, seed=1).pixels, PATCHES[0], seed=2)
 model, sample = loaded.model, loaded.preprocessing.to_tensor(Image.fromarray(patched.pixels))
 
 trace = spadelens.extract_trace(model, sample)
-heatmap = spadelens.attribute(trace, sample, method="saliency")
+heatmap = spadelens.attribute(trace, sample)
 
 dense, sparse = trace.report.dense, trace.report.sparse
 print(f"dense: {loaded.class_name(dense.class_index)} {dense.probability:.1%}")

@@ -1,4 +1,4 @@
-"""Settings that go together, by name; docs/benchmarks.md has the measurements that chose them."""
+"""Settings that go together, by name; docs/evidence.md has the measurements that chose them."""
 
 from __future__ import annotations
 
