@@ -1,9 +1,10 @@
-"""The tables of docs/evidence.md: patches planted, schedules tuned, tables filled, on three networks.
+"""The tables of docs/evidence: patches planted, schedules tuned, tables filled, on three networks.
 
     python benchmarks/tables.py --shared ../shared --out tables
+    python scripts/write_evidence.py tables
 
 Every step is a command of spadelens, which is printed, and goes on where it was interrupted. The networks are the
-bundled demo network, and the ResNet-20 and the MobileNet of --shared.
+bundled demo network, and the ResNet-20 and the MobileNet of --shared. The tables take hours on two cores.
 """
 
 from __future__ import annotations
@@ -12,13 +13,21 @@ import argparse
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 QUICK = ("saliency", "input_x_gradient")
-SMOOTHED = "smoothgrad:noise_std=0.25,num_samples=20"
-ALL = (*QUICK, SMOOTHED, "integrated_gradients:num_steps=16", "gradient_shap:num_samples=16", "occlusion")
+CUES = ("two", "small", "faint")
+FEW_LEVELS = ("--levels", "0.5/0.8/0.95")
+ON_CUES = ("dense", "balanced", "ensemble", "balanced, prediction kept")
+CUE_METHODS = (
+    "saliency",
+    "smoothgrad:noise_std=0.25,num_samples=20",
+    "smoothgrad:noise_std=0.5,num_samples=20",
+    "integrated_gradients:num_steps=16",
+)
+MANY_DRAWS = ("smoothgrad:noise_std=0.25,num_samples=100", "smoothgrad:noise_std=0.5,num_samples=100")
 
 
 @dataclass(frozen=True)
@@ -27,38 +36,50 @@ class Network:
 
     Attributes:
         plant: Options of `backdoor plant`, relative to --shared; None for the network that has its patches.
-        tuned: Attribution method -> calibration cases and further options of `tune`.
+        tuned: Attribution method -> options of `tune`.
+        tuned_by_insertion: The same for table 2, with photos relative to --shared.
         table1: Options of `bench table1`.
         table2: Options of `bench table2`.
+        num_cue_cases: For `bench table1 --cue`; 0 for none.
+        num_draw_cases: For SmoothGrad with 100 draws; 0 for none.
     """
 
     plant: tuple[str, ...] | None
-    tuned: dict[str, tuple[str, ...]]
+    tuned: Mapping[str, tuple[str, ...]]
     table1: tuple[str, ...]
     table2: tuple[str, ...]
+    tuned_by_insertion: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    num_cue_cases: int = 0
+    num_draw_cases: int = 0
 
 
-FEW_LEVELS = ("--cases", "8", "--levels", "0.5/0.8/0.95")
 NETWORKS = {
     "resnet20": Network(
-        ("--model", "{}/models/resnet20_cifar10.py:build", "--data", "{}/data/cifar10-subset.npz",
-         "--patch-size", "0.25-0.38"),
-        dict.fromkeys(ALL, ("--cases", "40")),
-        ("--cases", "120", "--slow-cases", "4"),
-        ("--cases", "60", "--slow-cases", "0"),
+        plant=("--model", "{}/models/resnet20_cifar10.py:build", "--data", "{}/data/cifar10-subset.npz",
+               "--patch-size", "0.25-0.38"),
+        tuned=dict.fromkeys((*QUICK, *CUE_METHODS[1:2], *CUE_METHODS[3:]), ("--cases", "40")),
+        table1=("--cases", "100", "--slow-cases", "4"),
+        table2=("--cases", "30", "--slow-cases", "0"),
+        tuned_by_insertion=dict.fromkeys(
+            QUICK, ("--cases", "12", *FEW_LEVELS, "--data", "{}/data/cifar10-subset.npz")
+        ),
+        num_cue_cases=40,
+        num_draw_cases=30,
     ),
     "mobilenet": Network(
-        ("--model", "{}/models/mobilenet_v1.py:build", "--data", "{}/data/imagenet-sample", "--rate", "5e-5",
-         "--classifier-rate", "0.0015", "--clean-weight", "5", "--batch-size", "32"),
-        {method: ("--cases", "24") if method in QUICK else FEW_LEVELS for method in ALL if "shap" not in method},
-        ("--cases", "40", "--slow-cases", "2"),
-        ("--cases", "20", "--slow-cases", "0"),
+        plant=("--model", "{}/models/mobilenet_v1.py:build", "--data", "{}/data/imagenet-sample", "--rate", "5e-5",
+               "--classifier-rate", "0.0015", "--clean-weight", "5", "--batch-size", "32"),
+        tuned=dict.fromkeys(QUICK, ("--cases", "24")),
+        table1=("--cases", "40", "--slow-cases", "2"),
+        table2=("--cases", "16", "--slow-cases", "0"),
+        num_cue_cases=30,
+        num_draw_cases=20,
     ),
     "demo": Network(
-        None,
-        dict.fromkeys(QUICK, ("--cases", "24")),
-        ("--cases", "60", "--slow-cases", "4"),
-        ("--cases", "30", "--slow-cases", "0"),
+        plant=None,
+        tuned=dict.fromkeys(QUICK, ("--cases", "16", *FEW_LEVELS)),
+        table1=("--cases", "40", "--slow-cases", "2"),
+        table2=("--cases", "20", "--slow-cases", "0"),
     ),
 }  # fmt: skip
 
@@ -69,15 +90,30 @@ def commands(name: str, network: Network, shared: Path, out: Path) -> Iterator[t
     if network.plant:
         options = [option.format(shared) for option in network.plant]
         yield ["backdoor", "plant", *options, "--out", model], out / name / "planted.json"
-    schedules = []
-    for method, tuned in network.tuned.items():
-        file = out / f"{name}-{method.partition(':')[0]}.json"
-        cache = out / f"{name}-{'few' if tuned is FEW_LEVELS else 'all'}.cache"
-        yield ["tune", "--model", model, "--method", method, *tuned, "--cache", str(cache), "--out", str(file)], file
-        schedules += ["--schedule", str(file)]
-    for table, options in (("table1", [*network.table1, *schedules]), ("table2", list(network.table2))):
-        folder = out / f"tables-{name}"
-        yield ["bench", table, "--model", model, "--out", str(folder), *options], folder / f"{table}.json"
+    schedules: dict[str, list[str]] = {}
+    for objective, tuned in (("auc", network.tuned), ("insertion", network.tuned_by_insertion)):
+        schedules[objective] = []
+        for method, options_of_method in tuned.items():
+            file = out / f"{name}-{objective}-{method.partition(':')[0]}.json"
+            options = [option.format(shared) for option in options_of_method]
+            cache = out / f"{name}-{objective}.cache"
+            command = ["tune", "--model", model, "--method", method, *options, "--cache", str(cache)]
+            yield [*command, "--out", str(file)], file
+            schedules[objective] += ["--schedule", str(file)]
+    folder = out / f"tables-{name}"
+    bench = ["--model", model, "--out", str(folder)]
+    yield ["bench", "table1", *bench, *network.table1, *schedules["auc"]], folder / "table1.json"
+    yield ["bench", "table2", *bench, *network.table2, *schedules["insertion"]], folder / "table2.json"
+    rows = [part for row in ON_CUES for part in ("--row", row)]
+    methods = [part for method in CUE_METHODS for part in ("--method", method)]
+    for cue in CUES if network.num_cue_cases else ():
+        cases = ["--cases", str(network.num_cue_cases)]
+        yield ["bench", "table1", *bench, "--cue", cue, *cases, *rows, *methods], folder / f"table1-{cue}.json"
+    if network.num_draw_cases:
+        folder = out / f"draws-{name}"
+        rows = ["--row", "dense", "--row", "ensemble", "--cases", str(network.num_draw_cases)]
+        methods = [part for method in MANY_DRAWS for part in ("--method", method)]
+        yield ["bench", "table1", "--model", model, "--out", str(folder), *rows, *methods], folder / "table1.json"
 
 
 def main() -> None:
