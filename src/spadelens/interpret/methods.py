@@ -214,7 +214,7 @@ class SmoothGrad(Method):
         batch_size: Copies that are run at a time.
     """
 
-    noise_std: float = 0.5
+    noise_std: float = 0.25
     num_samples: int = 20
     seed: int = 0
     batch_size: int = 10

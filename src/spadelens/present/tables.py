@@ -104,7 +104,7 @@ def _short(method: str) -> str:
     name, _, settings = method.partition(":")
     if name != "smoothgrad":
         return name
-    noise = next((part.partition("=")[2] for part in settings.split(",") if part.startswith("noise_std=")), "0.5")
+    noise = next((part.partition("=")[2] for part in settings.split(",") if part.startswith("noise_std=")), "0.25")
     return f"smoothgrad {noise}"
 
 
