@@ -64,6 +64,16 @@ def test_between_compares_the_two_patches_alone(planted: Planted) -> None:
     assert scores["auc"] == pixel_auc(heatmap, subject.region)
 
 
+def test_photos_that_are_given_to_the_class_anyway_are_left_out(planted: Planted) -> None:
+    """Here photos show a patch before another one is pasted: one of the same class decides nothing."""
+    from dataclasses import replace
+
+    already = replace(planted, cases=[replace(case, clean_image=case.image) for case in planted.cases[:20]])
+    for subject in harder_subjects(already, "small", 10):
+        assert subject.clean_sample is not None
+        assert int(planted.loaded.model(subject.clean_sample[None]).argmax()) != subject.target
+
+
 def test_what_there_is_not_is_refused(planted: Planted) -> None:
     with pytest.raises(UnknownNameError, match="tow"):
         harder_subjects(planted, "tow", 1)

@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from spadelens.errors import InputError
-from spadelens.measure.sparse_fc import _gradient, _path, sparse_classifier
+from spadelens.measure.sparse_fc import _features, _gradient, _path, sparse_classifier
 
 
 def problem(count: int = 60, width: int = 7, classes: int = 3) -> tuple[Tensor, Tensor]:
@@ -77,6 +77,11 @@ def test_the_classifier_is_sparse_and_says_what_the_network_says() -> None:
     held_out = images[90:]
     same = (found.model(held_out).argmax(1) == model(held_out).argmax(1)).double().mean()
     assert float(same) == pytest.approx(found.agreement)
+    _, features, scores = _features(model, images, 50)
+    standard = (features - features[:90].mean(0)) / features[:90].std(0)
+    path = _path(standard[:90], scores[:90].softmax(1), 0.99)
+    on_path = [standard @ weight.T + bias for weight, bias in path]
+    assert min(float((found.model(images) - logits).abs().max()) for logits in on_path) < 1e-4
     weight = found.model.get_submodule("classifier").weight
     assert float((weight == 0).double().mean()) == pytest.approx(found.sparsity)
     assert torch.equal(found.model.get_submodule("features").weight, model.features.weight)

@@ -87,12 +87,14 @@ def test_every_cell_of_table_1_from_its_definition(tmp_path: Path) -> None:
 
 def test_every_cell_of_table_2_is_judged_by_the_dense_network(tmp_path: Path) -> None:
     bench = make_bench(2)
-    rows = [FEW[0], FEW[1]]
+    torch.manual_seed(5)
+    other = nn.Sequential(nn.Flatten(), nn.Linear(240, 4))
+    rows = [FEW[0], FEW[1], Row("other", "", lambda *_: other)]
     found = run_table(bench, "table2", rows, tmp_path / "t.jsonl", methods=("saliency",))
     model = bench.loaded.model
     for image, subject in enumerate(bench.subjects):
         trace = extract_trace(model, subject.sample, target=subject.target, preset="fast", schedule=0.5)
-        for name, one in (("dense", model), ("half", trace)):
+        for name, one in (("dense", model), ("half", trace), ("other", other)):
             heatmap = attribute(one, subject.sample, "saliency", subject.target).values
             expected = faithfulness(model, subject.sample, heatmap, subject.target)
             cell = found.cells[name, image, "saliency"]
