@@ -51,6 +51,7 @@ def _summarize_row(
         good = {image: cell for image, cell in cells.items() if "error" not in cell}
         methods[method] = {
             "num_images": len(good),
+            "num_zero": sum(cell.get("is_zero", False) for cell in good.values()),
             "errors": sorted({cell["error"] for cell in cells.values() if "error" in cell}),
             "kept": fmean(cell["is_kept"] for cell in good.values()) if good else None,
             "pruned": fmean(cell.get("sparsity", 0.0) for cell in good.values()) if good else None,

@@ -58,8 +58,8 @@ class Results:
         rows: Their names, in order.
         cells: (row, image, method) -> scores: for table 1 'auc', 'hit', with a rival 'between' (the AUC of the region
             against the rival alone), and 'blurred' (blur -> the same), for table 2
-            'insertion' and 'deletion'; 'is_kept', whether what the map is drawn on predicts the class; 'sparsity' where
-            something is pruned. Or 'error', where the map could not be drawn.
+            'insertion' and 'deletion'; 'is_zero', whether the map is zero everywhere; 'is_kept', whether what the map
+            is drawn on predicts the class; 'sparsity' where something is pruned. Or 'error', where the map could not be drawn.
         images: For each image its photo and its patch.
         seconds: (row, image) -> what it took.
     """
@@ -198,8 +198,9 @@ def _measure(
     subject = bench.subjects[number]
     try:
         model = row.make(bench, number, method)
-        heatmap = attribute(model, subject.sample, method, subject.target).values
-        return score(bench.loaded.model, subject, heatmap) | _describe(model, subject)
+        heatmap = attribute(model, subject.sample, method, subject.target)
+        found = score(bench.loaded.model, subject, heatmap.values) | {"is_zero": heatmap.is_zero}
+        return found | _describe(model, subject)
     except SpadeError as error:  # a row that cannot be had for an image, or with a method, is reported as such
         return {"error": f"{type(error).__name__}: {error}"}
 
