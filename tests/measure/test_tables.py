@@ -165,6 +165,18 @@ def test_a_map_that_cannot_be_drawn_is_told_and_not_averaged(tmp_path: Path) -> 
     assert "failing: SolverError: no solution" in first_table(listing)
 
 
+def test_maps_that_say_nothing_are_counted(tmp_path: Path) -> None:
+    nothing = nn.Sequential(nn.Flatten(), nn.Linear(240, 4))
+    nn.init.zeros_(nothing[1].weight)
+    rows = [FEW[0], Row("nothing", "", lambda *_: nothing)]
+    found = run_table(make_bench(3), "table1", rows, tmp_path / "t.jsonl", methods=METHODS[:1])
+    assert found.cells["nothing", 0, "saliency"]["auc"] == 0.5
+    assert not found.cells["nothing", 0, "saliency"]["hit"]
+    text = table_markdown(table_json(found, rows, {}))
+    assert "- nothing, saliency: 3 of 3" in text
+    assert "dense, saliency" not in text
+
+
 def test_slow_rows_are_run_on_the_first_images(tmp_path: Path) -> None:
     slow = trace_row("slow", "", is_slow=True, preset="fast", schedule=0.5)
     found = run_table(make_bench(3), "table1", [FEW[0], slow], tmp_path / "t.jsonl", methods=METHODS[:1], num_slow=1)

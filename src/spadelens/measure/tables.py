@@ -59,7 +59,8 @@ class Results:
         cells: (row, image, method) -> scores: for table 1 'auc', 'hit', with a rival 'between' (the AUC of the region
             against the rival alone), and 'blurred' (blur -> the same), for table 2
             'insertion' and 'deletion'; 'is_zero', whether the map is zero everywhere; 'is_kept', whether what the map
-            is drawn on predicts the class; 'sparsity' where something is pruned. Or 'error', where the map could not be drawn.
+            is drawn on predicts the class; 'sparsity' where something is pruned. Or 'error', where the map could not be
+            drawn.
         images: For each image its photo and its patch.
         seconds: (row, image) -> what it took.
     """

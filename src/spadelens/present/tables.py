@@ -91,13 +91,16 @@ def _cell(found: Mapping[str, Any] | None, row: str) -> str:
 
 
 def _errors(listing: Mapping[str, Any]) -> list[str]:
-    found = {
-        f"{row['row']}: {error}"
-        for row in listing["rows"]
-        for one in row["methods"].values()
-        for error in one["errors"]
-    }
-    return ["Could not be had:\n\n" + "\n".join(f"- {line}" for line in sorted(found))] if found else []
+    """Return what could not be had, and which maps say nothing."""
+    cells = [(row["row"], method, one) for row in listing["rows"] for method, one in row["methods"].items()]
+    errors = {f"{row}: {error}" for row, _, one in cells for error in one["errors"]}
+    zeros = [
+        f"{row}, {_short(method)}: {one['num_zero']} of {one['num_images']}"
+        for row, method, one in cells
+        if one["num_zero"]
+    ]
+    parts = (("Could not be had:", sorted(errors)), ("Maps that are zero everywhere, and say nothing:", zeros))
+    return [f"{title}\n\n" + "\n".join(f"- {line}" for line in lines) for title, lines in parts if lines]
 
 
 def _short(method: str) -> str:
