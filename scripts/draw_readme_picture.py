@@ -23,7 +23,7 @@ def main(path: Path) -> None:
     for subject, row in zip(subjects, rows, strict=True):
         assert subject.region is not None
         sample = loaded.preprocessing.to_tensor(subject.crop)
-        trace = spadelens.extract_trace(loaded.model, sample)
+        trace = spadelens.extract_ensemble(loaded.model, sample)
         row[0].imshow(photo_picture(subject.crop))
         dense, sparse = trace.report.dense, trace.report.sparse
         row[0].set_title(subject.file, fontsize=9)

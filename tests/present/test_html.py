@@ -543,6 +543,7 @@ def test_an_ensemble_says_what_was_averaged(report: dict[str, Any]) -> None:
     photo["dense_weight"] = 1.0
     text = read(report).text
     assert "the mean of the maps of the dense model and of 3 traces" in text
+    assert "SPADE mean of 3 traces and the whole network" in text
     assert "71.0% pruned, 66.0%; 50.2% pruned, 31.0% (prediction not kept)" in text
     photo["members"], photo["dense_weight"] = photo["members"][:1], 0.0
     assert "the mean of the maps" not in read(report).text
