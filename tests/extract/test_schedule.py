@@ -6,9 +6,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from spadelens import extract_trace, load_model
+from spadelens.demo.images import draw_image
 from spadelens.errors import ScheduleError
 from spadelens.extract.schedule import (
+    Guarded,
     Late,
     LayerInfo,
     Schedule,
@@ -17,7 +21,7 @@ from spadelens.extract.schedule import (
     choose_layers,
     matching_layers,
 )
-from spadelens.extract.schedule_text import parse_schedule
+from spadelens.extract.schedule_text import _named_schedules, parse_schedule
 
 NAMES = ["stem", "layer1.0.conv1", "layer1.0.conv2", "layer1.10.conv1", "layer2.0.conv1", "fc"]
 LAYERS = [LayerInfo(name, name != "fc", name == "layer1.10.conv1") for name in NAMES]
@@ -169,3 +173,20 @@ def test_presets_fit_a_resnet50(name: str) -> None:
     assert found["layer4.2.conv3"] == found["fc"] == 0.95
     assert found["layer1.2.conv1"] == 0.0
     assert set(found) == set(names[1:])
+
+
+def test_every_schedule_that_comes_with_the_library_can_be_read() -> None:
+    names = sorted(_named_schedules())
+    assert {"resnet50-lrp", "resnet50-visualization", "demo-saliency"} <= set(names)
+    for name in names:
+        assert isinstance(parse_schedule(name), Table | Guarded)
+
+
+def test_those_that_were_tuned_on_the_bundled_network_fit_it() -> None:
+    loaded = load_model("demo", "cpu")
+    sample = loaded.preprocessing.to_tensor(Image.fromarray(draw_image(1, 5).pixels))
+    for name in _named_schedules():
+        if name.startswith("demo-"):
+            trace = extract_trace(loaded.model, sample, preset="fast", schedule=name)
+            assert trace.report.is_prediction_kept
+            assert trace.report.pruned_layers
