@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, help="folder with models/ and data/")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--presets", nargs="+", default=["instant", "fast", "balanced"])
+    parser.add_argument("--presets", nargs="+", default=["instant", "fast", "balanced", "ensemble"])
     arguments = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as name:

@@ -37,7 +37,7 @@ def test_explain_real_photos(tmp_path: Path, capsys: pytest.CaptureFixture[str],
         assert report["photos"][0]["dense"]["class_name"] == "dalmatian"
     loaded = spadelens.load_model(spec, "cpu")
     for photo in report["photos"]:
-        trace = spadelens.TraceEnsemble.load(out / photo["files"]["trace"], loaded.model)
+        trace = spadelens.Trace.load(out / photo["files"]["trace"], loaded.model)
         assert trace.report.sparse.class_index == photo["sparse"]["class_index"]
 
 

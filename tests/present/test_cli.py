@@ -19,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
-from spadelens import Trace, TraceEnsemble, load_model
+from spadelens import Trace, load_model
 from spadelens.demo.images import draw_image
 from spadelens.extract.presets import PRESETS
 from spadelens.models import LoadedModel
@@ -195,15 +195,16 @@ def test_presets_are_what_is_not_given() -> None:
     assert read_report("fixed")["settings"]["preset"] == "balanced"  # what has no path has no other members
 
 
-def test_an_ensemble_can_be_loaded_again(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_ensemble_is_explained_and_its_chosen_trace_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("explain", "square.png", "--model", "demo", "--out")
     assert run(*arguments, "out", "--preset", "ensemble", "--blur", "0.03", "--views", "2") == 0
     report = read_report()
     (photo,) = report["photos"]
     loaded = load_model("demo", "cpu")
-    ensemble = TraceEnsemble.load(Path("out", photo["files"]["trace"]), loaded.model)
-    assert len(ensemble.members) == len(photo["members"]) > 1
-    assert ensemble.dense_weight == photo["dense_weight"] == 1.0
+    trace = Trace.load(Path("out", photo["files"]["trace"]), loaded.model)
+    assert trace.report.sparse.probability == pytest.approx(photo["members"][0]["explained_probability"])
+    assert len(photo["members"]) > 1
+    assert photo["dense_weight"] == 1.0
     assert report["settings"]["blur"] == 0.03
     assert run(*shlex.split(report["command"].replace("--out out", "--out again"))[1:]) == 0
     for name in ("dense.png", "spade.png"):

@@ -47,7 +47,7 @@ cli.add_command(bench_command)
     required=True,
     metavar="DIR",
     type=click.Path(path_type=Path),
-    help="Folder for report.html, report.json and, per photo, dense.png, spade.png and the trace.",
+    help="Folder for report.html, report.json and, per photo, dense.png, spade.png and trace.safetensors.",
 )
 @click.option(
     "--method",

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from spadelens.extract.ensemble import TraceEnsemble
 from spadelens.models import LoadedModel
 from spadelens.present import interrupts
 from spadelens.present.console import print_summary, progress_bar
@@ -15,7 +16,7 @@ from spadelens.present.explain import Explanation, Settings, Subject, explain
 from spadelens.present.folder import whole_folder
 from spadelens.present.html import PhotoPictures, render_report
 from spadelens.present.image import heatmap_picture, overlay_picture, photo_picture, png_bytes
-from spadelens.present.summary import Run, summarize, summarize_photo, trace_file
+from spadelens.present.summary import Run, summarize, summarize_photo
 
 
 def run_to_folder(
@@ -24,7 +25,7 @@ def run_to_folder(
     """Explain `subjects`, write the results to the folder `out`, and return the report.
 
     The folder gets `report.html`, `report.json`, and for each subject `NAME/dense.png`, `NAME/spade.png` and
-    `NAME/trace.safetensors`, or the folder `NAME/traces` of an ensemble; all of them, or none.
+    `NAME/trace.safetensors`, of an ensemble the chosen member; all of them, or none.
 
     Raises:
         SpadeError: As `explain`.
@@ -65,7 +66,9 @@ def _write_photo(folder: Path, explanation: Explanation, pictures: PhotoPictures
     folder.mkdir()
     (folder / "dense.png").write_bytes(pictures.dense_heatmap)
     (folder / "spade.png").write_bytes(pictures.sparse_heatmap)
-    explanation.trace.save(folder / trace_file(explanation.trace))
+    trace = explanation.trace
+    chosen = trace.members[0] if isinstance(trace, TraceEnsemble) else trace  # the others are many times larger
+    chosen.save(folder / "trace.safetensors")
 
 
 def _stage_seconds(photos: Sequence[Mapping[str, Any]], elapsed: float) -> dict[str, float]:

@@ -127,14 +127,9 @@ def summarize_photo(explanation: Explanation, loaded: LoadedModel) -> dict[str, 
         "files": {
             "dense": f"{subject.name}/dense.png",
             "spade": f"{subject.name}/spade.png",
-            "trace": f"{subject.name}/{trace_file(trace)}",
+            "trace": f"{subject.name}/trace.safetensors",
         },
     }
-
-
-def trace_file(trace: Trace | TraceEnsemble) -> str:
-    """Return the name of the file of a trace, or of the folder of an ensemble, in the folder of its photo."""
-    return "traces" if isinstance(trace, TraceEnsemble) else "trace.safetensors"
 
 
 def _sparsity(trace: Trace) -> float:
