@@ -57,6 +57,15 @@ def test_three_commands_from_photos_to_a_table(folder: Path) -> None:
     assert "**Pixel AUC, %**" in (out / "table1.md").read_text()
 
 
+def test_a_schedule_for_a_method_that_is_not_in_the_table_is_refused(folder: Path) -> None:
+    file = folder / "other.json"
+    file.write_text(json.dumps({"format": "spadelens-schedule-1", "method": "occlusion", "sparsities": {"*": 0.5}}))
+    options = ("--out", folder / "x", "--method", "saliency", "--schedule", file)
+    found = run("bench", "table1", "--model", folder / "planted", *options, code=2)
+    assert "tuned for occlusion" in found.stderr
+    assert not (folder / "x").exists()
+
+
 def test_an_interrupted_table_goes_on(folder: Path) -> None:
     out = folder / "interrupted"
     rows = ("--row", "dense", "--row", "fast")
@@ -116,6 +125,7 @@ def test_a_planted_network_can_be_explained_with_its_tuned_schedule(folder: Path
         (("bench", "table1", "--model", "demo", "--out", "{}/x", "--schedule", "{}/none.json"), "tuned schedule"),
         (("bench", "table1", "--model", "demo", "--out", "{}/photos.npz"), "Cannot write"),
         (("tune", "--model", "demo", "--out", "{}/x.json", "--levels", "a/b"), "--levels"),
+        (("tune", "--model", "demo", "--out", "{}/photos.npz/x.json", "--cache", "{}/c"), "Cannot write"),
         (("tune", "--model", "demo", "--out", "{}/x.json", "--method", "saliencies"), "Unknown method"),
         (("tune", "--model", "{}/tiny.py:build", "--out", "{}/x.json"), "backdoor plant"),
         (("tune", "--model", "{}/tiny.py:build", "--out", "{}/x.json", "--data", "{}/nowhere"), "no folder of photos"),

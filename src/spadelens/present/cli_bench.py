@@ -95,13 +95,16 @@ def bench_command(
     known = {row.name: row for row in ROWS}
     for unknown in (row for row in rows if row not in known):
         raise UnknownNameError("row", unknown, known)
-    chosen = [known[row] for row in rows] if rows else list(ROWS)
+    chosen = [known[row] for row in dict.fromkeys(rows)] if rows else list(ROWS)
     find_preset(preset)
-    used = methods or METHODS
+    used = tuple(dict.fromkeys(methods)) or METHODS
     schedules = {}
     for file in schedule_files:
-        tuned_for = read_tuned_method(file)
-        for method in (one for one in used if one.partition(":")[0] == tuned_for.partition(":")[0]):
+        tuned_for = read_tuned_method(file).partition(":")[0]
+        fitting = [method for method in used if method.partition(":")[0] == tuned_for]
+        if not fitting:
+            raise InputError(f"Cannot use {str(file)!r}: it was tuned for {tuned_for}, which is not among the methods.")
+        for method in fitting:
             if method in schedules:
                 raise InputError(f"Cannot use two schedules for the method {method!r}.")
             schedules[method] = str(file)

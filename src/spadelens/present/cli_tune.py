@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from spadelens.errors import InputError
+from spadelens.errors import InputError, OutputError
 
 
 @click.command("tune")
@@ -72,6 +72,10 @@ def tune_command(
         chosen = LEVELS if levels is None else tuple(float(part) for part in levels.split("/"))
     except ValueError as error:
         raise InputError(f"Cannot read --levels {levels!r}: expected numbers as in 0.5/0.9.") from error
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"Cannot write to {str(out.parent)!r}: {error.strerror or error}.") from error
     with interrupts.raises(is_resumable=True), stage_bar() as progress:
         if data is None:
             loaded, cases = planted_cases(model_spec, num_cases, device)
