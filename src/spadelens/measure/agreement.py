@@ -20,7 +20,7 @@ def agreement(trace: Trace, samples: Tensor, batch_size: int = 32, recalibrate: 
 
     Args:
         trace: The trace.
-        samples: `[N, C, H, W]`.
+        samples: `[N, C, H, W]`, on the device of the model.
         batch_size: Samples that are run at a time.
         recalibrate: Whether the means and variances of BatchNorm layers are estimated anew, on these samples through
             the trace, as the paper does before it counts.

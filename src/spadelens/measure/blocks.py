@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from spadelens.extract.capture import class_scores
+from spadelens.extract.sample import check_sample
 from spadelens.interpret.attribution import attribute
 from spadelens.layers import matrix_layers
 from spadelens.measure.localization import pixel_auc
@@ -38,7 +38,7 @@ def droppable_blocks(model: nn.Module, sample: Tensor) -> list[str]:
         for name, module in blocks.items()
     ]
     try:
-        class_scores(model, sample.unsqueeze(0))
+        class_scores(model, check_sample(model, sample).unsqueeze(0))
     finally:
         for handle in handles:
             handle.remove()
@@ -63,7 +63,9 @@ def best_dropped(model: nn.Module, cases: Sequence[CalibrationCase], method: str
         total = 0.0
         for case in cases:
             if case.region is None:
-                total += float(class_scores(copied, case.sample.unsqueeze(0)).argmax() == torch.tensor(case.target))
+                total += float(
+                    int(class_scores(copied, check_sample(copied, case.sample).unsqueeze(0)).argmax()) == case.target
+                )
             else:
                 total += pixel_auc(attribute(copied, case.sample, method, case.target).values, case.region)
         if best is None or total > best[0]:

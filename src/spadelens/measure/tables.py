@@ -20,6 +20,7 @@ from spadelens.errors import InputError, SpadeError
 from spadelens.extract.capture import class_scores
 from spadelens.extract.ensemble import TraceEnsemble
 from spadelens.extract.perturbation import blurred
+from spadelens.extract.sample import check_sample
 from spadelens.extract.trace import Trace
 from spadelens.files import Journal
 from spadelens.interpret.attribution import attribute
@@ -234,10 +235,10 @@ def _describe(model: Model, subject: Subject) -> dict[str, Any]:
     if isinstance(model, TraceEnsemble):
         model = model.members[0]
     if not isinstance(model, Trace):
-        predicted = int(class_scores(model, subject.sample.unsqueeze(0)).argmax())
+        predicted = int(class_scores(model, check_sample(model, subject.sample).unsqueeze(0)).argmax())
         return {"is_kept": predicted == subject.target}
     with model.applied(model.dense_model) as sparse:
-        predicted = int(class_scores(sparse, subject.sample.unsqueeze(0)).argmax())
+        predicted = int(class_scores(sparse, check_sample(sparse, subject.sample).unsqueeze(0)).argmax())
     num_pruned = sum(int(pruned.sum()) for pruned in model.pruned.values())
     num_weights = sum(torch.Size(layer.shape).numel() for layer in model.report.layers)
     return {"is_kept": predicted == subject.target, "sparsity": num_pruned / num_weights}
