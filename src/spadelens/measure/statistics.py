@@ -50,7 +50,8 @@ def paired_difference(ours: Sequence[float], theirs: Sequence[float], seed: int 
     observed = abs(differences.mean())
     rng = np.random.default_rng(seed)
     flipped = rng.choice((-1.0, 1.0), size=(_NUM_FLIPS, len(differences))) @ differences / len(differences)
-    num_as_far = int((np.abs(flipped) >= observed * (1 - 1e-12)).sum())
+    rounding = 1e-12 * float(np.abs(differences).mean())
+    num_as_far = int((np.abs(flipped) >= observed - rounding).sum())
     spread = standard_deviation(differences.tolist())
     return Difference(
         mean=float(differences.mean()),
