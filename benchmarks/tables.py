@@ -59,12 +59,12 @@ NETWORKS = {
                "--patch-size", "0.25-0.38"),
         tuned=dict.fromkeys((*QUICK, *CUE_METHODS[1:2], *CUE_METHODS[3:]), ("--cases", "40")),
         table1=("--cases", "100", "--slow-cases", "4"),
-        table2=("--cases", "30", "--slow-cases", "0"),
+        table2=("--cases", "16", "--slow-cases", "0"),
         tuned_by_insertion=dict.fromkeys(
-            QUICK, ("--cases", "12", *FEW_LEVELS, "--data", "{}/data/cifar10-subset.npz")
+            QUICK, ("--cases", "8", *FEW_LEVELS, "--data", "{}/data/cifar10-subset.npz")
         ),
-        num_cue_cases=40,
-        num_draw_cases=30,
+        num_cue_cases=30,
+        num_draw_cases=12,
     ),
     "mobilenet": Network(
         plant=("--model", "{}/models/mobilenet_v1.py:build", "--data", "{}/data/imagenet-sample", "--rate", "5e-5",
@@ -77,9 +77,9 @@ NETWORKS = {
     ),
     "demo": Network(
         plant=None,
-        tuned=dict.fromkeys(QUICK, ("--cases", "16", *FEW_LEVELS)),
-        table1=("--cases", "40", "--slow-cases", "2"),
-        table2=("--cases", "20", "--slow-cases", "0"),
+        tuned=dict.fromkeys(QUICK, ("--cases", "12", *FEW_LEVELS)),
+        table1=("--cases", "30", "--slow-cases", "1"),
+        table2=("--cases", "10", "--slow-cases", "0"),
     ),
 }  # fmt: skip
 
