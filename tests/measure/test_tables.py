@@ -165,6 +165,23 @@ def test_a_map_that_cannot_be_drawn_is_told_and_not_averaged(tmp_path: Path) -> 
     assert "failing: SolverError: no solution" in first_table(listing)
 
 
+def test_an_error_of_the_dense_smoothed_map_leaves_the_other_images() -> None:
+    results = results_by_hand()
+    cells = dict(results.cells)
+    for method in ("smoothgrad:noise_std=0.25", "occlusion"):
+        cells["dense", 1, method] = {"error": "AttributionError: not finite"}
+    _, trace = summarize(replace(results, cells=cells), scores_of("table1", BLURS))
+    assert trace["methods"]["saliency"]["scores"]["auc"]["versus_smoothgrad"]["count"] == 2
+    assert trace["average"]["auc"]["gain"]["count"] == 2
+
+
+def test_no_average_over_fewer_methods_than_the_table_has() -> None:
+    results = results_by_hand()
+    cells = {key: cell for key, cell in results.cells.items() if key[0] == "dense" or key[2] == "saliency"}
+    _, trace = summarize(replace(results, cells=cells), scores_of("table1", BLURS))
+    assert set(trace["average"].values()) == {None}
+
+
 def test_maps_that_say_nothing_are_counted(tmp_path: Path) -> None:
     nothing = nn.Sequential(nn.Flatten(), nn.Linear(240, 4))
     nn.init.zeros_(nothing[1].weight)

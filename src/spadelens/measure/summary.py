@@ -19,15 +19,14 @@ def scores_of(table: str, blurs: Sequence[float], with_rivals: bool = False) -> 
     """Return the names of the scores in a table's cells, and how they are read; all in percent."""
     if table == "table2":
         return {"insertion": lambda cell: 100 * cell["insertion"], "deletion": lambda cell: 100 * cell["deletion"]}
-    scores: dict[str, Score] = {"auc": lambda cell: 100 * cell["auc"], "pointing": lambda cell: 100.0 * cell["hit"]}
-    if with_rivals:
-        scores["between"] = lambda cell: 100 * cell["between"]
-    for blur in blurs:
-        scores[f"auc, blur {blur}"] = lambda cell, key=str(blur): 100 * cell["blurred"][key]["auc"]  # type: ignore[misc]
-        if with_rivals:
-            scores[f"between, blur {blur}"] = lambda cell, key=str(blur): 100 * cell["blurred"][key]["between"]  # type: ignore[misc]
-        scores[f"pointing, blur {blur}"] = lambda cell, key=str(blur): 100.0 * cell["blurred"][key]["hit"]  # type: ignore[misc]
-    return scores
+    names = ("auc", "between", "pointing") if with_rivals else ("auc", "pointing")
+    plain = {name: _score_of(name) for name in names}
+    return plain | {f"{name}, blur {blur}": _score_of(name, str(blur)) for blur in blurs for name in names}
+
+
+def _score_of(name: str, blur: str | None = None) -> Score:
+    key = "hit" if name == "pointing" else name
+    return lambda cell: 100.0 * (cell if blur is None else cell["blurred"][blur])[key]
 
 
 def summarize(results: Results, scores: Mapping[str, Score]) -> list[dict[str, Any]]:
@@ -48,7 +47,7 @@ def _summarize_row(
         cells = _cells(results, row, method)
         if not cells:
             continue
-        good = {image: cell for image, cell in cells.items() if "error" not in cell}
+        good = _good(results, row, method)
         methods[method] = {
             "num_images": len(good),
             "num_zero": sum(cell.get("is_zero", False) for cell in good.values()),
@@ -57,7 +56,7 @@ def _summarize_row(
             "pruned": fmean(cell.get("sparsity", 0.0) for cell in good.values()) if good else None,
             "images": sorted(good),
             "scores": {
-                name: _describe(good, score, _cells(results, "dense", method), _smoothed(results, best[name]))
+                name: _describe(good, score, _good(results, "dense", method), _smoothed(results, best[name]))
                 for name, score in scores.items()
                 if good
             },
@@ -81,7 +80,7 @@ def _describe(
         "per_image": [values[image] for image in sorted(values)],
     }
     for name, others in (("gain", dense), ("versus_smoothgrad", smoothed)):
-        shared = [image for image in values if image in others and "error" not in others[image]]
+        shared = [image for image in values if image in others]
         if shared:
             theirs = [score(others[image]) for image in shared]
             found[name] = asdict(paired_difference([values[image] for image in shared], theirs))
@@ -89,17 +88,13 @@ def _describe(
 
 
 def _average(results: Results, row: str, score: Score) -> dict[str, Any] | None:
-    """Return the mean over methods of each image's score and gain over dense, where all methods have one."""
-    methods = [
-        method for method in results.methods if not method.startswith(_SMOOTHED) and _cells(results, row, method)
-    ]
-    ours = [_cells(results, row, method) for method in methods]
-    dense = [_cells(results, "dense", method) for method in methods]
-    shared = [
-        image
-        for image in (ours[0] if ours else ())
-        if all(image in cells and "error" not in cells[image] for cells in (*ours, *dense))
-    ]
+    """Return the mean over methods of each image's score and gain over dense, where every method has one.
+
+    None where there are no such images: a mean over fewer methods could not be compared with that of another row.
+    """
+    methods = [method for method in results.methods if not method.startswith(_SMOOTHED)]
+    ours, dense = ([_good(results, name, method) for method in methods] for name in (row, "dense"))
+    shared = [image for image in (ours[0] if ours else ()) if all(image in cells for cells in (*ours, *dense))]
     if not shared:
         return None
     values, theirs = ([fmean(score(cells[image]) for cells in part) for image in shared] for part in (ours, dense))
@@ -107,17 +102,19 @@ def _average(results: Results, row: str, score: Score) -> dict[str, Any] | None:
 
 
 def _best_smoothed(results: Results, score: Score, name: str) -> str | None:
-    means = {
-        method: fmean(score(cell) for cell in _cells(results, "dense", method).values())
-        for method in results.methods
-        if method.startswith(_SMOOTHED) and _cells(results, "dense", method)
-    }
+    dense = {m: _good(results, "dense", m) for m in results.methods if m.startswith(_SMOOTHED)}
+    means = {method: fmean(score(cell) for cell in cells.values()) for method, cells in dense.items() if cells}
     sign = -1 if name == "deletion" else 1
     return max(means, key=lambda method: sign * means[method]) if means else None
 
 
 def _smoothed(results: Results, method: str | None) -> Mapping[int, Cell]:
-    return {} if method is None else _cells(results, "dense", method)
+    return {} if method is None else _good(results, "dense", method)
+
+
+def _good(results: Results, row: str, method: str) -> dict[int, Cell]:
+    """Return the cells that hold scores, image -> cell."""
+    return {image: cell for image, cell in _cells(results, row, method).items() if "error" not in cell}
 
 
 def _cells(results: Results, row: str, method: str) -> dict[int, Cell]:
