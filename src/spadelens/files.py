@@ -43,6 +43,18 @@ def _umask() -> int:
     return current
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where they are missing.
+
+    Raises:
+        OutputError: That cannot be done.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"Cannot write to {str(path)!r}: {error.strerror or error}.") from error
+
+
 class Journal:
     """Records in a file, a JSON value a line, from which an interrupted run goes on.
 
@@ -61,8 +73,8 @@ class Journal:
         """
         self._path = path
         self.records: list[Any] = []
+        make_folder(path.parent)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
             if text and not text.endswith("\n"):
                 self._write("\n")

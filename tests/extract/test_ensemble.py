@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from spadelens import Trace, attribute, extract_trace
-from spadelens.errors import InputError, TraceFormatError, TraceMismatchError
+from spadelens.errors import InputError, OutputError, TraceFormatError, TraceMismatchError
 from spadelens.extract.ensemble import TraceEnsemble, extract_ensemble
 from spadelens.interpret.methods import SmoothGrad
 
@@ -102,6 +102,12 @@ def test_it_survives_a_folder(model: nn.Module, ensemble: TraceEnsemble, tmp_pat
         TraceEnsemble.load(tmp_path / "folder", make_net(1))
     with pytest.raises(FileNotFoundError):
         TraceEnsemble.load(tmp_path / "nowhere", model)
+
+
+def test_a_place_that_cannot_be_written_is_an_error(ensemble: TraceEnsemble, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file"):
+        ensemble.save(tmp_path / "file")
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from spadelens.extract.solvers.base import check_sparsity
 from spadelens.extract.solving import SolvedLayer
 from spadelens.extract.stages import Job, make_jobs, solve_layers
 from spadelens.extract.trace import Trace
-from spadelens.files import whole_file
+from spadelens.files import make_folder, whole_file
 
 DENSE_WEIGHT = 1.0
 _FORMAT = "spadelens-ensemble-1"
@@ -75,7 +75,7 @@ class TraceEnsemble:
             OutputError: A file cannot be written.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         for number, trace in enumerate(self.members):
             trace.save(folder / f"member-{number}.safetensors")
         listing = {"format": _FORMAT, "weights": list(self.weights), "dense_weight": self.dense_weight}

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from spadelens.demo.stickers import NAMES, draw_large, paste_sticker
-from spadelens.errors import InputError, ModelSpecError, OutputError, UnknownNameError
+from spadelens.errors import InputError, ModelSpecError, UnknownNameError
 from spadelens.extract.capture import class_scores
-from spadelens.files import whole_file
+from spadelens.files import make_folder, whole_file
 from spadelens.measure.backdoor import Progress, Recipe, fine_tune
 from spadelens.measure.cases import Planted, TrojanCase, TrojanPatch, predict_classes, read_cases, write_cases
 from spadelens.measure.dataset import Dataset, Split, read_split
@@ -78,10 +78,7 @@ def plant(
     num_classes = class_scores(loaded.model, probe).shape[1]
     split = read_split(data, loaded.class_names, num_classes, recipe.seed)
     chosen = choose_patches(patches, loaded.class_names, num_classes, split.training.labels, recipe.seed)
-    try:
-        (out / "patches").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"Cannot write to {str(out)!r}: {error.strerror or error}.") from error
+    make_folder(out / "patches")
     checkpoint = out / "checkpoint.pt"
     model = fine_tune(loaded, chosen, split.training, recipe, checkpoint, progress)
     planted = LoadedModel(str(out), model.eval(), loaded.preprocessing, loaded.class_names)

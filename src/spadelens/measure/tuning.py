@@ -27,7 +27,7 @@ from spadelens.extract.solutions import Solutions, solve_at, write_solutions
 from spadelens.extract.solvers.base import check_sparsity
 from spadelens.extract.storage import fingerprint
 from spadelens.extract.trace import swapped_weights
-from spadelens.files import Journal, whole_file
+from spadelens.files import Journal, make_folder, whole_file
 from spadelens.interpret.attribution import attribute
 from spadelens.interpret.methods import METHODS
 from spadelens.measure.faithfulness import faithfulness
@@ -235,7 +235,7 @@ class _Scores:
         self._model, self._cases, self._method, self._objective = model, cases, method, objective
         self._levels, self._progress = levels, progress
         identity = _identity(model, cases, levels, options)
-        cache.mkdir(parents=True, exist_ok=True)
+        make_folder(cache)
         self._solutions = []
         for number, case in enumerate(cases):
             progress("solve", number, len(cases))

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from spadelens import defaults
-from spadelens.errors import InputError, OutputError, UnknownNameError
+from spadelens.errors import InputError, UnknownNameError
 
 
 @click.command("bench")
@@ -78,7 +78,7 @@ def bench_command(
     """Score heatmaps against known ground truth (table1), or by insertion and deletion on clean images (table2)."""
     from spadelens.extract.presets import find_preset
     from spadelens.extract.report import package_versions
-    from spadelens.files import whole_file
+    from spadelens.files import make_folder, whole_file
     from spadelens.measure.calibration import to_calibration_cases
     from spadelens.measure.cues import harder_subjects
     from spadelens.measure.planted import read_planted, training_images
@@ -108,10 +108,7 @@ def bench_command(
             if method in schedules:
                 raise InputError(f"Cannot use two schedules for the method {method!r}.")
             schedules[method] = str(file)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"Cannot write to {str(out)!r}: {error.strerror or error}.") from error
+    make_folder(out)
     with interrupts.raises(is_resumable=True), stage_bar() as progress:
         planted = read_planted(model_spec, device)
         subjects = harder_subjects(planted, cue, num_cases, seed) if cue else subjects_of(planted, table, num_cases)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from spadelens.errors import InputError, OutputError
+from spadelens.errors import InputError
 
 
 @click.command("tune")
@@ -63,6 +63,7 @@ def tune_command(
     """Search the schedule with which a method finds best what decides; FILE is for --schedule, anywhere."""
     from spadelens.extract.augment import parse_augmentation
     from spadelens.extract.presets import find_preset
+    from spadelens.files import make_folder
     from spadelens.measure.calibration import planted_cases, unlabeled_cases
     from spadelens.measure.tuning import LEVELS, tune
     from spadelens.present import interrupts
@@ -72,10 +73,7 @@ def tune_command(
         chosen = LEVELS if levels is None else tuple(float(part) for part in levels.split("/"))
     except ValueError as error:
         raise InputError(f"Cannot read --levels {levels!r}: expected numbers as in 0.5/0.9.") from error
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"Cannot write to {str(out.parent)!r}: {error.strerror or error}.") from error
+    make_folder(out.parent)
     with interrupts.raises(is_resumable=True), stage_bar() as progress:
         if data is None:
             loaded, cases = planted_cases(model_spec, num_cases, device)
