@@ -17,7 +17,7 @@ from spadelens.extract.perturbation import blurred
 from spadelens.measure.faithfulness import faithfulness
 from spadelens.measure.summary import scores_of, summarize
 from spadelens.measure.tables import BLURS, Results, run_table, subjects_of
-from spadelens.measure.tuning import CalibrationCase, tune
+from spadelens.measure.tuning import CalibrationCase, read_tuned, tune
 from spadelens.measure.workbench import ROWS, Row, Subject, Workbench, trace_row
 from spadelens.present.tables import first_table, table_json, table_markdown
 
@@ -213,8 +213,8 @@ def test_each_method_has_its_own_tuned_schedule(tmp_path: Path) -> None:
     for method in ("saliency", "input_x_gradient"):
         tuned = tune(bench.loaded.model, bench.calibration, method, tmp_path / "cache", levels=(0.5,), preset="fast")
         files[method] = tmp_path / f"{method}.json"
-        tuned.write(files[method], "net")
-    bench.schedules = {method: str(file) for method, file in files.items()}
+        tuned.write(files[method], "net", {"preset": "fast", "solver": "wanda", "augmentation": "none"})
+    bench.schedules = {method: read_tuned(file) for method, file in files.items()}
     found = run_table(bench, "table1", [FEW[0], ROW_NAMES["tuned"]], tmp_path / "t.jsonl", methods=METHODS)
     assert {method for row, _, method in found.cells if row == "tuned"} == set(files)
     subject = bench.subjects[0]

@@ -15,7 +15,7 @@ from spadelens.errors import InputError
 from spadelens.extract.schedule import Guarded
 from spadelens.extract.schedule_text import parse_schedule
 from spadelens.measure import tuning
-from spadelens.measure.tuning import CalibrationCase, read_tuned_method, tune
+from spadelens.measure.tuning import CalibrationCase, read_tuned, tune
 
 LEVELS = (0.4, 0.9)
 
@@ -148,8 +148,9 @@ def test_the_file_is_a_schedule_that_gives_way(tmp_path: Path) -> None:
     cases = make_cases(model)
     found = tune(model, cases, "saliency", tmp_path, levels=LEVELS, solver="wanda", num_views=3)
     file = tmp_path / "tuned.json"
-    found.write(file, "net.py:build")
-    assert read_tuned_method(file) == "saliency"
+    found.write(file, "net.py:build", {"solver": "wanda"})
+    assert read_tuned(file).method == "saliency"
+    assert read_tuned(file).options == {"solver": "wanda"}
     assert json.loads(file.read_text())["num_cases"] == 4
     schedule = parse_schedule(str(file))
     assert isinstance(schedule, Guarded)
@@ -161,9 +162,9 @@ def test_the_file_is_a_schedule_that_gives_way(tmp_path: Path) -> None:
 def test_files_that_tune_has_not_written_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "file.json").write_text(text)
     with pytest.raises(InputError, match="tuned schedule"):
-        read_tuned_method(tmp_path / "file.json")
+        read_tuned(tmp_path / "file.json")
     with pytest.raises(InputError, match="tuned schedule"):
-        read_tuned_method(tmp_path / "missing.json")
+        read_tuned(tmp_path / "missing.json")
 
 
 @pytest.mark.parametrize("options", [{"levels": ()}, {"levels": (1.0,)}, {"floor": 1.5}, {"floor": -0.1}])

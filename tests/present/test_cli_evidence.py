@@ -44,6 +44,8 @@ def test_three_commands_from_photos_to_a_table(folder: Path) -> None:
     found = run("tune", "--model", folder / "planted", "--levels", "0.5/0.9", "--out", tuned)
     assert "cross-validated gain" in found.stdout
     assert json.loads(tuned.read_text())["method"] == "saliency"
+    assert json.loads(tuned.read_text())["options"] == {"preset": "fast"}
+    assert "with --preset fast" in found.stdout
     rows = ("--row", "dense", "--row", "fast", "--row", "tuned", "--row", "magnitude")
     found = run("bench", "table1", "--model", folder / "planted", "--out", out, "--schedule", tuned, *rows,
                 "--method", "saliency", "--method", "occlusion")  # fmt: skip
@@ -59,7 +61,9 @@ def test_three_commands_from_photos_to_a_table(folder: Path) -> None:
 
 def test_a_schedule_for_a_method_that_is_not_in_the_table_is_refused(folder: Path) -> None:
     file = folder / "other.json"
-    file.write_text(json.dumps({"format": "spadelens-schedule-1", "method": "occlusion", "sparsities": {"*": 0.5}}))
+    file.write_text(
+        json.dumps({"format": "spadelens-schedule-1", "method": "occlusion", "options": {}, "sparsities": {"*": 0.5}})
+    )
     options = ("--out", folder / "x", "--method", "saliency", "--schedule", file)
     found = run("bench", "table1", "--model", folder / "planted", *options, code=2)
     assert "tuned for occlusion" in found.stderr
@@ -122,6 +126,7 @@ def test_a_planted_network_can_be_explained_with_its_tuned_schedule(folder: Path
         (("bench", "table3", "--model", "demo", "--out", "{}/x"), "table3"),
         (("bench", "table1", "--model", "demo", "--out", "{}/x", "--row", "densse"), "Did you mean 'dense'"),
         (("bench", "table1", "--model", "demo", "--out", "{}/x", "--preset", "fst"), "Unknown preset"),
+        (("bench", "table1", "--model", "demo", "--out", "{}/x", "--preset", "ensemble"), "single traces"),
         (("bench", "table1", "--model", "demo", "--out", "{}/x", "--schedule", "{}/none.json"), "tuned schedule"),
         (("bench", "table1", "--model", "demo", "--out", "{}/photos.npz"), "Cannot write"),
         (("tune", "--model", "demo", "--out", "{}/x.json", "--levels", "a/b"), "--levels"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +13,8 @@ from spadelens.extract.perturbation import Baseline, Direction, area, probabilit
 from spadelens.extract.report import are_probabilities
 from spadelens.extract.sample import check_sample, check_target
 from spadelens.extract.views import check_count
+
+_NUM_STEPS, _BATCH_SIZE = 32, 16
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ def faithfulness(
     *,
     insertion_baseline: Baseline = "blur",
     deletion_baseline: Baseline = "mean",
-    num_steps: int = 32,
-    batch_size: int = 16,
+    num_steps: int = _NUM_STEPS,
+    batch_size: int = _BATCH_SIZE,
 ) -> Faithfulness:
     """Return insertion and deletion of a heatmap (Petsiuk et al. 2018).
 
@@ -60,6 +61,28 @@ def faithfulness(
         InputError: Shapes do not fit, the heatmap is not finite, or an argument is out of range.
         ModelOutputError: The judge fails.
     """
+    steps = {"num_steps": num_steps, "batch_size": batch_size}
+    return Faithfulness(
+        insertion=_area(judge, sample, heatmap, target, "insertion", insertion_baseline, **steps),
+        deletion=_area(judge, sample, heatmap, target, "deletion", deletion_baseline, **steps),
+    )
+
+
+def insertion(judge: nn.Module, sample: Tensor, heatmap: Tensor, target: int) -> float:
+    """Return the insertion of `faithfulness` alone, at half of the cost; arguments and errors are the same."""
+    return _area(judge, sample, heatmap, target, "insertion", "blur", num_steps=_NUM_STEPS, batch_size=_BATCH_SIZE)
+
+
+def _area(
+    judge: nn.Module,
+    sample: Tensor,
+    heatmap: Tensor,
+    target: int,
+    direction: Direction,
+    baseline: Baseline,
+    num_steps: int,
+    batch_size: int,
+) -> float:
     sample = check_sample(judge, sample)
     check_count(num_steps, "num_steps", at_least=1)
     check_count(batch_size, "batch_size", at_least=1)
@@ -70,22 +93,15 @@ def faithfulness(
         )
     scores = class_scores(judge, sample.unsqueeze(0))[0]
     check_target(target, len(scores))
-    is_distribution = are_probabilities(scores)
-    baselines: Mapping[Direction, Baseline] = {"insertion": insertion_baseline, "deletion": deletion_baseline}
-    areas = [
-        area(
-            probability_curve(
-                judge,
-                sample,
-                heatmap,
-                target,
-                direction=direction,
-                baseline=baseline,
-                num_steps=num_steps,
-                is_distribution=is_distribution,
-                batch_size=batch_size,
-            )
-        )
-        for direction, baseline in baselines.items()
-    ]
-    return Faithfulness(*areas)
+    curve = probability_curve(
+        judge,
+        sample,
+        heatmap,
+        target,
+        direction=direction,
+        baseline=baseline,
+        num_steps=num_steps,
+        is_distribution=are_probabilities(scores),
+        batch_size=batch_size,
+    )
+    return area(curve)

@@ -250,8 +250,8 @@ def _identity(bench: Workbench, table: str, row: Row, number: int) -> str:
     digest = hashlib.sha256(subject.sample.numpy().tobytes())
     digest.update(f"{table} {bench.fingerprint} {bench.preset} {bench.seed} {row.about} {subject.target}".encode())
     if row.needs == "schedules":
-        for method, file in sorted(bench.schedules.items()):
-            digest.update(f"{method} {bench.tuned_preset}".encode() + Path(file).read_bytes())
+        for method, tuned in sorted(bench.schedules.items()):
+            digest.update(method.encode() + tuned.path.read_bytes())
     if row.needs == "patches":
         digest.update(str([other.photo for other in bench.subjects]).encode())
     return digest.hexdigest()[:12]

@@ -30,7 +30,7 @@ from spadelens.extract.trace import swapped_weights
 from spadelens.files import Journal, make_folder, whole_file
 from spadelens.interpret.attribution import attribute
 from spadelens.interpret.methods import METHODS
-from spadelens.measure.faithfulness import faithfulness
+from spadelens.measure.faithfulness import insertion
 from spadelens.measure.localization import pixel_auc
 from spadelens.settings import parse_configured
 
@@ -92,28 +92,49 @@ class Tuned:
     floor: float
     is_helpful: bool
 
-    def write(self, path: Path, model: str) -> None:
+    def write(self, path: Path, model: str, options: Mapping[str, Any]) -> None:
         """Write the schedule to a JSON file, from which `parse_schedule` reads it.
+
+        Args:
+            path: The file.
+            model: What it was tuned for, for people.
+            options: How layers were solved, arguments of `extract_trace` as JSON can hold them: a schedule is worth
+                what was measured only with the same ones.
 
         Raises:
             OutputError: The file cannot be written.
         """
-        listing = {"format": FORMAT, "model": model} | asdict(self)
+        listing = {"format": FORMAT, "model": model, "options": dict(options)} | asdict(self)
         with whole_file(path) as temporary:
             temporary.write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
 
 
-def read_tuned_method(path: Path) -> str:
-    """Return the attribution method, with its settings, that the schedule in a file was tuned for.
+@dataclass(frozen=True)
+class TunedFile:
+    """A schedule in a file.
+
+    Attributes:
+        path: The file.
+        method: The attribution method, with its settings, that it was tuned for.
+        options: How layers were solved, arguments of `extract_trace`.
+    """
+
+    path: Path
+    method: str
+    options: Mapping[str, Any]
+
+
+def read_tuned(path: Path) -> TunedFile:
+    """Return what `Tuned.write` wrote to a file.
 
     Raises:
-        InputError: The file was not written by `Tuned.write`.
+        InputError: The file is something else.
     """
     try:
         listing = json.loads(path.read_text(encoding="utf-8"))
         if listing["format"] != FORMAT:
             raise ValueError(f"expected the format {FORMAT!r}")
-        return str(listing["method"])
+        return TunedFile(path, str(listing["method"]), dict(listing["options"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"Cannot read {str(path)!r} as a tuned schedule: {error!r}.") from error
 
@@ -149,15 +170,7 @@ def tune(
         SpadeError: As `extract_trace` and `attribute`.
     """
     report = progress or _no_progress
-    parse_configured("method", method, METHODS)
-    if len(cases) < 2:
-        raise InputError(f"Cannot tune on {len(cases)} cases: expected two at least.")
-    if objective == "auc" and any(case.region is None for case in cases):
-        raise InputError("Cannot tune for AUC on cases without a region: tune for insertion.")
-    if not 0 <= floor <= 1 or not levels:
-        raise InputError(f"Cannot tune with floor={floor!r} and {len(levels)} levels: expected [0, 1], and one level.")
-    for level in levels:
-        check_sparsity(level, "as a level")
+    _check(cases, method, objective, levels, floor)
     scores = _Scores(model, cases, method, objective, sorted(levels), cache, options, report)
     everything = np.arange(len(cases))
     best = _search(scores, everything, floor)
@@ -183,6 +196,20 @@ def tune(
         floor=floor,
         is_helpful=is_helpful,
     )
+
+
+def _check(
+    cases: Sequence[CalibrationCase], method: str, objective: Objective, levels: Sequence[float], floor: float
+) -> None:
+    parse_configured("method", method, METHODS)
+    if len(cases) < 2:
+        raise InputError(f"Cannot tune on {len(cases)} cases: expected two at least.")
+    if objective == "auc" and any(case.region is None for case in cases):
+        raise InputError("Cannot tune for AUC on cases without a region: tune for insertion.")
+    if not 0 <= floor <= 1 or not levels:
+        raise InputError(f"Cannot tune with floor={floor!r} and {len(levels)} levels: expected [0, 1], and one level.")
+    for level in levels:
+        check_sparsity(level, "as a level")
 
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -291,7 +318,7 @@ class _Scores:
             is_kept = int(class_scores(self._model, sample.unsqueeze(0)).argmax()) == case.target
             heatmap = attribute(self._model, sample, self._method, case.target).values
         if self._objective == "insertion":
-            return faithfulness(self._model, sample, heatmap, case.target).insertion, is_kept
+            return insertion(self._model, sample, heatmap, case.target), is_kept
         assert case.region is not None
         return pixel_auc(heatmap, case.region), is_kept
 

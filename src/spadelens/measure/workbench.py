@@ -21,7 +21,7 @@ from spadelens.extract.trace import Trace
 from spadelens.measure.blocks import best_dropped
 from spadelens.measure.cases import to_batch
 from spadelens.measure.sparse_fc import SparseFC, sparse_classifier
-from spadelens.measure.tuning import CalibrationCase
+from spadelens.measure.tuning import CalibrationCase, TunedFile
 from spadelens.models import LoadedModel
 
 Model: TypeAlias = Trace | TraceEnsemble | nn.Module
@@ -60,20 +60,18 @@ class Workbench:
         loaded: The dense network.
         subjects: The images.
         calibration: Images to choose on.
-        schedules: Attribution method, with its settings -> the file of the schedule tuned for it.
+        schedules: Attribution method, with its settings -> the schedule tuned for it.
         training_images: Gives images as the network was trained on, for the baseline that is trained.
         preset: How the traces of controls are made.
-        tuned_preset: How layers are solved where a tuned schedule is used.
         seed: Of everything that is drawn.
     """
 
     loaded: LoadedModel
     subjects: Sequence[Subject]
     calibration: Sequence[CalibrationCase]
-    schedules: Mapping[str, str] = field(default_factory=dict)
+    schedules: Mapping[str, TunedFile] = field(default_factory=dict)
     training_images: Callable[[], Sequence[Image.Image]] | None = None
     preset: str = "balanced"
-    tuned_preset: str = "fast"
     seed: int = 0
     _made: OrderedDict[str, Trace | TraceEnsemble | SpadeError] = field(default_factory=OrderedDict)
     _sparse_fc: SparseFC | None = None
@@ -95,6 +93,11 @@ class Workbench:
         made = self._make("ensemble", number, False, options)
         assert isinstance(made, TraceEnsemble)
         return made
+
+    def tuned_trace(self, number: int, method: str) -> Trace:
+        """Return the trace of an image with the schedule that was tuned for a method, solved as it was tuned."""
+        tuned = self.schedules[method]
+        return self.trace(number, **{**tuned.options, "schedule": str(tuned.path)})
 
     def other(self, number: int, is_same_patch: bool) -> int:
         """Return the next image that has the same patch, or that has another one.
@@ -207,7 +210,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "tuned",
         "the schedule tuned for the method, which gives way where it loses the prediction",
-        lambda bench, number, method: bench.trace(number, preset=bench.tuned_preset, schedule=bench.schedules[method]),
+        lambda bench, number, method: bench.tuned_trace(number, method),
         needs="schedules",
     ),
     trace_row("paper", "SPADE as published, with our choice of sparsity", preset="paper", is_slow=True),

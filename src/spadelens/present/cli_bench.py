@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from spadelens import defaults
 from spadelens.errors import InputError, UnknownNameError
+
+if TYPE_CHECKING:
+    from spadelens.measure.tuning import TunedFile
 
 
 @click.command("bench")
@@ -83,7 +88,6 @@ def bench_command(
     from spadelens.measure.cues import harder_subjects
     from spadelens.measure.planted import read_planted, training_images
     from spadelens.measure.tables import METHODS, run_table, subjects_of
-    from spadelens.measure.tuning import read_tuned_method
     from spadelens.measure.workbench import ROWS, Workbench
     from spadelens.present import interrupts
     from spadelens.present.console import print_markdown, stage_bar
@@ -96,18 +100,10 @@ def bench_command(
     for unknown in (row for row in rows if row not in known):
         raise UnknownNameError("row", unknown, known)
     chosen = [known[row] for row in dict.fromkeys(rows)] if rows else list(ROWS)
-    find_preset(preset)
+    if find_preset(preset).members:
+        raise InputError(f"Cannot use the preset {preset!r} here: the controls are single traces.")
     used = tuple(dict.fromkeys(methods)) or METHODS
-    schedules = {}
-    for file in schedule_files:
-        tuned_for = read_tuned_method(file).partition(":")[0]
-        fitting = [method for method in used if method.partition(":")[0] == tuned_for]
-        if not fitting:
-            raise InputError(f"Cannot use {str(file)!r}: it was tuned for {tuned_for}, which is not among the methods.")
-        for method in fitting:
-            if method in schedules:
-                raise InputError(f"Cannot use two schedules for the method {method!r}.")
-            schedules[method] = str(file)
+    schedules = _schedules(schedule_files, used)
     make_folder(out)
     with interrupts.raises(is_resumable=True), stage_bar() as progress:
         planted = read_planted(model_spec, device)
@@ -125,8 +121,27 @@ def bench_command(
             bench, table, chosen, out / f"{name}.jsonl", methods=used, num_slow=num_slow, progress=progress
         )
         about = {"model": model_spec, "cue": cue, "preset": preset, "seed": seed, "versions": package_versions()}
-        listing = table_json(results, chosen, about | {"schedules": schedules})
+        listing = table_json(results, chosen, about | {"schedules": {m: str(t.path) for m, t in schedules.items()}})
         for suffix, content in ((".json", json.dumps(listing, indent=1) + "\n"), (".md", table_markdown(listing))):
             with whole_file(out / f"{name}{suffix}") as temporary:
                 temporary.write_text(content, encoding="utf-8")
     print_markdown(first_table(listing), out / f"{name}.md")
+
+
+def _schedules(files: Sequence[Path], methods: Sequence[str]) -> dict[str, TunedFile]:
+    """Return method -> the schedule that was tuned for it."""
+    from spadelens.measure.tuning import read_tuned
+
+    found: dict[str, TunedFile] = {}
+    for tuned in map(read_tuned, files):
+        name = tuned.method.partition(":")[0]
+        fitting = [method for method in methods if method.partition(":")[0] == name]
+        if not fitting:
+            raise InputError(
+                f"Cannot use {str(tuned.path)!r}: it was tuned for {name}, which is not among the methods."
+            )
+        for method in fitting:
+            if method in found:
+                raise InputError(f"Cannot use two schedules for the method {method!r}.")
+            found[method] = tuned
+    return found

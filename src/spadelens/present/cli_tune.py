@@ -98,5 +98,6 @@ def tune_command(
             num_views=views,
             seed=seed,
         )
-        tuned.write(out, model_spec)
-    print_tuned(tuned, out)
+        given = {"preset": preset, "solver": solver, "augmentation": augmentation, "num_views": views}
+        tuned.write(out, model_spec, {name: value for name, value in given.items() if value is not None})
+    print_tuned(tuned, out, preset)

@@ -122,7 +122,7 @@ def print_markdown(text: str, out: Path) -> None:
     console.print(f"\nAll of it: {escape(str(out))}", soft_wrap=True)
 
 
-def print_tuned(tuned: Tuned, out: Path) -> None:
+def print_tuned(tuned: Tuned, out: Path, preset: str) -> None:
     """Print what tuning found, on standard output."""
     console = Console()
     name = {"auc": "AUC", "insertion": "insertion"}[tuned.objective]
@@ -135,7 +135,7 @@ def print_tuned(tuned: Tuned, out: Path) -> None:
         console.print(f"with the schedule: {100 * tuned.tuned:.1f}, {tuned.kept:.0%} of predictions kept")
     else:
         console.print("No schedule helps this method here: every layer stays dense.", style="bold")
-    console.print(f"\nSchedule: {escape(str(out))}  (use it as --schedule)", soft_wrap=True)
+    console.print(f"\nSchedule: {escape(str(out))}  (use it as --schedule, with --preset {preset})", soft_wrap=True)
 
 
 def _percent(value: float | None) -> str:
