@@ -209,22 +209,20 @@ def test_rows_without_what_they_need_are_left_out(tmp_path: Path) -> None:
 
 def test_each_method_has_its_own_tuned_schedule(tmp_path: Path) -> None:
     bench = make_bench(3)
+    tuned = tune(bench.loaded.model, bench.calibration, "saliency", tmp_path / "cache", levels=(0.5,), preset="fast")
+    options = {"preset": "fast", "solver": "wanda", "augmentation": "none"}
     files = {}
-    for method in ("saliency", "input_x_gradient"):
-        tuned = tune(bench.loaded.model, bench.calibration, method, tmp_path / "cache", levels=(0.5,), preset="fast")
+    for method, sparsity in (("saliency", 0.3), ("input_x_gradient", 0.6)):
         files[method] = tmp_path / f"{method}.json"
-        tuned.write(files[method], "net", {"preset": "fast", "solver": "wanda", "augmentation": "none"})
+        chosen = replace(tuned, method=method, sparsities={"2.0": sparsity, "4": sparsity})
+        chosen.write(files[method], "net", options)
     bench.schedules = {method: read_tuned(file) for method, file in files.items()}
     found = run_table(bench, "table1", [FEW[0], ROW_NAMES["tuned"]], tmp_path / "t.jsonl", methods=METHODS)
     assert {method for row, _, method in found.cells if row == "tuned"} == set(files)
     subject = bench.subjects[0]
-    trace = extract_trace(
-        bench.loaded.model,
-        subject.sample,
-        target=subject.target,
-        preset="fast",
-        schedule=str(files["input_x_gradient"]),
-    )
+    options["schedule"] = str(files["input_x_gradient"])
+    trace = extract_trace(bench.loaded.model, subject.sample, target=subject.target, **options)
+    assert any(bool(pruned.any()) for pruned in trace.pruned.values())
     heatmap = attribute(trace, subject.sample, "input_x_gradient", subject.target).values
     assert found.cells["tuned", 0, "input_x_gradient"]["auc"] == localize(heatmap, subject.region).auc
 
