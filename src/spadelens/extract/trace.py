@@ -65,7 +65,7 @@ class Trace:
         Raises:
             TraceMismatchError: The dense model has been changed since the trace was made.
         """
-        self._check(self.dense_model)
+        self.check(self.dense_model)
         sparse = copy.deepcopy(self.dense_model)
         layers = matrix_layers(sparse)
         for name, weight in self.weights.items():
@@ -85,7 +85,7 @@ class Trace:
         Raises:
             TraceMismatchError: `model` does not have the weights that the trace was made from.
         """
-        self._check(model)
+        self.check(model)
         with swapped_weights(model, self.weights):
             yield model
 
@@ -108,10 +108,15 @@ class Trace:
         """
         weights, pruned, header = read_trace(Path(path))
         trace = cls(model, weights, pruned, header.report, header.model_fingerprint)
-        trace._check(model)
+        trace.check(model)
         return trace
 
-    def _check(self, model: nn.Module) -> None:
+    def check(self, model: nn.Module) -> None:
+        """Refuse a model that the trace was not made from; all of its weights are read for that.
+
+        Raises:
+            TraceMismatchError: The weights of `model` differ.
+        """
         if fingerprint(model) != self.model_fingerprint:
             raise TraceMismatchError(
                 "The trace was not made from this model: its parameters or buffers differ. "

@@ -16,7 +16,7 @@ from spadelens.extract.capture import class_scores, evaluation_mode
 from spadelens.extract.ensemble import TraceEnsemble
 from spadelens.extract.perturbation import blurred
 from spadelens.extract.sample import check_sample, check_target
-from spadelens.extract.trace import Trace, applied_or_dense
+from spadelens.extract.trace import Trace, applied_or_dense, swapped_weights
 from spadelens.interpret.methods import METHODS, Attribution, Method
 from spadelens.settings import configured_name, parse_configured, settings_of
 
@@ -127,14 +127,16 @@ def _mean_of_members(
 
     A map that is zero everywhere says nothing, and adds nothing. Members share out a method's random draws.
     """
-    models: list[tuple[Trace | nn.Module, float]] = list(zip(ensemble.members, ensemble.weights, strict=True))
+    model = ensemble.dense_model
+    ensemble.members[0].check(model)  # all members are of the same one
+    models = [(trace.weights, weight) for trace, weight in zip(ensemble.members, ensemble.weights, strict=True)]
     if ensemble.dense_weight:
-        models.append((ensemble.dense_model, ensemble.dense_weight))
+        models.append(({}, ensemble.dense_weight))
     total = sum(weight for _, weight in models)
     means: list[Tensor] = []
-    for number, (model, weight) in enumerate(models):
-        with applied_or_dense(model):
-            attribution = _run(method.share(number, len(models)), ensemble.dense_model, sample, target).values
+    for number, (weights, weight) in enumerate(models):
+        with swapped_weights(model, weights):
+            attribution = _run(method.share(number, len(models)), model, sample, target).values
         parts = (attribution, reduce_channels(attribution, reduction))
         sums = [float(part.abs().double().sum()) for part in parts]
         scaled = [part * (weight / total / size if size else 0.0) for part, size in zip(parts, sums, strict=True)]

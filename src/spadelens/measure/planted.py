@@ -84,26 +84,33 @@ def plant(
     planted = LoadedModel(str(out), model.eval(), loaded.preprocessing, loaded.class_names)
     cases = _make_all_cases(planted, chosen, split, recipe, (num_cases, num_calibration_cases), progress)
     report = _measure(loaded.model, planted, chosen, split, recipe)
-    for patch in chosen:
+    found = Planted(planted, *cases, report, chosen, recipe.patch_size, data)
+    _write(out, found, spec, recipe)
+    checkpoint.unlink(missing_ok=True)
+    return found
+
+
+def _write(out: Path, planted: Planted, spec: str, recipe: Recipe) -> None:
+    """Write everything that `read_planted` reads, `planted.json` at last."""
+    for patch in planted.patches:
         patch.sheet.save(out / "patches" / f"{patch.name}.png")
-    write_cases(out / "cases" / "test", cases[0])
-    write_cases(out / "cases" / "calibration", cases[1])
+    write_cases(out / "cases" / "test", planted.cases)
+    write_cases(out / "cases" / "calibration", planted.calibration_cases)
     with whole_file(out / PLANTED_WEIGHTS) as temporary:
-        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary)
+        save_file({name: value.contiguous() for name, value in planted.loaded.model.state_dict().items()}, temporary)
     listing = {
         "format": PLANTED_FORMAT,
         "model": portable_spec(spec),
         "patches": [
-            {key: getattr(patch, key) for key in ("name", "target", "source", "is_for_calibration")} for patch in chosen
+            {key: getattr(patch, key) for key in ("name", "target", "source", "is_for_calibration")}
+            for patch in planted.patches
         ],
         "recipe": asdict(recipe),
-        "data": str(data),
-        "report": report,
+        "data": str(planted.data),
+        "report": planted.report,
     }
     with whole_file(out / "planted.json") as temporary:
         temporary.write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
-    checkpoint.unlink(missing_ok=True)
-    return Planted(planted, *cases, report, chosen, recipe.patch_size, data)
 
 
 def read_planted(spec: str, device: str = "auto") -> Planted:

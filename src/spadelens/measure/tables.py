@@ -140,13 +140,7 @@ def run_table(
         if not (row.is_slow and number >= num_slow)
     ]
     identities = {(row.name, number): _identity(bench, table, row, number) for number, row in wanted}
-    known = {
-        (record["row"], record["image"], method): record
-        for record in kept.records
-        if identities.get((record["row"], record["image"])) == record["identity"]
-        for method, cell in record["cells"].items()
-        if "error" not in cell
-    }
+    known = _known(kept, identities)
     for done, (number, row) in enumerate(wanted):
         if progress:
             progress("bench", done, len(wanted))
@@ -158,14 +152,8 @@ def run_table(
         if new:
             start = time.perf_counter()
             cells = {method: _measure(bench, row, number, method, score) for method in new}
-            seconds = time.perf_counter() - start
-            record = {
-                "identity": identities[row.name, number],
-                "row": row.name,
-                "image": number,
-                "cells": cells,
-                "seconds": seconds,
-            }
+            about = {"identity": identities[row.name, number], "row": row.name, "image": number}
+            record = about | {"cells": cells, "seconds": time.perf_counter() - start}
             kept.append(record)
             known.update({(row.name, number, method): record for method in new})
     found = {key: record for key, record in known.items() if key[2] in methods}
@@ -177,6 +165,17 @@ def run_table(
         images=[{"photo": subject.photo, "patch": subject.patch} for subject in bench.subjects],
         seconds={(row, number): record["seconds"] for (row, number, _), record in found.items()},
     )
+
+
+def _known(journal: Journal, identities: Mapping[tuple[str, int], str]) -> dict[tuple[str, int, str], Any]:
+    """Return (row, image, method) -> the record in which its cell is, of those that are of this run."""
+    return {
+        (record["row"], record["image"], method): record
+        for record in journal.records
+        if identities.get((record["row"], record["image"])) == record["identity"]
+        for method, cell in record["cells"].items()
+        if "error" not in cell
+    }
 
 
 def _is_possible(row: Row, bench: Workbench) -> bool:
