@@ -4,7 +4,7 @@
 
 Each case runs as a process of its own, as a user would start it, and is repeated. The cases are the MobileNet in
 --shared (left out without it) and torchvision's ResNet-50 with random weights, which serve for timing; each with the
-presets but the published ones.
+presets but the published ones: single traces with saliency, the ensemble with the default method, SmoothGrad.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def main() -> None:
             photos = sorted((arguments.shared / "data" / "imagenet-sample").glob("*.jpg"))
             models = {"MobileNetV1": (f"{arguments.shared / 'models' / 'mobilenet_v1.py'}:build", photos[0]), **models}
         for (network, (model, photo)), preset in product(models.items(), arguments.presets):
-            options = ["--preset", preset, "--device", "cpu"]
+            method = "smoothgrad" if preset == "ensemble" else "saliency"
+            options = ["--preset", preset, "--method", method, "--device", "cpu"]
             runs = [run_case(model, photo, options) for _ in range(arguments.repeats)]
             row = {
                 "network": network,

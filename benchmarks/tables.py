@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 QUICK = ("saliency", "input_x_gradient")
-CUES = ("two", "small", "faint")
 FEW_LEVELS = ("--levels", "0.5/0.8/0.95")
 ON_CUES = ("dense", "balanced", "ensemble", "balanced, prediction kept")
 CUE_METHODS = (
@@ -40,7 +39,7 @@ class Network:
         tuned_by_insertion: The same for table 2, with photos relative to --shared.
         table1: Options of `bench table1`.
         table2: Options of `bench table2`.
-        num_cue_cases: For `bench table1 --cue`; 0 for none.
+        cue_cases: For `bench table1 --cue`, cue -> cases.
         num_draw_cases: For SmoothGrad with 100 draws; 0 for none.
     """
 
@@ -49,7 +48,7 @@ class Network:
     table1: tuple[str, ...]
     table2: tuple[str, ...]
     tuned_by_insertion: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    num_cue_cases: int = 0
+    cue_cases: Mapping[str, int] = field(default_factory=dict)
     num_draw_cases: int = 0
 
 
@@ -63,7 +62,7 @@ NETWORKS = {
         tuned_by_insertion=dict.fromkeys(
             QUICK, ("--cases", "8", *FEW_LEVELS, "--data", "{}/data/cifar10-subset.npz")
         ),
-        num_cue_cases=30,
+        cue_cases={"two": 30, "faint": 24, "small": 20},
         num_draw_cases=12,
     ),
     "mobilenet": Network(
@@ -72,7 +71,7 @@ NETWORKS = {
         tuned=dict.fromkeys(QUICK, ("--cases", "24")),
         table1=("--cases", "40", "--slow-cases", "2"),
         table2=("--cases", "16", "--slow-cases", "0"),
-        num_cue_cases=30,
+        cue_cases=dict.fromkeys(("two", "faint", "small"), 30),
         num_draw_cases=20,
     ),
     "demo": Network(
@@ -106,9 +105,16 @@ def commands(name: str, network: Network, shared: Path, out: Path) -> Iterator[t
     yield ["bench", "table2", *bench, *network.table2, *schedules["insertion"]], folder / "table2.json"
     rows = [part for row in ON_CUES for part in ("--row", row)]
     methods = [part for method in CUE_METHODS for part in ("--method", method)]
-    for cue in CUES if network.num_cue_cases else ():
-        cases = ["--cases", str(network.num_cue_cases)]
+    for cue, count in network.cue_cases.items():
+        cases = ["--cases", str(count)]
         yield ["bench", "table1", *bench, "--cue", cue, *cases, *rows, *methods], folder / f"table1-{cue}.json"
+    if network.tuned_by_insertion:  # what schedules tuned for AUC are worth by insertion
+        folder = out / f"transfer-{name}"
+        chosen = [part for row in ("dense", "balanced", "tuned") for part in ("--row", row)]
+        quick = [part for method in QUICK for part in ("--method", method)]
+        files = [part for m in QUICK for part in ("--schedule", str(out / f"{name}-auc-{m}.json"))]
+        command = ["bench", "table2", "--model", model, "--out", str(folder), *network.table2, *chosen, *quick, *files]
+        yield command, folder / "table2.json"
     if network.num_draw_cases:
         folder = out / f"draws-{name}"
         rows = ["--row", "dense", "--row", "ensemble", "--cases", str(network.num_draw_cases)]

@@ -21,7 +21,7 @@ _ABOUT = (
     "In brackets the mean difference to the dense network on the same images; a star where the paired permutation test "
     f"gives p < {_CERTAIN}. *Average* is over all methods but SmoothGrad. *Kept*: what the map is drawn on predicts "
     "the explained class, for the first method. *Pruned*: of all weights of convolutions and linear layers. Seconds an "
-    "image, over all methods."
+    "image, over all methods; a trace that several rows need counts in the first of them."
 )
 
 
