@@ -23,7 +23,20 @@ if TYPE_CHECKING:
     from spadelens.extract.schedule import Auto, Guarded, Late, Schedule, Table, Uniform
     from spadelens.extract.solvers import ADMM, OBC, OLS, AutoSolver, Magnitude, Solver, SparseGPT, Wanda
     from spadelens.extract.trace import Trace
+    from spadelens.interpret.ascent import Ascent
     from spadelens.interpret.attribution import Heatmap, attribute
+    from spadelens.interpret.objectives import (
+        Channel,
+        ClassScore,
+        Difference,
+        Direction,
+        Neuron,
+        Objective,
+        parse_objective,
+    )
+    from spadelens.interpret.parameterizations import Direct, Fourier, Maco, Parameterization
+    from spadelens.interpret.transformations import Transformations
+    from spadelens.interpret.visualization import Visualization, visualize, visualize_all
     from spadelens.measure.agreement import agreement
     from spadelens.measure.cases import Planted, TrojanCase
     from spadelens.measure.faithfulness import Faithfulness, faithfulness
@@ -40,22 +53,33 @@ __all__ = [
     "OBC",
     "OLS",
     "PRESETS",
+    "Ascent",
     "Augmentation",
     "Auto",
     "AutoSolver",
     "CalibrationCase",
+    "Channel",
+    "ClassScore",
+    "Difference",
+    "Direct",
+    "Direction",
     "Faithfulness",
+    "Fourier",
     "Guarded",
     "Heatmap",
     "Late",
     "LayerReport",
     "LoadedModel",
     "Localization",
+    "Maco",
     "Magnitude",
+    "Neuron",
     "NoViews",
     "NoiseViews",
+    "Objective",
     "Outcome",
     "PaperViews",
+    "Parameterization",
     "PathPoint",
     "Planted",
     "Prediction",
@@ -71,9 +95,11 @@ __all__ = [
     "Trace",
     "TraceEnsemble",
     "TraceReport",
+    "Transformations",
     "TrojanCase",
     "Tuned",
     "Uniform",
+    "Visualization",
     "Wanda",
     "agreement",
     "attribute",
@@ -84,6 +110,7 @@ __all__ = [
     "gradient_similarity",
     "load_model",
     "localize",
+    "parse_objective",
     "pixel_auc",
     "plant",
     "pointing_game",
@@ -91,6 +118,8 @@ __all__ = [
     "read_planted",
     "sparse_classifier",
     "tune",
+    "visualize",
+    "visualize_all",
 ]
 
 _NAMES_BY_MODULE = {
@@ -103,7 +132,20 @@ _NAMES_BY_MODULE = {
     "extract.schedule": ("Auto", "Guarded", "Late", "Schedule", "Table", "Uniform"),
     "extract.solvers": ("ADMM", "OBC", "OLS", "AutoSolver", "Magnitude", "Solver", "SparseGPT", "Wanda"),
     "extract.trace": ("Trace",),
+    "interpret.ascent": ("Ascent",),
     "interpret.attribution": ("Heatmap", "attribute"),
+    "interpret.objectives": (
+        "Channel",
+        "ClassScore",
+        "Difference",
+        "Direction",
+        "Neuron",
+        "Objective",
+        "parse_objective",
+    ),
+    "interpret.parameterizations": ("Direct", "Fourier", "Maco", "Parameterization"),
+    "interpret.transformations": ("Transformations",),
+    "interpret.visualization": ("Visualization", "visualize", "visualize_all"),
     "measure.agreement": ("agreement",),
     "measure.cases": ("Planted", "TrojanCase"),
     "measure.faithfulness": ("Faithfulness", "faithfulness"),

@@ -10,6 +10,7 @@
     ├── NothingToPruneError (ValueError) a model without a layer that may be pruned
     ├── SolverError (ArithmeticError)    a layer that could not be solved
     ├── AttributionError (ArithmeticError)  a method without a finite answer on this model
+    ├── VisualizationError (ArithmeticError)  a unit that nothing makes respond, or that gives no finite numbers
     ├── TraceFormatError (ValueError)    a trace file that is damaged or of another format
     ├── TraceMismatchError (ValueError)  a trace and a model that do not belong together
     ├── DeviceError (RuntimeError)       a device that is not there
@@ -70,6 +71,10 @@ class SolverError(SpadeError, ArithmeticError):
 
 class AttributionError(SpadeError, ArithmeticError):
     """An attribution method has no finite answer on this model and sample."""
+
+
+class VisualizationError(SpadeError, ArithmeticError):
+    """A unit cannot be visualized: no image makes it respond, or its values are not finite."""
 
 
 class TraceFormatError(SpadeError, ValueError):

@@ -16,8 +16,8 @@ from spadelens.extract.schedule_text import parse_schedule
 from spadelens.extract.solvers import SparseGPT
 from spadelens.interpret.methods import Saliency
 from spadelens.measure.localization import localize
-from spadelens.models import LoadedModel, load_model
-from spadelens.present.explain import Settings, Subject, explain, find_class, unique_names
+from spadelens.models import LoadedModel, find_class, load_model
+from spadelens.present.explain import Settings, Subject, explain, unique_names
 
 NAMES = ("Disc", "ring", "Tench, Tinca tinca", "7", "crane", "Crane")
 

@@ -122,9 +122,9 @@ def explain_command(
     photos: tuple[Path, ...], model_spec: str, out: Path, device: str, trust: bool, **options: Any
 ) -> None:
     """Explain the prediction for each PHOTO: dense and SPADE heatmap side by side in a report."""
-    from spadelens.models import load_model
+    from spadelens.models import find_class, load_model
     from spadelens.photos import read_photo
-    from spadelens.present.explain import Subject, displayable, find_class, unique_names
+    from spadelens.present.explain import Subject, displayable, unique_names
     from spadelens.present.run import run_to_folder
 
     settings = _settings(**options)

@@ -13,7 +13,6 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import Module
 
-from spadelens.errors import InputError, UnknownNameError
 from spadelens.extract.accumulate import Precision
 from spadelens.extract.augment import Augmentation, parse_augmentation
 from spadelens.extract.capture import class_scores
@@ -27,7 +26,7 @@ from spadelens.extract.trace import Trace
 from spadelens.interpret.attribution import Heatmap, attribute
 from spadelens.interpret.methods import Method
 from spadelens.measure.localization import Localization, localize
-from spadelens.models import LoadedModel
+from spadelens.models import LoadedModel, find_class
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called as progress(stage, done, total); the stages are those of `extract_trace`, and 'attribute'."""
@@ -144,28 +143,6 @@ def explain(loaded: LoadedModel, subject: Subject, settings: Settings, progress:
         scores=None if subject.region is None else _scores(maps, subject.region),
         seconds={**trace.report.seconds, "attribute": time.perf_counter() - start},
     )
-
-
-def find_class(text: str, class_names: tuple[str, ...], num_classes: int) -> int:
-    """Return the class that `text` names: by its name, whatever the case, or by its number.
-
-    Raises:
-        InputError: There is no such class, or several of that name.
-    """
-    matches = [index for index, name in enumerate(class_names[:num_classes]) if name.lower() == text.strip().lower()]
-    if len(matches) > 1:
-        raise InputError(f"The class name {text!r} is not unique: use one of the numbers {matches}.")
-    if matches:
-        return matches[0]
-    if text.strip().isdecimal():
-        if len(text.strip()) < 10 and int(text) < num_classes:
-            return int(text)
-        raise InputError(f"There is no class {text.strip()}: the model has {num_classes}, numbered from 0.")
-    if not class_names:
-        raise InputError(
-            f"There is no class {text!r}: the model's classes have no names, use a number below {num_classes}."
-        )
-    raise UnknownNameError("class", text, class_names)
 
 
 def unique_names(files: tuple[Path, ...]) -> tuple[str, ...]:

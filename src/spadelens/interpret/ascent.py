@@ -1,0 +1,268 @@
+"""Gradient ascent on images: its settings, and its state from step to step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, final
+
+import torch
+from torch import Tensor, nn
+
+from spadelens.errors import InputError, VisualizationError
+from spadelens.extract.augment import view_seed
+from spadelens.extract.capture import evaluation_mode
+from spadelens.extract.storage import fingerprint
+from spadelens.extract.trace import Trace, swapped_weights
+from spadelens.extract.views import check_count
+from spadelens.files import whole_file
+from spadelens.interpret.objectives import ObjectiveLike, describe_objective, evaluate
+from spadelens.interpret.parameterizations import PARAMETERIZATIONS, Direct, Maco, Parameterization
+from spadelens.interpret.transformations import NO_TRANSFORMATIONS, Transformations
+from spadelens.photos import Preprocessing
+from spadelens.settings import configured_name, parse_configured
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Called as progress('visualize', steps done, all steps)."""
+
+NUM_STEPS = 512
+_MACO_TRANSFORMATIONS = Transformations(jitter=0.25, scale=(1.3, 2.5), rotation=0.0, noise=0.05, num_copies=2)
+_STEPS_PER_CHECKPOINT = 64
+_START_STREAM, _STEP_STREAM = 0x51A27, 0x57E9
+
+
+@final
+@dataclass(frozen=True)
+class Ascent:
+    """How images are found that a unit responds to.
+
+    Attributes:
+        parameterization: 'fourier', 'maco' or 'direct', with settings as in 'fourier:rate=0.1'; or a
+            `Parameterization`.
+        transformations: Between steps; by default those that suit the parameterization.
+        num_steps: Steps of Adam.
+        num_images: Images, each from a random start of its own.
+        seed: Determines starts and transformations, which are the same for every model.
+    """
+
+    parameterization: str | Parameterization = "fourier"
+    transformations: Transformations | None = None
+    num_steps: int = NUM_STEPS
+    num_images: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse settings out of range."""
+        check_count(self.num_steps, "num_steps", at_least=1)
+        check_count(self.num_images, "num_images", at_least=1)
+        check_count(self.seed, "seed", at_least=0)
+        _ = self.chosen
+
+    @property
+    def chosen(self) -> tuple[Parameterization, Transformations]:
+        """The parameterization and the transformations.
+
+        Raises:
+            InputError: What was given is none; UnknownNameError: there is none of that name.
+        """
+        parsed = self.parameterization
+        if isinstance(parsed, str):
+            parsed = parse_configured("parameterization", parsed, PARAMETERIZATIONS)
+        if not isinstance(parsed, Parameterization):
+            raise InputError(f"Cannot use {parsed!r} as a parameterization: expected a name or an instance of one.")
+        if self.transformations is not None:
+            return parsed, self.transformations
+        if isinstance(parsed, Direct):
+            return parsed, NO_TRANSFORMATIONS
+        return parsed, _MACO_TRANSFORMATIONS if isinstance(parsed, Maco) else Transformations()
+
+    def described(self) -> dict[str, Any]:
+        """Return all settings, for reports."""
+        parameterization, transformations = self.chosen
+        return {
+            "parameterization": configured_name(parameterization, PARAMETERIZATIONS),
+            "transformations": asdict(transformations),
+            "num_steps": self.num_steps,
+            "num_images": self.num_images,
+            "seed": self.seed,
+        }
+
+
+class Climb:
+    """An ascent on its way: images for each of several models, all of them changed in every step.
+
+    Attributes:
+        num_steps_done: How many steps have been taken.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[Trace | nn.Module],
+        objective: ObjectiveLike,
+        preprocessing: Preprocessing | Sequence[int],
+        ascent: Ascent,
+    ) -> None:
+        """Begin at the starts that the seed determines; the arguments are those of `visualize_all`."""
+        self._subjects = [_Subject.of(model) for model in models]
+        self._objective, self._ascent = objective, ascent
+        self._parameterization, self._transformations = ascent.chosen
+        self._shape, self._mean, self._std = _expected(preprocessing)
+        if not self._parameterization.is_image:
+            self._mean, self._std = (0.0,), (1.0,)
+        weight = next(self._subjects[0].model.parameters(), torch.zeros(()))
+        self._device, self._dtype = weight.device, weight.dtype
+        precision = torch.float64 if self._dtype == torch.float64 else torch.float32
+        generator = _generator(ascent.seed, _START_STREAM)
+        starts = [self._parameterization.start(self._shape, generator) for _ in range(ascent.num_images)]
+        every = torch.stack(starts).to(self._device, precision)
+        self._parameters = every.repeat(len(models), *[1] * (every.dim() - 1)).requires_grad_()  # [M * N, ...]
+        self._optimizer = torch.optim.Adam([self._parameters], lr=self._parameterization.rate)
+        counts = (len(models), ascent.num_images)
+        self._reliance = torch.zeros(*counts, *self._shape[1:], device=self._device, dtype=precision)
+        self._curve = torch.zeros(ascent.num_steps, *counts, device=self._device, dtype=precision)
+        self.num_steps_done = 0
+
+    def images(self) -> Tensor:
+        """Return the images as they are, `[M, N, *shape]`."""
+        images = self._parameterization.image(self._parameters, self._shape)
+        return images.view(len(self._subjects), -1, *self._shape)
+
+    def run(self, progress: Progress, checkpoint: Path | None) -> None:
+        """Take all steps that are left; raises what `visualize_all` says."""
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        for step in range(self.num_steps_done, self._ascent.num_steps):
+            progress("visualize", step, self._ascent.num_steps)
+            self._advance(step)
+            self.num_steps_done = step + 1
+            if self.num_steps_done % _STEPS_PER_CHECKPOINT == 0 and checkpoint is not None:
+                self._check()
+                self._store(checkpoint)
+        progress("visualize", self._ascent.num_steps, self._ascent.num_steps)
+        self._check()
+
+    def found(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the images `[M, N, *shape]`, how much each place counted `[M, N, ...]`, the curve `[steps, M, N]`."""
+        return tuple(part.detach().cpu() for part in (self.images(), self._reliance, self._curve))  # type: ignore[return-value]
+
+    def _advance(self, step: int) -> None:
+        images = self.images()
+        seen = images
+        if self._parameterization.is_image:
+            seen = self._transformations.copies(images, _generator(self._ascent.seed, _STEP_STREAM, step))
+        parts = [self._slope(number, part) for number, part in enumerate(seen.detach())]
+        self._curve[step] = torch.stack([values for values, _ in parts])
+        slopes = torch.stack([slope for _, slope in parts])
+        on_images, on_parameters = torch.autograd.grad(seen, [images, self._parameters], slopes)
+        self._reliance += on_images.abs().sum(2) if self._parameterization.is_image else on_images.abs()
+        self._parameters.grad = -on_parameters
+        self._optimizer.step()
+
+    def _slope(self, number: int, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the objective of a model for each of its images, and its gradient on what is seen of them."""
+        subject, leaf = self._subjects[number], seen.requires_grad_()
+        mean, std = (
+            leaf.new_tensor(value).view(-1, *[1] * (len(self._shape) - 1)) for value in (self._mean, self._std)
+        )
+        batch = ((leaf - mean) / std).to(self._dtype)
+        with subject.applied(), evaluation_mode(subject.model):
+            values = evaluate(self._objective, subject.model, batch)
+            slope = None
+            if values.requires_grad:
+                (slope,) = torch.autograd.grad(values.sum(), [leaf], allow_unused=True)
+        count = self._ascent.num_images
+        mean_values = values.detach().view(count, -1).mean(1).to(self._curve)
+        return mean_values, torch.zeros_like(leaf) if slope is None else slope
+
+    def _check(self) -> None:
+        name = describe_objective(self._objective)
+        if not bool(torch.isfinite(self._curve).all() & torch.isfinite(self._reliance).all()):
+            raise VisualizationError(
+                f"The unit {name!r} gives values that are not finite on the way. Use float32, or a lower rate."
+            )
+        silent = ~self._reliance.flatten(2).any(2)
+        if bool(silent.any()):
+            which = "the trace" if self._subjects[int(silent.any(1).int().argmax())].trace else "the model"
+            raise VisualizationError(
+                f"The unit {name!r} of {which} does not depend on the image anywhere near where the ascent starts. "
+                "Try another --seed, a unit before its activation, or a less sparse trace."
+            )
+
+    def _identity(self) -> str:
+        weights = " ".join(subject.digest() for subject in self._subjects)
+        described = (describe_objective(self._objective), self._ascent.described(), self._shape, self._mean, self._std)
+        return f"{weights} {described}"
+
+    def _store(self, path: Path) -> None:
+        state = {
+            "identity": self._identity(),
+            "step": self.num_steps_done,
+            "parameters": self._parameters.detach(),
+            "optimizer": self._optimizer.state_dict(),
+            "reliance": self._reliance,
+            "curve": self._curve,
+        }
+        with whole_file(path) as temporary:
+            torch.save(state, temporary)
+
+    def _restore(self, path: Path) -> None:
+        if not path.exists():
+            return
+        try:
+            state = torch.load(path, map_location=self._device, weights_only=True)
+            identity = state["identity"]
+        except Exception as error:  # whatever torch raises on a damaged file
+            raise InputError(
+                f"Cannot go on from {str(path)!r}: {type(error).__name__}. Delete it to begin anew."
+            ) from error
+        if identity != self._identity():
+            raise InputError(f"{str(path)!r} is of a run with other settings. Use another folder, or delete it.")
+        self._parameters.data = state["parameters"]
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._reliance, self._curve = state["reliance"], state["curve"]
+        self.num_steps_done = int(state["step"])
+
+
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """A model, and the trace whose weights it holds while it is run."""
+
+    model: nn.Module
+    trace: Trace | None
+
+    @classmethod
+    def of(cls, model: Trace | nn.Module) -> _Subject:
+        if isinstance(model, Trace):
+            model.check(model.dense_model)
+            return cls(model.dense_model, model)
+        if not isinstance(model, nn.Module):
+            raise InputError(f"Cannot visualize a unit of a {type(model).__name__}: expected a Trace or a module.")
+        return cls(model, None)
+
+    def applied(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.trace is None else swapped_weights(self.model, self.trace.weights)
+
+    def digest(self) -> str:
+        with self.applied():
+            return fingerprint(self.model)
+
+
+def _expected(
+    preprocessing: Preprocessing | Sequence[int],
+) -> tuple[tuple[int, ...], tuple[float, ...], tuple[float, ...]]:
+    """Return the shape of an input, and the normalization."""
+    if isinstance(preprocessing, Preprocessing):
+        return (len(preprocessing.mean), *preprocessing.crop_px), preprocessing.mean, preprocessing.std
+    shape = tuple(preprocessing)
+    if not shape or not all(isinstance(size, int) and size > 0 for size in shape):
+        raise InputError(f"Cannot make an input of shape {list(shape)}: expected sizes above zero.")
+    return shape, (0.0,), (1.0,)
+
+
+def _generator(*seed: int) -> torch.Generator:
+    first, *rest = seed
+    for number in rest:
+        first = view_seed(first, number)
+    return torch.Generator().manual_seed(first)

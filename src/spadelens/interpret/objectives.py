@@ -1,0 +1,270 @@
+"""What a visualization maximizes: the score of a class, a channel, a neuron, a direction, or a difference of two."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias, final
+
+from torch import Tensor, nn
+
+from spadelens.errors import InputError, ModelOutputError, SpadeError, UnknownNameError
+from spadelens.models import find_class
+
+_CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding)
+_MOST_CLASSES = 10**9
+
+
+class Objective(ABC):
+    """A number for each input of a batch, to be maximized.
+
+    Attributes:
+        layers: Names of the modules whose outputs it reads.
+    """
+
+    layers: tuple[str, ...] = ()
+
+    @abstractmethod
+    def read(self, scores: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Return the numbers `[B]`, given the class scores `[B, classes]` and layer name -> output.
+
+        Outputs have their channels on axis 1: `[B, channels]` or `[B, channels, ...]`.
+        """
+
+    @abstractmethod
+    def spec(self) -> str:
+        """Return what `parse_objective` understands, or a description."""
+
+
+ObjectiveLike: TypeAlias = Objective | Callable[[nn.Module, Tensor], Tensor]
+
+
+@final
+@dataclass(frozen=True)
+class ClassScore(Objective):
+    """The score of a class, before any softmax of ours."""
+
+    index: int
+
+    def read(self, scores: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Return the score."""
+        del outputs
+        return _channel(scores, self.index, "the model's scores")
+
+    def spec(self) -> str:
+        """Return the text for it."""
+        return f"class:{self.index}"
+
+
+@final
+@dataclass(frozen=True)
+class Channel(Objective):
+    """The mean of one channel of a layer's output over all positions; of a linear layer's output, one neuron."""
+
+    layer: str
+    index: int
+
+    @property
+    def layers(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Return the layer."""
+        return (self.layer,)
+
+    def read(self, scores: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Return the mean."""
+        del scores
+        return _channel(outputs[self.layer], self.index, f"layer {self.layer!r}").flatten(1).mean(1)
+
+    def spec(self) -> str:
+        """Return the text for it."""
+        return f"{self.layer}:{self.index}"
+
+
+@final
+@dataclass(frozen=True)
+class Neuron(Objective):
+    """One channel of a layer's output at one position; by default the one in the middle."""
+
+    layer: str
+    index: int
+    position: tuple[int, ...] | None = None
+
+    @property
+    def layers(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Return the layer."""
+        return (self.layer,)
+
+    def read(self, scores: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Return the value."""
+        del scores
+        values = _channel(outputs[self.layer], self.index, f"layer {self.layer!r}")
+        position = tuple(size // 2 for size in values.shape[1:]) if self.position is None else self.position
+        fits = len(position) == values.dim() - 1
+        if not fits or not all(0 <= at < size for at, size in zip(position, values.shape[1:], strict=True)):
+            raise InputError(
+                f"Layer {self.layer!r} has no position {list(position)}: expected one within {list(values.shape[1:])}."
+            )
+        for at in position:
+            values = values[:, at]
+        return values
+
+    def spec(self) -> str:
+        """Return the text for it."""
+        return f"{self.layer}:{self.index}@" + (
+            "center" if self.position is None else ",".join(map(str, self.position))
+        )
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Direction(Objective):
+    """The mean over all positions of a layer's output along a direction `[channels]`, such as a concept vector."""
+
+    layer: str
+    direction: Tensor
+
+    @property
+    def layers(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Return the layer."""
+        return (self.layer,)
+
+    def read(self, scores: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Return the product of the mean and the direction."""
+        del scores
+        output = outputs[self.layer]
+        if self.direction.shape != (output.shape[1],):
+            raise InputError(
+                f"Cannot follow a direction of shape {list(self.direction.shape)} in layer {self.layer!r}: expected "
+                f"[{output.shape[1]}]."
+            )
+        return output.reshape(*output.shape[:2], -1).mean(2) @ self.direction.to(output)
+
+    def spec(self) -> str:
+        """Return a description."""
+        return f"a direction in {self.layer}"
+
+
+@final
+@dataclass(frozen=True)
+class Difference(Objective):
+    """One objective less another."""
+
+    first: Objective
+    second: Objective
+
+    @property
+    def layers(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Return the layers of both."""
+        return tuple(dict.fromkeys((*self.first.layers, *self.second.layers)))
+
+    def read(self, scores: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Return the difference."""
+        return self.first.read(scores, outputs) - self.second.read(scores, outputs)
+
+    def spec(self) -> str:
+        """Return the text for it."""
+        return f"{self.first.spec()} - {self.second.spec()}"
+
+
+def parse_objective(text: str, class_names: Sequence[str] = (), num_classes: int | None = None) -> Objective:
+    """Return the objective that `text` names.
+
+    Args:
+        text: 'class:NAME', 'class:7' or '7' for a class; 'LAYER:7' for a channel; 'LAYER:7@3,4' or 'LAYER:7@center' for
+            a neuron; and 'A - B', with spaces, for the difference of two.
+        class_names: Of the model, for classes by name.
+        num_classes: Of the model, where it is known.
+
+    Raises:
+        InputError: The text is none of these; UnknownNameError: there is no such class.
+    """
+    first, minus, second = text.partition(" - ")
+    if minus:
+        return Difference(*(parse_objective(part, class_names, num_classes) for part in (first, second)))
+    layer, _, unit = text.strip().rpartition(":")
+    if layer in ("", "class"):
+        return ClassScore(find_class(unit, tuple(class_names), _MOST_CLASSES if num_classes is None else num_classes))
+    found = re.fullmatch(r"(\d{1,9})(?:@(center|\d{1,9}(?:,\d{1,9})*))?", unit)
+    if not found:
+        raise InputError(
+            f"Cannot read the unit {text!r}: expected class:NAME, LAYER:CHANNEL, LAYER:CHANNEL@ROW,COLUMN, "
+            "LAYER:CHANNEL@center, or two of them with ' - ' between them."
+        )
+    index, place = int(found[1]), found[2]
+    if place is None:
+        return Channel(layer, index)
+    return Neuron(layer, index, None if place == "center" else tuple(map(int, place.split(","))))
+
+
+def describe_objective(objective: ObjectiveLike) -> str:
+    """Return a short description."""
+    if isinstance(objective, Objective):
+        return objective.spec()
+    return f"callable {getattr(objective, '__qualname__', None) or repr(objective)}"
+
+
+def evaluate(objective: ObjectiveLike, model: nn.Module, batch: Tensor) -> Tensor:
+    """Return the objective for each input of `batch`, `[B]`, differentiable; hooks last for this one pass.
+
+    Raises:
+        InputError: There is no such layer, channel or position, or the layer is not called once with one tensor.
+        ModelOutputError: The model fails, or does not return class scores.
+    """
+    if not isinstance(objective, Objective):
+        values: Any = objective(model, batch)
+        if not isinstance(values, Tensor) or values.shape != (len(batch),) or not values.is_floating_point():
+            got = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise InputError(f"The objective returned {got}: expected one number for each of {len(batch)} inputs.")
+        return values
+    with _outputs_of(model, objective.layers) as outputs:
+        try:
+            scores = model(batch)
+        except SpadeError:
+            raise
+        except Exception as error:
+            raise ModelOutputError(
+                f"The model cannot be run on a batch of shape {list(batch.shape)}: {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(scores, Tensor) or scores.dim() != 2:
+            got = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise ModelOutputError(f"The model returned {got}: expected a tensor of class scores [batch, classes].")
+        missing = [layer for layer in objective.layers if layer not in outputs]
+        if missing:
+            raise InputError(f"Cannot visualize a unit of layer {missing[0]!r}: the model does not call it.")
+        return objective.read(scores, outputs)
+
+
+@contextmanager
+def _outputs_of(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Collect what the named modules return in one pass within the block, with channels on axis 1."""
+    modules = dict(model.named_modules())
+    outputs: dict[str, Tensor] = {}
+
+    def keep(layer: str, module: nn.Module, output: Any) -> None:
+        if layer in outputs:
+            raise InputError(f"Layer {layer!r} is called more than once in a pass: choose one that is called once.")
+        if not isinstance(output, Tensor) or output.dim() < 2:
+            raise InputError(f"Layer {layer!r} does not return one tensor [batch, channels, ...].")
+        is_last = isinstance(module, _CHANNELS_LAST) or output.dim() == 3
+        outputs[layer] = output.movedim(-1, 1) if is_last else output
+
+    handles = []
+    try:
+        for layer in layers:
+            if layer not in modules or not layer:
+                raise UnknownNameError("layer", layer, [name for name in modules if name])
+            handles.append(
+                modules[layer].register_forward_hook(lambda module, _, output, layer=layer: keep(layer, module, output))
+            )
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _channel(output: Tensor, index: int, where: str) -> Tensor:
+    if not 0 <= index < output.shape[1]:
+        raise InputError(f"There is no unit {index} in {where}: it has {output.shape[1]}, numbered from 0.")
+    return output[:, index]
