@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from spadelens.extract.augment import Augmentation, NoiseViews, NoViews, PaperViews
     from spadelens.extract.ensemble import TraceEnsemble, extract_ensemble
     from spadelens.extract.extraction import extract_trace, extract_traces
+    from spadelens.extract.group import extract_group_trace
     from spadelens.extract.presets import PRESETS, Preset
     from spadelens.extract.report import LayerReport, Outcome, PathPoint, Prediction, SearchReport, TraceReport
     from spadelens.extract.schedule import Auto, Guarded, Late, Schedule, Table, Uniform
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from spadelens.extract.trace import Trace
     from spadelens.interpret.ascent import Ascent
     from spadelens.interpret.attribution import Heatmap, attribute
+    from spadelens.interpret.facets import Connection, Facet, FacetReport, find_facets
     from spadelens.interpret.objectives import (
         Channel,
         ClassScore,
@@ -60,9 +62,12 @@ __all__ = [
     "CalibrationCase",
     "Channel",
     "ClassScore",
+    "Connection",
     "Difference",
     "Direct",
     "Direction",
+    "Facet",
+    "FacetReport",
     "Faithfulness",
     "Fourier",
     "Guarded",
@@ -104,9 +109,11 @@ __all__ = [
     "agreement",
     "attribute",
     "extract_ensemble",
+    "extract_group_trace",
     "extract_trace",
     "extract_traces",
     "faithfulness",
+    "find_facets",
     "gradient_similarity",
     "load_model",
     "localize",
@@ -127,6 +134,7 @@ _NAMES_BY_MODULE = {
     "extract.augment": ("Augmentation", "NoViews", "NoiseViews", "PaperViews"),
     "extract.ensemble": ("TraceEnsemble", "extract_ensemble"),
     "extract.extraction": ("extract_trace", "extract_traces"),
+    "extract.group": ("extract_group_trace",),
     "extract.presets": ("PRESETS", "Preset"),
     "extract.report": ("LayerReport", "Outcome", "PathPoint", "Prediction", "SearchReport", "TraceReport"),
     "extract.schedule": ("Auto", "Guarded", "Late", "Schedule", "Table", "Uniform"),
@@ -134,6 +142,7 @@ _NAMES_BY_MODULE = {
     "extract.trace": ("Trace",),
     "interpret.ascent": ("Ascent",),
     "interpret.attribution": ("Heatmap", "attribute"),
+    "interpret.facets": ("Connection", "Facet", "FacetReport", "find_facets"),
     "interpret.objectives": (
         "Channel",
         "ClassScore",

@@ -104,7 +104,7 @@ def extract_trace(
         progress=progress,
     )
     source = request.source(sample) if views is None else given_views(sample, views)
-    return _extract(model, [sample], [target], [source], request)[0]
+    return extract_from(model, [sample], [target], [source], request)[0]
 
 
 def extract_traces(
@@ -176,7 +176,7 @@ def extract_traces(
         progress=progress,
     )
     sources = [request.source(sample) for sample in checked]
-    return _extract(model, checked, chosen, sources, request)
+    return extract_from(model, checked, chosen, sources, request)
 
 
 def _list_targets(targets: Sequence[int | None] | Tensor) -> list[int | None]:
@@ -188,13 +188,14 @@ def _list_targets(targets: Sequence[int | None] | Tensor) -> list[int | None]:
 
 
 @torch.inference_mode(False)  # weights made in that mode could never be differentiated through
-def _extract(
+def extract_from(
     model: nn.Module,
     samples: Sequence[Tensor],
     targets: Sequence[int | None],
     sources: Sequence[ViewSource],
     request: Request,
 ) -> list[Trace]:
+    """Return a trace for each of the samples, whose views `sources` give; as `extract_trace` and `extract_traces`."""
     if find_preset(request.preset).members:
         raise InputError(f"The preset {request.preset!r} makes several traces of a sample: use extract_ensemble.")
     traces: list[Trace] = []
