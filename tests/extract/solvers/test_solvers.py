@@ -204,10 +204,11 @@ def test_samples_are_solved_together_as_far_as_memory_goes(monkeypatch: pytest.M
     assert sizes[:3] == [2, 2, 1]
 
 
-def test_only_refits_that_take_long_are_approximate(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_only_refits_that_take_long_are_approximate(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
     # One of three samples keeps far more weights in one row than the others: the cost of a refit is cubic.
     parts = [
-        damp(LayerProblem("a", make_weight(1, 2, 20), statistics_of(make_inputs(1, 9, 20, seed)), ()), 0.1)
+        damp(LayerProblem("a", make_weight(1, 2, 20).to(dtype), statistics_of(make_inputs(1, 9, 20, seed)), ()), 0.1)
         for seed in range(3)
     ]
     joined = DampedProblem.joined(parts)
@@ -221,7 +222,7 @@ def test_only_refits_that_take_long_are_approximate(monkeypatch: pytest.MonkeyPa
     exact = refit(joined, kept)
     torch.testing.assert_close(found[[0, 2]], exact[[0, 2]])
     assert not torch.allclose(found[1], exact[1])
-    torch.testing.assert_close(found[1:2], approximate_refit(parts[1], kept[1:2])[0])
+    torch.testing.assert_close(found[1:2], approximate_refit(parts[1], kept[1:2])[0].to(found.dtype))
 
 
 @pytest.mark.parametrize("is_kept", [False, True])

@@ -143,7 +143,8 @@ def approximate_refit(damped: DampedProblem, kept: Tensor) -> tuple[Tensor, list
     for samples, method in ((is_exact, refit), (~is_exact, _conjugate_gradients)):
         numbers = samples.nonzero()[:, 0]
         part = by_sample[numbers.to(kept.device)]
-        found[numbers.to(kept.device)] = method(damped.select(numbers), part.flatten(0, 1)).view(part.shape)
+        solved = method(damped.select(numbers), part.flatten(0, 1)).view(part.shape)
+        found[numbers.to(kept.device)] = solved.to(found.dtype)  # one of the two is in the type of the dense weight
     return found.flatten(0, 1), is_exact.tolist()
 
 
