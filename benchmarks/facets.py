@@ -3,7 +3,7 @@
     python benchmarks/facets.py --model demo --out facets-demo.json
     python benchmarks/facets.py --model planted --data ../shared/data/cifar10-subset.npz --out facets.json
 
-For each patch, samples that the network gives to the patch's class: images of the class, and others that carry the patch.
+For each patch, samples that the network gives to its class: images of the class, and others that carry the patch.
 The control clusters the inputs of the last layer of the dense network in the same way (cosines as affinities).
 """
 
@@ -118,13 +118,14 @@ def main() -> None:
             for schedule in arguments.schedules:
                 start = time.perf_counter()
                 found = spadelens.find_facets(planted.loaded.model, samples, target=patch.target, schedule=schedule)
+                is_known = 0 < sum(truth) < len(truth)
                 record = {
                     "patch": patch.name,
                     "samples": len(samples),
                     "patched": sum(truth),
                     "schedule": schedule,
                     "facets": len(found.facets),
-                    "ari": adjusted_rand_score(truth, found.labels.tolist()) if 0 < sum(truth) < len(truth) else None,
+                    "ari": adjusted_rand_score(truth, found.labels.tolist()) if is_known else None,
                     "silhouette": max(found.silhouettes.values()),
                     "control_facets": int(control.max()) + 1,
                     "control_ari": adjusted_rand_score(truth, control.tolist())
