@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias, final
 
@@ -18,7 +19,7 @@ from spadelens.extract.storage import fingerprint
 from spadelens.extract.trace import Trace, swapped_weights
 from spadelens.extract.views import check_count
 from spadelens.files import whole_file
-from spadelens.interpret.objectives import ObjectiveLike, describe_objective, evaluate
+from spadelens.interpret.objectives import Objective, ObjectiveLike, describe_objective, evaluate
 from spadelens.interpret.parameterizations import PARAMETERIZATIONS, Direct, Maco, Parameterization
 from spadelens.interpret.transformations import NO_TRANSFORMATIONS, Transformations
 from spadelens.photos import Preprocessing
@@ -30,6 +31,7 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 NUM_STEPS = 512
 _MACO_TRANSFORMATIONS = Transformations(jitter=0.25, scale=(1.3, 2.5), rotation=0.0, noise=0.05, num_copies=2)
 _STEPS_PER_CHECKPOINT = 64
+_EPSILON = 1e-16  # of Adam: below it slopes count for less. The usual 1e-8 is more than those of some probabilities
 _START_STREAM, _STEP_STREAM = 0x51A27, 0x57E9
 
 
@@ -73,6 +75,10 @@ class Ascent:
         if not isinstance(parsed, Parameterization):
             raise InputError(f"Cannot use {parsed!r} as a parameterization: expected a name or an instance of one.")
         if self.transformations is not None:
+            if not isinstance(self.transformations, Transformations):
+                raise InputError(
+                    f"Cannot use {self.transformations!r} as transformations: expected an instance of them."
+                )
             return parsed, self.transformations
         if isinstance(parsed, Direct):
             return parsed, NO_TRANSFORMATIONS
@@ -111,16 +117,17 @@ class Climb:
         self._shape, self._mean, self._std = _expected(preprocessing)
         if not self._parameterization.is_image:
             self._mean, self._std = (0.0,), (1.0,)
-        weight = next(self._subjects[0].model.parameters(), torch.zeros(()))
-        self._device, self._dtype = weight.device, weight.dtype
-        precision = torch.float64 if self._dtype == torch.float64 else torch.float32
+        self._device = self._subjects[0].device
+        is_double = any(subject.dtype == torch.float64 for subject in self._subjects)
+        precision = torch.float64 if is_double else torch.float32
         generator = _generator(ascent.seed, _START_STREAM)
         starts = [self._parameterization.start(self._shape, generator) for _ in range(ascent.num_images)]
         every = torch.stack(starts).to(self._device, precision)
         self._parameters = every.repeat(len(models), *[1] * (every.dim() - 1)).requires_grad_()  # [M * N, ...]
-        self._optimizer = torch.optim.Adam([self._parameters], lr=self._parameterization.rate)
+        self._optimizer = torch.optim.Adam([self._parameters], lr=self._parameterization.rate, eps=_EPSILON)
         counts = (len(models), ascent.num_images)
-        self._reliance = torch.zeros(*counts, *self._shape[1:], device=self._device, dtype=precision)
+        places = self._shape[1:] if self._parameterization.is_image else self._shape
+        self._reliance = torch.zeros(*counts, *places, device=self._device, dtype=precision)
         self._curve = torch.zeros(ascent.num_steps, *counts, device=self._device, dtype=precision)
         self.num_steps_done = 0
 
@@ -137,9 +144,10 @@ class Climb:
             progress("visualize", step, self._ascent.num_steps)
             self._advance(step)
             self.num_steps_done = step + 1
-            if self.num_steps_done % _STEPS_PER_CHECKPOINT == 0 and checkpoint is not None:
+            if self.num_steps_done % _STEPS_PER_CHECKPOINT == 0:
                 self._check()
-                self._store(checkpoint)
+                if checkpoint is not None:
+                    self._store(checkpoint)
         progress("visualize", self._ascent.num_steps, self._ascent.num_steps)
         self._check()
 
@@ -166,15 +174,14 @@ class Climb:
         mean, std = (
             leaf.new_tensor(value).view(-1, *[1] * (len(self._shape) - 1)) for value in (self._mean, self._std)
         )
-        batch = ((leaf - mean) / std).to(self._dtype)
+        batch = ((leaf - mean) / std).to(subject.device, subject.dtype)
         with subject.applied(), evaluation_mode(subject.model):
             values = evaluate(self._objective, subject.model, batch)
             slope = None
             if values.requires_grad:
                 (slope,) = torch.autograd.grad(values.sum(), [leaf], allow_unused=True)
-        count = self._ascent.num_images
-        mean_values = values.detach().view(count, -1).mean(1).to(self._curve)
-        return mean_values, torch.zeros_like(leaf) if slope is None else slope
+        means = values.detach().to(self._curve).reshape(self._ascent.num_images, -1).mean(1)
+        return means, torch.zeros_like(leaf) if slope is None else slope
 
     def _check(self) -> None:
         name = describe_objective(self._objective)
@@ -184,20 +191,27 @@ class Climb:
             )
         silent = ~self._reliance.flatten(2).any(2)
         if bool(silent.any()):
-            which = "the trace" if self._subjects[int(silent.any(1).int().argmax())].trace else "the model"
+            which = (
+                "the trace" if self._subjects[int(silent.any(1).int().argmax())].weights is not None else "the model"
+            )
             raise VisualizationError(
                 f"The unit {name!r} of {which} does not depend on the image anywhere near where the ascent starts. "
-                "Try another --seed, a unit before its activation, or a less sparse trace."
+                "Try another seed, a unit before its activation, or a less sparse trace."
             )
 
+    @cached_property
     def _identity(self) -> str:
+        if not isinstance(self._objective, Objective):
+            raise InputError(
+                "Cannot keep a checkpoint of a callable: it cannot be told from another one. Make it an Objective."
+            )
         weights = " ".join(subject.digest() for subject in self._subjects)
-        described = (describe_objective(self._objective), self._ascent.described(), self._shape, self._mean, self._std)
-        return f"{weights} {described}"
+        described = (self._ascent.described(), repr(self._parameterization), self._shape, self._mean, self._std)
+        return f"{weights} {self._objective.spec()} {described}"
 
     def _store(self, path: Path) -> None:
         state = {
-            "identity": self._identity(),
+            "identity": self._identity,
             "step": self.num_steps_done,
             "parameters": self._parameters.detach(),
             "optimizer": self._optimizer.state_dict(),
@@ -208,41 +222,48 @@ class Climb:
             torch.save(state, temporary)
 
     def _restore(self, path: Path) -> None:
+        identity = self._identity
         if not path.exists():
             return
         try:
-            state = torch.load(path, map_location=self._device, weights_only=True)
-            identity = state["identity"]
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            is_same = state["identity"] == identity
+            if is_same:
+                self._optimizer.load_state_dict(state["optimizer"])
+                self._parameters.data = state["parameters"].to(self._parameters.data)
+                self._reliance, self._curve = (state[name].to(self._curve) for name in ("reliance", "curve"))
+                self.num_steps_done = int(state["step"])
         except Exception as error:  # whatever torch raises on a damaged file
             raise InputError(
                 f"Cannot go on from {str(path)!r}: {type(error).__name__}. Delete it to begin anew."
             ) from error
-        if identity != self._identity():
+        if not is_same:
             raise InputError(f"{str(path)!r} is of a run with other settings. Use another folder, or delete it.")
-        self._parameters.data = state["parameters"]
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._reliance, self._curve = state["reliance"], state["curve"]
-        self.num_steps_done = int(state["step"])
 
 
 @dataclass(frozen=True, eq=False)
 class _Subject:
-    """A model, and the trace whose weights it holds while it is run."""
+    """A model, and the weights of the trace that it holds while it is run, if it is one."""
 
     model: nn.Module
-    trace: Trace | None
+    weights: Mapping[str, Tensor] | None
+    device: torch.device
+    dtype: torch.dtype
 
     @classmethod
     def of(cls, model: Trace | nn.Module) -> _Subject:
-        if isinstance(model, Trace):
-            model.check(model.dense_model)
-            return cls(model.dense_model, model)
-        if not isinstance(model, nn.Module):
+        dense = model.dense_model if isinstance(model, Trace) else model
+        if not isinstance(dense, nn.Module):
             raise InputError(f"Cannot visualize a unit of a {type(model).__name__}: expected a Trace or a module.")
-        return cls(model, None)
+        first = next((each for each in dense.parameters() if each.is_floating_point()), torch.zeros(()))
+        if not isinstance(model, Trace):
+            return cls(dense, None, first.device, first.dtype)
+        model.check(dense)
+        weights = {name: weight.to(first.device) for name, weight in model.weights.items()}  # once, not in every step
+        return cls(dense, weights, first.device, first.dtype)
 
     def applied(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.trace is None else swapped_weights(self.model, self.trace.weights)
+        return nullcontext() if self.weights is None else swapped_weights(self.model, self.weights)
 
     def digest(self) -> str:
         with self.applied():
@@ -255,9 +276,9 @@ def _expected(
     """Return the shape of an input, and the normalization."""
     if isinstance(preprocessing, Preprocessing):
         return (len(preprocessing.mean), *preprocessing.crop_px), preprocessing.mean, preprocessing.std
-    shape = tuple(preprocessing)
+    shape = tuple(preprocessing) if isinstance(preprocessing, Sequence) else ()
     if not shape or not all(isinstance(size, int) and size > 0 for size in shape):
-        raise InputError(f"Cannot make an input of shape {list(shape)}: expected sizes above zero.")
+        raise InputError(f"Cannot make an input of shape {preprocessing!r}: expected sizes above zero, [C, H, W].")
     return shape, (0.0,), (1.0,)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,8 +15,13 @@ from torch import Tensor, nn
 from spadelens.errors import InputError, ModelOutputError, SpadeError, UnknownNameError
 from spadelens.models import find_class
 
-_CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding)
-_MOST_CLASSES = 10**9
+_CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)  # of any number of axes
+_CHANNELS_LAST = (nn.Linear, nn.Embedding)
+_FORMS = (
+    "expected class:NAME, LAYER:CHANNEL, LAYER:CHANNEL@ROW,COLUMN, LAYER:CHANNEL@center, or two of them with ' - ' "
+    "between them"
+)
+_MOST_CLASSES = 10**9  # where the number is not known yet
 
 
 class Objective(ABC):
@@ -75,7 +81,8 @@ class Channel(Objective):
     def read(self, scores: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:
         """Return the mean."""
         del scores
-        return _channel(outputs[self.layer], self.index, f"layer {self.layer!r}").flatten(1).mean(1)
+        values = _channel(outputs[self.layer], self.index, f"layer {self.layer!r}")
+        return values.reshape(len(values), -1).mean(1)
 
     def spec(self) -> str:
         """Return the text for it."""
@@ -142,8 +149,9 @@ class Direction(Objective):
         return output.reshape(*output.shape[:2], -1).mean(2) @ self.direction.to(output)
 
     def spec(self) -> str:
-        """Return a description."""
-        return f"a direction in {self.layer}"
+        """Return a description, with the beginning of a hash of the direction."""
+        values = self.direction.detach().cpu().double().contiguous().numpy().tobytes()
+        return f"direction {hashlib.sha256(values).hexdigest()[:8]} in {self.layer}"
 
 
 @final
@@ -164,8 +172,11 @@ class Difference(Objective):
         return self.first.read(scores, outputs) - self.second.read(scores, outputs)
 
     def spec(self) -> str:
-        """Return the text for it."""
-        return f"{self.first.spec()} - {self.second.spec()}"
+        """Return the text for it; parts that are differences themselves are in brackets, and have no such text."""
+        first, second = (
+            f"({part.spec()})" if isinstance(part, Difference) else part.spec() for part in (self.first, self.second)
+        )
+        return f"{first} - {second}"
 
 
 def parse_objective(text: str, class_names: Sequence[str] = (), num_classes: int | None = None) -> Objective:
@@ -180,22 +191,32 @@ def parse_objective(text: str, class_names: Sequence[str] = (), num_classes: int
     Raises:
         InputError: The text is none of these; UnknownNameError: there is no such class.
     """
+    bare = text.strip().removeprefix("class:").strip()
+    if bare.lower() in {name.lower() for name in class_names}:  # whatever signs it holds
+        return ClassScore(_find_class(bare, class_names, num_classes))
     first, minus, second = text.partition(" - ")
     if minus:
+        if " - " in second:
+            raise InputError(f"Cannot read the unit {text!r}: {_FORMS}.")
         return Difference(*(parse_objective(part, class_names, num_classes) for part in (first, second)))
     layer, _, unit = text.strip().rpartition(":")
     if layer in ("", "class"):
-        return ClassScore(find_class(unit, tuple(class_names), _MOST_CLASSES if num_classes is None else num_classes))
-    found = re.fullmatch(r"(\d{1,9})(?:@(center|\d{1,9}(?:,\d{1,9})*))?", unit)
+        return ClassScore(_find_class(unit, class_names, num_classes))
+    found = re.fullmatch(r"([0-9]{1,9})(?:@(center|[0-9]{1,9}(?:,[0-9]{1,9})*))?", unit)
     if not found:
-        raise InputError(
-            f"Cannot read the unit {text!r}: expected class:NAME, LAYER:CHANNEL, LAYER:CHANNEL@ROW,COLUMN, "
-            "LAYER:CHANNEL@center, or two of them with ' - ' between them."
-        )
+        raise InputError(f"Cannot read the unit {text!r}: {_FORMS}.")
     index, place = int(found[1]), found[2]
     if place is None:
         return Channel(layer, index)
     return Neuron(layer, index, None if place == "center" else tuple(map(int, place.split(","))))
+
+
+def _find_class(unit: str, class_names: Sequence[str], num_classes: int | None) -> int:
+    if not class_names and not unit.strip().isdecimal():
+        raise InputError(
+            f"There is no class {unit!r}: no names of classes are known, use numbers. For a unit of a layer: {_FORMS}."
+        )
+    return find_class(unit, tuple(class_names), _MOST_CLASSES if num_classes is None else num_classes)
 
 
 def describe_objective(objective: ObjectiveLike) -> str:
@@ -227,7 +248,7 @@ def evaluate(objective: ObjectiveLike, model: nn.Module, batch: Tensor) -> Tenso
             raise ModelOutputError(
                 f"The model cannot be run on a batch of shape {list(batch.shape)}: {type(error).__name__}: {error}"
             ) from error
-        if not isinstance(scores, Tensor) or scores.dim() != 2:
+        if not isinstance(scores, Tensor) or scores.dim() != 2 or len(scores) != len(batch):
             got = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise ModelOutputError(f"The model returned {got}: expected a tensor of class scores [batch, classes].")
         missing = [layer for layer in objective.layers if layer not in outputs]
@@ -239,7 +260,7 @@ def evaluate(objective: ObjectiveLike, model: nn.Module, batch: Tensor) -> Tenso
 @contextmanager
 def _outputs_of(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """Collect what the named modules return in one pass within the block, with channels on axis 1."""
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
     outputs: dict[str, Tensor] = {}
 
     def keep(layer: str, module: nn.Module, output: Any) -> None:
@@ -247,8 +268,8 @@ def _outputs_of(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, T
             raise InputError(f"Layer {layer!r} is called more than once in a pass: choose one that is called once.")
         if not isinstance(output, Tensor) or output.dim() < 2:
             raise InputError(f"Layer {layer!r} does not return one tensor [batch, channels, ...].")
-        is_last = isinstance(module, _CHANNELS_LAST) or output.dim() == 3
-        outputs[layer] = output.movedim(-1, 1) if is_last else output
+        # A copy: what comes next may work in place, and a unit before its activation would become one behind it.
+        outputs[layer] = (output.movedim(-1, 1) if _is_channels_last(module, output) else output).clone()
 
     handles = []
     try:
@@ -262,6 +283,13 @@ def _outputs_of(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, T
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _is_channels_last(module: nn.Module, output: Tensor) -> bool:
+    """Whether channels are the last axis: of tokens `[B, T, C]`, and of layers that work on the last axis."""
+    if isinstance(module, _CHANNELS_FIRST):
+        return False
+    return isinstance(module, _CHANNELS_LAST) or type(module) is nn.LayerNorm or output.dim() == 3
 
 
 def _channel(output: Tensor, index: int, where: str) -> Tensor:

@@ -61,7 +61,7 @@ class Fourier(Parameterization):
     def start(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
         """Return coefficients `[C, H, W // 2 + 1, 2]`, real and imaginary."""
         channels, height, width = _image_shape(shape)
-        return self.std * torch.randn(channels, height, width // 2 + 1, 2, generator=generator)
+        return self.std * torch.randn(channels, height, width // 2 + 1, 2, generator=generator, dtype=torch.float32)
 
     def image(self, parameters: Tensor, shape: Sequence[int]) -> Tensor:
         """Return images in [0, 1]."""
@@ -76,7 +76,8 @@ class Fourier(Parameterization):
 class Maco(Parameterization):
     """Phases alone, at the magnitudes of photos (MACO, Fel et al. 2023), so that no frequency becomes unnaturally loud.
 
-    image = sigmoid(4 A z), with z of the amplitude spectrum frequency^-decay and of variance 1 in each component.
+    image = sigmoid(4 A z), with z = irfft2(magnitudes * exp(i parameters)) of the amplitude spectrum frequency^-decay,
+    of mean 0 and of variance 1 in each component, whatever the phases.
 
     Attributes:
         rate: Of Adam, in radians.
@@ -91,19 +92,16 @@ class Maco(Parameterization):
     def start(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
         """Return uniform phases `[C, H, W // 2 + 1]`."""
         channels, height, width = _image_shape(shape)
-        return 2 * math.pi * torch.rand(channels, height, width // 2 + 1, generator=generator)
+        return 2 * math.pi * torch.rand(channels, height, width // 2 + 1, generator=generator, dtype=torch.float32)
 
     def image(self, parameters: Tensor, shape: Sequence[int]) -> Tensor:
         """Return images in [0, 1]."""
         channels, height, width = shape
         decays = _DECAYS if channels == len(_DECAYS) else _DECAYS[:1] * channels
-        magnitudes = torch.stack([_frequencies(height, width).pow(-decay) for decay in decays])
-        magnitudes[:, 0, 0] = 0.0  # the mean is grey
-        components = torch.fft.irfft2(
-            torch.polar(magnitudes.to(parameters).expand_as(parameters), parameters), s=(height, width)
-        )
-        size = components.detach().std(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(components.dtype).tiny)
-        return _colors(components / size)
+        magnitudes = torch.stack([_amplitudes(height, width, decay) for decay in decays])
+        phases = _phases_of_real_images(parameters, width)
+        coefficients = torch.polar(magnitudes.to(phases).expand_as(phases), phases)
+        return _colors(torch.fft.irfft2(coefficients, s=(height, width)))
 
 
 @final
@@ -126,7 +124,7 @@ class Direct(Parameterization):
 
     def start(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
         """Return an input of `shape`."""
-        return self.std * torch.randn(*shape, generator=generator)
+        return self.std * torch.randn(*shape, generator=generator, dtype=torch.float32)
 
     def image(self, parameters: Tensor, shape: Sequence[int]) -> Tensor:
         """Return the numbers as they are."""
@@ -141,8 +139,43 @@ PARAMETERIZATIONS: Mapping[str, type[Parameterization]] = MappingProxyType(
 
 def _frequencies(height: int, width: int) -> Tensor:
     """Return the frequency of every coefficient of `irfft2`, `[H, W // 2 + 1]`, in cycles a pixel."""
-    across, down = torch.fft.rfftfreq(width), torch.fft.fftfreq(height)
+    across = torch.fft.rfftfreq(width, dtype=torch.float64)
+    down = torch.fft.fftfreq(height, dtype=torch.float64)
     return torch.hypot(down[:, None], across[None]).clamp_min(1 / max(height, width))
+
+
+def _amplitudes(height: int, width: int, decay: float) -> Tensor:
+    """Return magnitudes proportional to frequency^-decay, `[H, W // 2 + 1]`, of an image of mean 0 and variance 1."""
+    amplitudes = _frequencies(height, width).pow(-decay)
+    amplitudes[0, 0] = 0.0  # the mean is grey
+    times = torch.full_like(amplitudes, 2.0)  # a coefficient stands for its mirror image as well
+    times[:, _own_mirrors(width)] = 1.0
+    power = (times * amplitudes.square()).sum()
+    return (
+        amplitudes * (height * width / power.sqrt()) if power > 0 else amplitudes
+    )  # a single pixel has its mean alone
+
+
+def _phases_of_real_images(phases: Tensor, width: int) -> Tensor:
+    """Return phases `[..., H, W // 2 + 1]` that are opposite where coefficients are mirror images of one another.
+
+    In the columns that are their own mirror images `irfft2` would add both halves up, and magnitudes would depend on
+    phases. The first half says what the second half is; coefficients that are their own mirror images have phase 0.
+    """
+    height = phases.shape[-2]
+    rows = torch.arange(height, device=phases.device)
+    mirrored = -rows % height
+    signs = torch.sign(mirrored - rows).to(phases)
+    columns = _own_mirrors(width)
+    opposite = signs[:, None] * phases[..., torch.minimum(rows, mirrored), :][..., columns]
+    result = phases.clone()
+    result[..., columns] = opposite
+    return result
+
+
+def _own_mirrors(width: int) -> list[int]:
+    """Return the columns of the coefficients of `irfft2` that are their own mirror images."""
+    return [0] if width % 2 else [0, width // 2]
 
 
 def _colors(components: Tensor) -> Tensor:

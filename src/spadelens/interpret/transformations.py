@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from spadelens.errors import InputError
+from spadelens.extract.views import check_count
 
 _GREY = 0.5
 
@@ -37,8 +39,9 @@ class Transformations:
     def __post_init__(self) -> None:
         """Refuse settings out of range."""
         numbers = (self.jitter, *self.scale, self.rotation, self.noise)
-        if not all(math.isfinite(number) and number >= 0 for number in numbers) or self.num_copies < 1:
+        if not all(math.isfinite(number) and number >= 0 for number in numbers):
             raise InputError(f"Cannot transform images with {self}: expected finite numbers of at least zero.")
+        check_count(self.num_copies, "num_copies", at_least=1)
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
             raise InputError(
                 f"Cannot transform images with scale={self.scale!r}: expected the least and the largest zoom."
@@ -49,31 +52,37 @@ class Transformations:
 
         Args:
             images: Colors in [0, 1].
-            generator: What is random is drawn from it, on the CPU.
+            generator: What is random is drawn from it, on the CPU, image by image: the first images get the same
+                whatever their number.
 
         Returns:
             `[M, N * num_copies, C, H, W]`, the copies of one image together.
         """
-        num_models, count = len(images), images.shape[1] * self.num_copies
-        uniform = torch.rand(count, 4, generator=generator).to(images)
+        copies = images.repeat_interleave(self.num_copies, dim=1)
+        draws = [self._draw(images.shape[2:], generator) for _ in range(images.shape[1])]
+        maps = torch.cat([maps for maps, _ in draws]).to(images).repeat(len(images), 1, 1)
+        flat = copies.flatten(0, 1) - _GREY
+        grid = functional.affine_grid(maps, list(flat.shape), align_corners=False)
+        seen = functional.grid_sample(flat, grid, align_corners=False).view_as(copies) + _GREY
+        return seen + torch.cat([noise for _, noise in draws]).to(seen) if self.noise else seen
+
+    def _draw(self, shape: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return the affine maps `[num_copies, 2, 3]` and the noise `[num_copies, C, H, W]` for one image."""
+        uniform = torch.rand(self.num_copies, 4, generator=generator, dtype=torch.float32).double()
         low, high = self.scale
         zoom = low + (high - low) * uniform[:, 0]
         angle = math.radians(self.rotation) * (2 * uniform[:, 1] - 1)
         shift = 2 * self.jitter * (2 * uniform[:, 2:] - 1)  # the frame reaches from -1 to 1
-        height, width = images.shape[-2:]
+        height, width = shape[-2:]
         cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
         rows = [
             torch.stack([cos, -sin * (height / width), shift[:, 0]], dim=1),
             torch.stack([sin * (width / height), cos, shift[:, 1]], dim=1),
         ]
-        maps = torch.stack(rows, dim=1).repeat(num_models, 1, 1)
-        copies = images.repeat_interleave(self.num_copies, dim=1)
-        flat = copies.flatten(0, 1) - _GREY
-        grid = functional.affine_grid(maps, list(flat.shape), align_corners=False)
-        seen = functional.grid_sample(flat, grid, align_corners=False).view_as(copies) + _GREY
+        noise = torch.zeros(0)
         if self.noise:
-            seen = seen + self.noise * torch.randn(seen.shape[1:], generator=generator).to(seen)
-        return seen
+            noise = self.noise * torch.randn(self.num_copies, *shape, generator=generator, dtype=torch.float32)
+        return torch.stack(rows, dim=1), noise
 
     def spec(self) -> str:
         """Return a short description."""

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spadelens.errors import InputError
-from spadelens.extract.trace import Trace
+from spadelens.errors import InputError, VisualizationError
+from spadelens.extract.capture import evaluation_mode
+from spadelens.extract.trace import Trace, applied_or_dense
 from spadelens.interpret.ascent import Ascent, Climb, Progress
-from spadelens.interpret.objectives import Objective, ObjectiveLike, describe_objective, parse_objective
+from spadelens.interpret.objectives import Objective, ObjectiveLike, describe_objective, evaluate, parse_objective
 from spadelens.photos import Preprocessing
 
 _FULL_OPACITY = 0.99  # quantile
@@ -31,7 +33,8 @@ class Visualization:
     Attributes:
         images: Colors in [0, 1], `[N, C, H, W]`, on the CPU; of a 'direct' parameterization the inputs as they are.
         opacity: How much the objective depended on each place on the way, `[N, H, W]` in [0, 1]: the sum over all steps
-            of the absolute gradient, over its 99th percentile (Fel et al. 2023).
+            and channels of the absolute gradient, over its 99th percentile (Fel et al. 2023). Of a 'direct'
+            parameterization each number of an input counts by itself, `[N, ...]`.
         objective: What was maximized.
         curve: The objective in each step, on transformed images, `[steps, N]`.
         settings: All settings.
@@ -67,7 +70,8 @@ def visualize_all(
     """Return images that a unit responds to, for each of several models, from the same starts.
 
     Models are run in evaluation mode and are left exactly as they were. Each step takes a forward and a backward pass
-    of every model, one after the other.
+    of every model, one after the other. Every image is the one that its model and its number give alone, up to the
+    rounding of sums.
 
     Args:
         models: Traces, or modules that map a batch to class scores `[batch, classes]`.
@@ -78,7 +82,8 @@ def visualize_all(
         ascent: How images are found; by default in 512 steps from one start.
         progress: Called as progress('visualize', steps done, all steps).
         checkpoint: A file to which everything is written every 64 steps, and from which an interrupted run goes on as
-            if it had never been interrupted. It is deleted at the end.
+            if it had never been interrupted (on a GPU up to the rounding of sums). It is deleted at the end. Not for a
+            callable, which cannot be told from another one.
 
     Returns:
         One result for each model, in order.
@@ -113,11 +118,49 @@ def visualize_all(
     ]
 
 
+def respond(
+    model: Trace | nn.Module,
+    objective: str | ObjectiveLike,
+    inputs: Tensor,
+    preprocessing: Preprocessing | None = None,
+) -> Tensor:
+    """Return what a unit of a trace, or of a model as it is, answers to each of the inputs, `[N]`, on the CPU.
+
+    The model is run in evaluation mode, without gradients, and is left exactly as it was.
+
+    Args:
+        model: A trace, or a module that maps a batch to class scores `[batch, classes]`.
+        objective: The unit, as in `visualize_all`.
+        inputs: A batch as the model expects it; with a `preprocessing` colors in [0, 1], `[N, C, H, W]`.
+        preprocessing: Whose normalization the colors get.
+
+    Raises:
+        InputError: There is no such layer or unit.
+        ModelOutputError: The model fails on the batch.
+        TraceMismatchError: The dense model has been changed since the trace was made.
+        VisualizationError: The unit's values are not finite.
+    """
+    dense = model.dense_model if isinstance(model, Trace) else model
+    parsed = parse_objective(objective) if isinstance(objective, str) else objective
+    first = next((each for each in dense.parameters() if each.is_floating_point()), inputs)
+    if preprocessing is not None:
+        mean, std = (inputs.new_tensor(values).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+        inputs = (inputs - mean) / std
+    with applied_or_dense(model), evaluation_mode(dense), torch.no_grad():
+        values = evaluate(parsed, dense, inputs.to(first.device, first.dtype, copy=True)).cpu()
+    if not bool(torch.isfinite(values).all()):
+        raise VisualizationError(f"The unit {describe_objective(parsed)!r} gives values that are not finite.")
+    return values
+
+
 def _opacity(reliance: Tensor) -> Tensor:
-    flat = reliance.flatten(1).double()
-    full = flat.quantile(_FULL_OPACITY, dim=1, keepdim=True)
-    full = torch.where(full > 0, full, flat.amax(1, keepdim=True))  # the ascent was refused where all is zero
-    return (flat / full).clamp(0, 1).float().view_as(reliance)
+    """Return what each place counts `[N, ...]`, scaled to [0, 1]."""
+    scaled = []
+    for part in reliance.double():
+        full = float(np.quantile(part.numpy(), _FULL_OPACITY))  # torch's has a limit of size
+        full = full if full > 0 else float(part.max())  # the ascent was refused where all is zero
+        scaled.append((part / full).clamp(0, 1).float())
+    return torch.stack(scaled)
 
 
 def _no_progress(stage: str, done: int, total: int) -> None:
