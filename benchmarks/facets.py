@@ -24,10 +24,11 @@ from torch import Tensor
 from torch.nn import functional
 
 import spadelens
+from spadelens import defaults
 from spadelens.demo.images import CLASS_NAMES, draw_image
 from spadelens.demo.stickers import paste_sticker
 from spadelens.extract.capture import capture_inputs, class_scores, probe
-from spadelens.interpret.facets import MOST_CLUSTERS, SCHEDULE, cluster, silhouette
+from spadelens.interpret.facets import MOST_CLUSTERS, cluster, silhouette
 from spadelens.layers import matrix_layers
 from spadelens.measure.cases import Planted, TrojanPatch
 from spadelens.measure.dataset import read_split
@@ -105,7 +106,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=100)
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.5, 0.15, 0.0])
     parser.add_argument("--patches", nargs="*", help="names; by default all")
-    parser.add_argument("--schedules", nargs="+", default=[SCHEDULE])
+    parser.add_argument("--schedules", nargs="+", default=[defaults.FACETS_SCHEDULE])
     arguments = parser.parse_args()
     planted = spadelens.read_planted(arguments.model, "cpu")
     records: list[dict[str, Any]] = []

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
@@ -106,9 +107,11 @@ def crop_clean(planted: Planted, folder: Path, target: int, count: int) -> list[
     return crops
 
 
-def gather(planted: Planted, cases: Sequence[TrojanCase], clean_folder: Path | None) -> dict[str, Material]:
-    """Return patch name -> material, for those patches whose class has clean images."""
-    model, preprocessing = planted.loaded.model, planted.loaded.preprocessing
+def gather(
+    planted: Planted, cases: Sequence[TrojanCase], clean_folder: Path | None, judge: torch.nn.Module
+) -> dict[str, Material]:
+    """Return patch name -> material, for those patches whose class has clean images; `judge` says what is shown."""
+    preprocessing = planted.loaded.preprocessing
     size_px = tuple(side * min(preprocessing.crop_px) for side in planted.patch_size)
     found = {}
     for patch in planted.patches:
@@ -128,7 +131,7 @@ def gather(planted: Planted, cases: Sequence[TrojanCase], clean_folder: Path | N
         pasted = [paste_sticker(np.array(each), patch.sheet, (size_px[0], size_px[1]), rng)[0] for each in originals]
         patched = torch.stack([preprocessing.to_tensor(Image.fromarray(pixels)) for pixels in pasted])
         others = _predicted(planted, originals, patch.target, is_wanted=False)
-        found[patch.name] = Material(patch, clean, others, FacetProbe.of(model, patched, clean, others))
+        found[patch.name] = Material(patch, clean, others, FacetProbe.of(judge, patched, clean, others))
     return found
 
 
@@ -148,7 +151,9 @@ def score(planted: Planted, material: Material, file: Path) -> dict[str, float]:
     shift, scale = (torch.tensor(numbers).view(-1, 1, 1) for numbers in (preprocessing.mean, preprocessing.std))
     shown = material.probe.shown((colors - shift) / scale, material.others[:NUM_BACKGROUNDS])
     found = patch_correlation(colors[None], material.patch.sheet, planted.patch_size)
-    return {"patch": float(shown[0]), "class": float(shown[1]), "correlation": float(found)}
+    patch, of_class = max(float(shown[0]), 0.0), max(float(shown[1]), 0.0)
+    share = patch / (patch + of_class) if patch + of_class else 0.5
+    return {"patch": patch, "class": of_class, "share": share, "correlation": float(found)}
 
 
 def draw(planted: Planted, materials: Mapping[str, Material], arguments: argparse.Namespace) -> list[Drawn]:
@@ -199,13 +204,13 @@ def table(planted: Planted, materials: Mapping[str, Material], drawn: Sequence[D
     for one in drawn:
         groups.setdefault((one.parameterization, one.setting, one.kind), []).append(one)
     lines = [
-        "|  | setting | trace of | cases | failed | patch | class | correlation |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "|  | setting | trace of | cases | failed | patch | class | share of the patch | correlation |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for (parameterization, setting, kind), ones in sorted(groups.items()):
         good = [one for one in ones if one in scores and (one.case, parameterization) in dense]
         cells = [parameterization, setting, "" if kind == "dense" else kind, str(len(ones)), str(len(ones) - len(good))]
-        for name in ("patch", "class", "correlation"):
+        for name in ("patch", "class", "share", "correlation"):
             values = np.array([scores[one][name] for one in good])
             gains = values - np.array([dense[(one.case, parameterization)][name] for one in good])
             cell = f"{values.mean():.2f}" if good else ""
@@ -217,23 +222,50 @@ def table(planted: Planted, materials: Mapping[str, Material], drawn: Sequence[D
     return "\n".join(lines)
 
 
+def sheet(drawn: Sequence[Drawn], columns: Sequence[int], setting: str, file: Path) -> None:
+    """Draw what was found for some cases: on the dense network, on the trace of a clean image, of a patched one."""
+    rows = {
+        "dense network": ("dense", "dense"),
+        "trace, clean": (setting, "clean"),
+        "trace, patched": (setting, "patched"),
+    }
+    figure = Figure(figsize=(1.6 * len(columns), 5.2), layout="constrained")
+    axes = figure.subplots(len(rows), len(columns), squeeze=False)
+    for row, (title, (of_setting, kind)) in enumerate(rows.items()):
+        for place, case in enumerate(columns):
+            (one,) = [d for d in drawn if (d.case, d.setting, d.kind) == (case, of_setting, kind)]
+            axes[row, place].imshow(np.full((1, 1, 3), 0.5), extent=(0, 1, 0, 1))
+            axes[row, place].imshow(np.asarray(Image.open(one.file)), extent=(0, 1, 0, 1))
+            axes[row, place].set(
+                xticks=[], yticks=[], title=one.patch if row == 0 else "", ylabel=title if place == 0 else ""
+            )
+    figure.savefig(file, dpi=100)
+
+
 def main() -> None:
     """Parse the arguments, run, print the table and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="demo, or a folder that `spadelens backdoor plant` has written")
     parser.add_argument("--clean", type=Path, help="folder of labeled photos, for a network other than the demo's")
+    parser.add_argument("--judge", metavar="SPEC", help="network that says what is shown; by default the planted one")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--calibration", action="store_true")
     parser.add_argument("--cases", type=int, default=20)
     parser.add_argument("--steps", type=int, default=256)
     parser.add_argument("--settings", nargs="*", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--parameterizations", nargs="+", default=["fourier", "maco"])
+    parser.add_argument("--picture", type=Path, help="PNG file of what was found for --columns, for the first setting")
+    parser.add_argument("--columns", type=int, nargs="+", default=[0, 1, 2, 3, 4, 5], help="cases in the picture")
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     arguments = parser.parse_args()
     make_folder(arguments.out / "pictures")
     planted = spadelens.read_planted(arguments.model, "cpu")
-    materials = gather(planted, cases_of(planted, arguments), arguments.clean)
-    text = table(planted, materials, draw(planted, materials, arguments))
+    judge = spadelens.load_model(arguments.judge, "cpu").model if arguments.judge else planted.loaded.model
+    materials = gather(planted, cases_of(planted, arguments), arguments.clean, judge)
+    drawn = draw(planted, materials, arguments)
+    if arguments.picture:
+        sheet(drawn, arguments.columns, arguments.settings[0], arguments.picture)
+    text = table(planted, materials, drawn)
     print(text)
     (arguments.out / "table.md").write_text(text + "\n", encoding="utf-8")
 

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
         Objective,
         parse_objective,
     )
+    from spadelens.interpret.overlap import KeptWeights
     from spadelens.interpret.parameterizations import Direct, Fourier, Maco, Parameterization
+    from spadelens.interpret.score_cam import score_cam
     from spadelens.interpret.transformations import Transformations
     from spadelens.interpret.visualization import Visualization, visualize, visualize_all
     from spadelens.measure.agreement import agreement
@@ -46,7 +48,12 @@ if TYPE_CHECKING:
     from spadelens.measure.localization import Localization, localize, pixel_auc, pointing_game
     from spadelens.measure.planted import plant, read_planted
     from spadelens.measure.sparse_fc import SparseFC, sparse_classifier
+    from spadelens.measure.study import build_study
+    from spadelens.measure.study_analysis import analyze_study
+    from spadelens.measure.study_samples import StudyOptions
+    from spadelens.measure.study_simulation import simulate_answers
     from spadelens.measure.tuning import CalibrationCase, Tuned, tune
+    from spadelens.measure.visibility import FacetProbe, patch_correlation
     from spadelens.models import LoadedModel, load_model
     from spadelens.photos import Preprocessing, read_photo
 
@@ -67,11 +74,13 @@ __all__ = [
     "Direct",
     "Direction",
     "Facet",
+    "FacetProbe",
     "FacetReport",
     "Faithfulness",
     "Fourier",
     "Guarded",
     "Heatmap",
+    "KeptWeights",
     "Late",
     "LayerReport",
     "LoadedModel",
@@ -96,6 +105,7 @@ __all__ = [
     "SpadeError",
     "SparseFC",
     "SparseGPT",
+    "StudyOptions",
     "Table",
     "Trace",
     "TraceEnsemble",
@@ -107,7 +117,9 @@ __all__ = [
     "Visualization",
     "Wanda",
     "agreement",
+    "analyze_study",
     "attribute",
+    "build_study",
     "extract_ensemble",
     "extract_group_trace",
     "extract_trace",
@@ -118,11 +130,14 @@ __all__ = [
     "load_model",
     "localize",
     "parse_objective",
+    "patch_correlation",
     "pixel_auc",
     "plant",
     "pointing_game",
     "read_photo",
     "read_planted",
+    "score_cam",
+    "simulate_answers",
     "sparse_classifier",
     "tune",
     "visualize",
@@ -153,6 +168,8 @@ _NAMES_BY_MODULE = {
         "parse_objective",
     ),
     "interpret.parameterizations": ("Direct", "Fourier", "Maco", "Parameterization"),
+    "interpret.overlap": ("KeptWeights",),
+    "interpret.score_cam": ("score_cam",),
     "interpret.transformations": ("Transformations",),
     "interpret.visualization": ("Visualization", "visualize", "visualize_all"),
     "measure.agreement": ("agreement",),
@@ -162,7 +179,12 @@ _NAMES_BY_MODULE = {
     "measure.localization": ("Localization", "localize", "pixel_auc", "pointing_game"),
     "measure.planted": ("plant", "read_planted"),
     "measure.sparse_fc": ("SparseFC", "sparse_classifier"),
+    "measure.study": ("build_study",),
+    "measure.study_analysis": ("analyze_study",),
+    "measure.study_samples": ("StudyOptions",),
+    "measure.study_simulation": ("simulate_answers",),
     "measure.tuning": ("CalibrationCase", "Tuned", "tune"),
+    "measure.visibility": ("FacetProbe", "patch_correlation"),
     "models": ("LoadedModel", "load_model"),
     "photos": ("Preprocessing", "read_photo"),
 }

@@ -3,3 +3,6 @@
 METHOD = "smoothgrad"
 PRESET = "balanced"  # of a single trace
 EXPLAIN_PRESET = "ensemble"  # of `spadelens explain`
+VISUALIZE_PRESET = "fast"  # of `spadelens visualize`
+VISUALIZE_PARAMETERIZATION = "maco"
+FACETS_SCHEDULE = "late:0.9"  # of `find_facets` and `spadelens facets`

@@ -14,6 +14,7 @@ from torch import Tensor
 from spadelens.errors import InputError, PhotoError
 
 MOST_PIXELS = 150_000_000
+PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
 MOST_INPUT_PX = 10_000
 _CROP_FRACTION = 224 / 256  # of the shorter side, where a model does not say how it resizes
 _BACKGROUND = (255, 255, 255)
@@ -73,6 +74,21 @@ class Preprocessing:
         pixels = pixels.unsqueeze(-1) if pixels.dim() == 2 else pixels
         normalized = (pixels - torch.tensor(self.mean)) / torch.tensor(self.std)
         return normalized.permute(2, 0, 1).contiguous()
+
+
+def photo_files(folder: Path, is_deep: bool = False) -> list[Path]:
+    """Return the files in a folder whose names are those of photos, in order; those in folders below, if `is_deep`.
+
+    Hidden files and folders are left out.
+    """
+    found = folder.rglob("*") if is_deep else folder.iterdir()
+    return sorted(
+        file
+        for file in found
+        if file.suffix.lower() in PHOTO_SUFFIXES
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        and file.is_file()
+    )
 
 
 def read_photo(path: str | Path) -> Image.Image:

@@ -14,14 +14,15 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from spadelens import defaults
 from spadelens.errors import InputError
 from spadelens.extract.extraction import extract_traces
 from spadelens.extract.group import extract_group_trace
 from spadelens.extract.request import Progress
+from spadelens.extract.schedule_text import ScheduleLike
 from spadelens.extract.trace import Trace
 from spadelens.interpret.overlap import KeptWeights
 
-SCHEDULE = "late:0.9"
 MOST_CLUSTERS = 6
 NUM_CONNECTIONS = 12
 LEAST_SAMPLES = 8
@@ -95,7 +96,7 @@ def find_facets(
     *,
     target: int,
     num_clusters: int | None = None,
-    schedule: Any = SCHEDULE,
+    schedule: ScheduleLike = defaults.FACETS_SCHEDULE,
     progress: Progress | None = None,
     **options: Any,
 ) -> FacetReport:

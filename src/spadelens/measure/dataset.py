@@ -14,9 +14,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from spadelens.errors import InputError
-from spadelens.photos import read_photo
+from spadelens.photos import photo_files, read_photo
 
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
 _HELD_OUT_FRACTION, _MOST_HELD_OUT = 0.4, 2000
 _TRAINING_FOLDERS, _HELD_OUT_FOLDERS = ("train", "training"), ("val", "valid", "validation", "test")
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -139,17 +138,13 @@ def _part(dataset: FileDataset, order: npt.NDArray[np.int64]) -> FileDataset:
     )
 
 
-def _photo_files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in PHOTO_SUFFIXES)
-
-
 def _read_folder(path: Path, class_names: Sequence[str], num_classes: int) -> FileDataset:
-    folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and _photo_files(folder))
+    folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and photo_files(folder))
     if not folders:
-        files = _photo_files(path)
+        files = photo_files(path)
         return FileDataset([file.name for file in files], _listed_labels(path, files, num_classes), files)
     classes = _folder_classes([folder.name for folder in folders], class_names, num_classes)
-    found = [(file, label) for folder, label in zip(folders, classes, strict=True) for file in _photo_files(folder)]
+    found = [(file, label) for folder, label in zip(folders, classes, strict=True) for file in photo_files(folder)]
     names = [str(file.relative_to(path)) for file, _ in found]
     return FileDataset(names, [label for _, label in found], [file for file, _ in found])
 

@@ -26,10 +26,14 @@ _STAGES = {
     "search": "searching the schedule",
     "check": "checking held-out views",
     "attribute": "computing heatmaps",
+    "visualize": "visualizing",
     "plant": "planting patches",
     "cases": "making cases",
     "tune": "trying schedules",
     "bench": "running cases",
+    "study": "building the study",
+    "predict": "predicting photos",
+    "facets": "comparing traces",
 }
 
 
@@ -175,6 +179,49 @@ def print_summary(report: Mapping[str, Any], out: Path) -> None:
             if found["is_zero"]:
                 name = "dense model" if model == "dense" else "trace"
                 console.print(f"[bold]{escape(photo['name'])}[/]: the heatmap of the {name} is zero everywhere.")
+    console.print(f"\nReport: {escape(str(out / 'report.html'))}", soft_wrap=True)
+
+
+def print_visualized(report: Mapping[str, Any], out: Path) -> None:
+    """Print what was visualized for each photo, and where the report is, on standard output."""
+    console = Console()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for header in ("photo", "unit", "dense", "trace"):
+        table.add_column(header, overflow="fold")
+    table.add_column("kept")
+    for header in ("pruned", "seconds"):
+        table.add_column(header, justify="right")
+    for photo in report["photos"]:
+        table.add_row(
+            escape(photo["name"]),
+            escape(photo["unit"]["words"]),
+            _predicted(photo["dense"]),
+            _predicted(photo["sparse"]),
+            "yes" if photo["is_prediction_kept"] else "[bold red]no[/]",
+            f"{photo['sparsity']:.0%}",
+            f"{sum(photo['seconds'].values()):.1f}",
+        )
+    console.print(table)
+    console.print(f"\nReport: {escape(str(out / 'report.html'))}", soft_wrap=True)
+
+
+def print_facets(report: Mapping[str, Any], out: Path) -> None:
+    """Print the facets that were found, and where the report is, on standard output."""
+    console = Console()
+    console.print(
+        f"{report['num_photos']} photos, {report['num_predicted']} of them given to "
+        f"[bold]{escape(report['class']['class_name'])}[/], {report['num_compared']} compared"
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for header in ("facet", "photos", "pruned", "given to the class"):
+        table.add_column(header, justify="right")
+    table.add_column("the most typical", overflow="fold")
+    for facet in report["facets"]:
+        cells = [str(facet["number"]), str(facet["size"]), f"{facet['sparsity']:.0%}", f"{facet['agreement']:.0%}"]
+        table.add_row(*cells, escape(", ".join(facet["photos"][:3])))
+    console.print(table)
+    found = ", ".join(f"{number}: {value:.3f}" for number, value in report["silhouettes"].items())
+    console.print(f"Silhouette by number of facets: {found}", style="dim")
     console.print(f"\nReport: {escape(str(out / 'report.html'))}", soft_wrap=True)
 
 

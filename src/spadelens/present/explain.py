@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -13,42 +13,31 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import Module
 
-from spadelens.extract.accumulate import Precision
-from spadelens.extract.augment import Augmentation, parse_augmentation
 from spadelens.extract.capture import class_scores
 from spadelens.extract.ensemble import TraceEnsemble, extract_ensemble
 from spadelens.extract.extraction import extract_trace
 from spadelens.extract.presets import find_preset
 from spadelens.extract.sample import check_sample
-from spadelens.extract.schedule import Schedule
-from spadelens.extract.solvers import Solver
 from spadelens.extract.trace import Trace
 from spadelens.interpret.attribution import Heatmap, attribute
 from spadelens.interpret.methods import Method
 from spadelens.measure.localization import Localization, localize
 from spadelens.models import LoadedModel, find_class
+from spadelens.present.traces import TraceSettings
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called as progress(stage, done, total); the stages are those of `extract_trace`, and 'attribute'."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class _Explained:
+    method: Method
+
+
+@dataclass(frozen=True)
+class Settings(TraceSettings, _Explained):  # fields begin with those of the last base
     """How photos are explained; see `extract_trace` and `attribute`."""
 
-    method: Method
-    preset: str
-    solver: Solver
-    schedule: Schedule
-    augmentation: str
-    num_views: int
-    positions_per_column: int
-    seed: int
-    target: str | None = None
-    layers: tuple[str, ...] = ()
-    batch_size: int | None = None
-    memory_budget_mib: int | None = None
-    precision: Precision = "float32"
     blur: float = 0.0
 
 
@@ -111,19 +100,9 @@ def explain(loaded: LoadedModel, subject: Subject, settings: Settings, progress:
     trace = extract(
         loaded.model,
         sample,
-        preset=settings.preset,
         target=target,
-        augmentation=_augmentation(settings.augmentation, loaded),
-        solver=settings.solver,
-        schedule=settings.schedule,
-        layers=settings.layers or None,
-        num_views=settings.num_views,
-        positions_per_column=settings.positions_per_column,
-        seed=settings.seed,
-        batch_size=settings.batch_size,
-        memory_budget_mib=settings.memory_budget_mib,
-        precision=settings.precision,
         progress=progress,
+        **settings.arguments(loaded),
     )
     target = trace.report.target
     start = time.perf_counter()
@@ -143,6 +122,19 @@ def explain(loaded: LoadedModel, subject: Subject, settings: Settings, progress:
         scores=None if subject.region is None else _scores(maps, subject.region),
         seconds={**trace.report.seconds, "attribute": time.perf_counter() - start},
     )
+
+
+def make_subjects(photos: Sequence[Path], pictures: Sequence[Image.Image], loaded: LoadedModel) -> list[Subject]:
+    """Return what the model sees of the `pictures` that were read from `photos`, each with a name of its own."""
+    return [
+        Subject(name, displayable(str(photo)), loaded.preprocessing.crop(picture))
+        for name, photo, picture in zip(unique_names(tuple(photos)), photos, pictures, strict=True)
+    ]
+
+
+def command_words(command: str, photos: Sequence[Path]) -> list[str]:
+    """Return how a command on photos begins; a name that begins with a dash is no option."""
+    return [command, *(f"./{photo}" if str(photo).startswith("-") else displayable(str(photo)) for photo in photos)]
 
 
 def unique_names(files: tuple[Path, ...]) -> tuple[str, ...]:
@@ -166,10 +158,6 @@ def unique_names(files: tuple[Path, ...]) -> tuple[str, ...]:
 def displayable(file_name: str) -> str:
     """Return a file's name with replacement characters where it is not valid text."""
     return os.fsencode(file_name).decode("utf-8", "replace")
-
-
-def _augmentation(name: str, loaded: LoadedModel) -> Augmentation:
-    return parse_augmentation(name, loaded.preprocessing.mean, loaded.preprocessing.std)
 
 
 def _scores(maps: list[Heatmap], region: Tensor) -> tuple[Localization, Localization]:

@@ -7,7 +7,7 @@ import hashlib
 import io
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
@@ -55,8 +55,8 @@ class PhotoPictures:
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """A picture that the page holds itself."""
+class PagePicture:
+    """A picture that a page holds itself."""
 
     url: str
     width_px: int
@@ -121,19 +121,33 @@ def render_report(report: Mapping[str, Any], pictures: Mapping[str, PhotoPicture
     missing = [photo["name"] for photo in report["photos"] if photo["name"] not in pictures]
     if missing:
         raise InputError(f"Cannot render the report: expected pictures of every photo, there are none of {missing}.")
+    photos = [_photo_context(photo, pictures[photo["name"]]) for photo in report["photos"]]
+    return render_page("report.html.j2", report, photos)
+
+
+def render_page(template: str, report: Mapping[str, Any], photos: Sequence[Mapping[str, Any]], **others: Any) -> str:
+    """Return a page of `template`, which extends `page.html.j2`.
+
+    Args:
+        template: The name of the template.
+        report: The report.
+        photos: What the template shows of each photo.
+        others: What else it shows.
+    """
     # The template marks these two as safe, being ours; everything else that reaches the page is escaped.
     script = _read("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         _environment()
-        .get_template("report.html.j2")
+        .get_template(template)
         .render(
             report=report,
-            photos=[_photo_context(photo, pictures[photo["name"]]) for photo in report["photos"]],
+            photos=photos,
             created=datetime.fromisoformat(report["created"].replace("Z", "+00:00")),
             style=_read("report.css"),
             script=script,
             script_digest=digest,
+            **others,
         )
     )
 
@@ -168,9 +182,9 @@ def _photo_context(photo: Mapping[str, Any], pictures: PhotoPictures) -> dict[st
     return {
         "report": photo,
         "is_prediction_explained": photo["explained_class"]["class_index"] == photo["dense"]["class_index"],
-        "pictures": {name: _picture(f"{name} of {photo['name']!r}", png) for name, png in files.items()},
-        "thumbnails": {name: _thumbnail(files[name]) for name in ("photo", "dense_overlay", "sparse_overlay")},
-        "classes": _compare_classes(photo),
+        "pictures": {name: page_picture(f"{name} of {photo['name']!r}", png) for name, png in files.items()},
+        "thumbnails": {name: page_thumbnail(files[name]) for name in ("photo", "dense_overlay", "sparse_overlay")},
+        "classes": compare_classes(photo),
         "curve": _curve(photo),
         "criterion": _criterion(photo),
         "required_probability": _required_probability(photo),
@@ -180,25 +194,31 @@ def _photo_context(photo: Mapping[str, Any], pictures: PhotoPictures) -> dict[st
     }
 
 
-def _picture(what: str, png: bytes) -> _Picture:
+def page_picture(what: str, png: bytes) -> PagePicture:
+    """Return the bytes of a PNG file as a picture of the page.
+
+    Raises:
+        InputError: They are none, where `what` says what they should have been.
+    """
     if not png.startswith(_PNG_SIGNATURE) or len(png) < 24:
         raise InputError(f"Cannot render the report: the {what} is not a PNG file, it starts with {png[:8]!r}.")
     # The size is the first thing in the first chunk, behind its length and its name.
     width_px, height_px = struct.unpack(">II", png[16:24])
-    return _Picture(f"data:image/png;base64,{base64.b64encode(png).decode()}", width_px, height_px)
+    return PagePicture(f"data:image/png;base64,{base64.b64encode(png).decode()}", width_px, height_px)
 
 
-def _thumbnail(png: bytes) -> _Picture:
+def page_thumbnail(png: bytes) -> PagePicture:
+    """Return a small copy of the bytes of a PNG file as a picture of the page."""
     from PIL import Image
 
     image = Image.open(io.BytesIO(png))
     image.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    return _picture("thumbnail", buffer.getvalue())
+    return page_picture("thumbnail", buffer.getvalue())
 
 
-def _compare_classes(photo: Mapping[str, Any]) -> list[dict[str, Any]]:
+def compare_classes(photo: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return one row per class in either top list, the dense model's first, and the explained class in any case.
 
     Where a class is not in a side's list, the row has no probability but the last one of the list, as its bound.
@@ -256,14 +276,14 @@ def _format_percent(fraction: float) -> str:
     return ">99.9%" if text == "100.0%" and fraction < 1 else text
 
 
-def _format_short(value: float) -> str:
-    """Return a number with two significant digits."""
+def _format_short(value: float, num_digits: int = 2) -> str:
+    """Return a number with two significant digits, or so many."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else str(value)
-    rounded = f"{value:.1e}"
+    rounded = f"{value:.{num_digits - 1}e}"
     mantissa, _, exponent = rounded.partition("e")
     if _SMALLEST_PLAIN <= abs(float(rounded)) < _LARGEST_PLAIN:
-        text = f"{float(rounded):,.{max(1 - int(exponent), 0)}f}"
+        text = f"{float(rounded):,.{max(num_digits - 1 - int(exponent), 0)}f}"
     else:
         text = f"{mantissa}{_SPACE}×{_SPACE}{_power(int(exponent))}"
     return text.replace("-", "−")

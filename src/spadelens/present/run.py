@@ -1,4 +1,4 @@
-"""A whole run: photos in, a folder with report, heatmaps and traces out."""
+"""A whole run: photos in, a folder with report, pictures and traces out."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from typing import Any
 from spadelens.extract.ensemble import TraceEnsemble
 from spadelens.models import LoadedModel
 from spadelens.present import interrupts
-from spadelens.present.console import print_summary, progress_bar
+from spadelens.present import visualize as visualizing
+from spadelens.present import visualize_report as visualized
+from spadelens.present.console import print_summary, print_visualized, progress_bar
 from spadelens.present.explain import Explanation, Settings, Subject, explain
 from spadelens.present.folder import whole_folder
 from spadelens.present.html import PhotoPictures, render_report
 from spadelens.present.image import heatmap_picture, overlay_picture, photo_picture, png_bytes
-from spadelens.present.summary import Run, summarize, summarize_photo
+from spadelens.present.summary import Run, describe_run, summarize, summarize_photo
+from spadelens.present.unfinished import unfinished
 
 
 def run_to_folder(
@@ -47,6 +50,44 @@ def run_to_folder(
         (staging / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         (staging / "report.html").write_text(render_report(report, pictures), encoding="utf-8")
     print_summary(report, out)
+    return report
+
+
+def visualize_to_folder(
+    loaded: LoadedModel, subjects: Sequence[Subject], settings: visualizing.Settings, out: Path, command: str
+) -> dict[str, Any]:
+    """Visualize a unit for each of `subjects`, write the results to the folder `out`, and return the report.
+
+    The folder gets `report.html`, `report.json`, and for each subject `NAME/dense.png`, `NAME/spade.png` and
+    `NAME/trace.safetensors`; all of them, or none. Until then a hidden folder in it holds what an interrupted run goes
+    on from: traces, the images that are finished, and those that are on their way, as they were every 64 steps.
+
+    Raises:
+        SpadeError: As `make_task` and `visualize_photo`.
+        OutputError: The folder cannot be written.
+    """
+    photos: list[dict[str, Any]] = []
+    pictures: dict[str, visualized.Pictures] = {}
+    start = time.perf_counter()
+    with (
+        interrupts.raises(is_resumable=True),
+        unfinished(out, worth_keeping=visualizing.FOUND) as files,
+        whole_folder(out) as staging,
+    ):
+        with progress_bar(len(subjects)) as for_photo:
+            tasks = [visualizing.make_task(loaded, subject, settings.unit) for subject in subjects]
+            for number, task in enumerate(tasks):
+                name = task.subject.name
+                found = visualizing.visualize_photo(loaded, task, settings, files, for_photo(number, name))
+                photos.append(visualized.summarize_photo(found, loaded))
+                pictures[name] = visualized.draw(found, settings)
+                visualized.write_photo(staging / name, found, pictures[name])
+        described = describe_run(command, loaded, found.trace.report)
+        seconds = _stage_seconds(photos, time.perf_counter() - start)
+        report = visualized.summarize(described, settings, found.trace.report, seconds, photos)
+        (staging / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        (staging / "report.html").write_text(visualized.render(report, pictures), encoding="utf-8")
+    print_visualized(report, out)
     return report
 
 

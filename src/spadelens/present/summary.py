@@ -12,8 +12,6 @@ import torch
 
 from spadelens.extract.ensemble import TraceEnsemble
 from spadelens.extract.report import Prediction, TraceReport, package_versions
-from spadelens.extract.schedule import Schedule
-from spadelens.extract.solvers import solver_name
 from spadelens.extract.trace import Trace
 from spadelens.interpret.methods import METHODS
 from spadelens.models import LoadedModel
@@ -45,41 +43,38 @@ class Run:
 
 def summarize(run: Run, photos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the report of a run, given what `summarize_photo` returned for each photo."""
-    model, preprocessing, settings = run.loaded.model, run.loaded.preprocessing, run.settings
-    schedule: Schedule = settings.schedule
+    settings = run.settings
     return {
         "format": FORMAT,
-        "command": run.command,
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "versions": package_versions(),
-        "device": _device_name(model),
-        "model": {
-            "spec": run.loaded.spec,
-            "num_weights": _num_weights(run.trace_report),
-            "input_size": list(preprocessing.crop_px),
-            "mean": list(preprocessing.mean),
-            "std": list(preprocessing.std),
-            "num_classes": run.trace_report.num_classes,
-        },
+        **describe_run(run.command, run.loaded, run.trace_report),
         "settings": {
             "method": configured_name(settings.method, METHODS),
             "method_settings": settings_of(settings.method),
             "blur": settings.blur,
             "target": settings.target,
-            "preset": settings.preset,
-            "solver": solver_name(settings.solver),
-            "solver_settings": settings_of(settings.solver),
-            "schedule": schedule.spec(),
-            "layers": list(settings.layers) or None,
-            "augmentation": run.trace_report.settings["augmentation"],
-            "num_views": settings.num_views,
-            "positions_per_column": settings.positions_per_column,
-            "precision": settings.precision,
-            "seed": settings.seed,
-            "batch_size": settings.batch_size,
+            **settings.described(run.trace_report),
         },
         "seconds": dict(run.seconds),
         "photos": [dict(photo) for photo in photos],
+    }
+
+
+def describe_run(command: str, loaded: LoadedModel, trace_report: TraceReport) -> dict[str, Any]:
+    """Return what every report says of a run: the command, when and where it was, and the model."""
+    preprocessing = loaded.preprocessing
+    return {
+        "command": command,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "versions": package_versions(),
+        "device": _device_name(loaded.model),
+        "model": {
+            "spec": loaded.spec,
+            "num_weights": _num_weights(trace_report),
+            "input_size": list(preprocessing.crop_px),
+            "mean": list(preprocessing.mean),
+            "std": list(preprocessing.std),
+            "num_classes": trace_report.num_classes,
+        },
     }
 
 
@@ -101,13 +96,13 @@ def summarize_photo(explanation: Explanation, loaded: LoadedModel) -> dict[str, 
             "class_index": explanation.target,
             "class_name": loaded.class_name(explanation.target),
         },
-        "dense": _prediction(report.dense, explanation.target_probabilities[0], loaded),
-        "sparse": _prediction(report.sparse, explanation.target_probabilities[1], loaded),
+        "dense": describe_prediction(report.dense, explanation.target_probabilities[0], loaded),
+        "sparse": describe_prediction(report.sparse, explanation.target_probabilities[1], loaded),
         "is_prediction_kept": report.is_prediction_kept,
-        "sparsity": _sparsity(members[0]),
+        "sparsity": sparsity_of(members[0]),
         "members": [
             {
-                "sparsity": _sparsity(member),
+                "sparsity": sparsity_of(member),
                 "explained_probability": member.report.sparse.probabilities[explanation.target],
                 "is_prediction_kept": member.report.is_prediction_kept,
             }
@@ -132,11 +127,14 @@ def summarize_photo(explanation: Explanation, loaded: LoadedModel) -> dict[str, 
     }
 
 
-def _sparsity(trace: Trace) -> float:
+def sparsity_of(trace: Trace) -> float:
+    """Return the fraction of all weights of convolutions and linear layers that a trace prunes."""
     return sum(int(pruned.sum()) for pruned in trace.pruned.values()) / _num_weights(trace.report)
 
 
-def _prediction(prediction: Prediction, explained_probability: float, loaded: LoadedModel) -> dict[str, Any]:
+def describe_prediction(prediction: Prediction, explained_probability: float, loaded: LoadedModel) -> dict[str, Any]:
+    """Return what a model predicts, with the probability that it gives the explained class, for `report.json`."""
+
     def named(class_index: int, probability: float) -> dict[str, Any]:
         return {
             "class_index": class_index,
