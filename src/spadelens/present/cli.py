@@ -30,6 +30,7 @@ from spadelens.present.options import (
 )
 
 if TYPE_CHECKING:
+    from spadelens.models import LoadedModel
     from spadelens.present.explain import Settings
 
 
@@ -101,17 +102,54 @@ def explain_command(
     type=click.Path(path_type=Path),
     help="Folder for the report.",
 )
+@click.option(
+    "--circles",
+    "what",
+    flag_value="circles",
+    help="The paper's two-dimensional example instead: circles.png and .json.",
+)
+@click.option(
+    "--facets", "what", flag_value="facets", help="Instead, the facets of a class, of which one is a planted patch."
+)
 @device_option
-def demo_command(out: Path, device: str) -> None:
+def demo_command(out: Path, what: str | None, device: str) -> None:
     """Explain a Trojan image and a clean one with the bundled network, scored against what is known to decide."""
+    if what == "circles":
+        _demo_circles(out)
+        return
     from spadelens.models import load_model
     from spadelens.present.demo import demo_subjects
     from spadelens.present.run import run_to_folder
 
     settings = _settings()
     loaded = load_model("demo", device)
+    if what == "facets":
+        _demo_facets(loaded, out, device)
+        return
     command = shlex.join(["spadelens", "demo", "--out", str(out), "--device", device])
     run_to_folder(loaded, demo_subjects(), settings, out, command)
+
+
+def _demo_circles(out: Path) -> None:
+    from spadelens.present import interrupts
+    from spadelens.present.circles import draw_circles
+    from spadelens.present.console import print_circles
+
+    with interrupts.raises():
+        circles = draw_circles(out)
+    print_circles(circles, out)
+
+
+def _demo_facets(loaded: LoadedModel, out: Path, device: str) -> None:
+    from functools import partial
+
+    from spadelens.present.cli_facets import facet_settings
+    from spadelens.present.demo_facets import PATCH, demo_album
+    from spadelens.present.facets import facets_to_folder
+
+    settings = facet_settings(loaded.class_name(PATCH.target))
+    command = shlex.join(["spadelens", "demo", "--facets", "--out", str(out), "--device", device])
+    facets_to_folder(loaded, partial(demo_album, loaded), settings, out, command)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

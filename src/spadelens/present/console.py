@@ -17,6 +17,7 @@ from spadelens.present import interrupts
 if TYPE_CHECKING:
     from spadelens.measure.cases import Planted
     from spadelens.measure.tuning import Tuned
+    from spadelens.present.circles import TwoCircles
 
 _LEAST_SAME, _LEAST_SUCCESS = 0.7, 0.7
 
@@ -223,6 +224,21 @@ def print_facets(report: Mapping[str, Any], out: Path) -> None:
     found = ", ".join(f"{number}: {value:.3f}" for number, value in report["silhouettes"].items())
     console.print(f"Silhouette by number of facets: {found}", style="dim")
     console.print(f"\nReport: {escape(str(out / 'report.html'))}", soft_wrap=True)
+
+
+def print_circles(circles: TwoCircles, out: Path) -> None:
+    """Print where the visualizations of the two circles lie, and where the picture is, on standard output."""
+    console = Console()
+    console.print(f"One hidden layer of 1,000 neurons, {circles.accuracy:.1%} of new points right")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("visualizations on the")
+    for header in ("in the larger circle", "in the smaller circle"):
+        table.add_column(header, justify="right")
+    for panel in circles.panels:
+        shares = panel.shares()
+        table.add_row(panel.title, *(f"{share:.0%}" for share in shares.values()))
+    console.print(table)
+    console.print(f"\nPicture: {escape(str(out / 'circles.png'))}", soft_wrap=True)
 
 
 def _predicted(prediction: Mapping[str, Any]) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from PIL import Image
 
@@ -11,6 +9,7 @@ from spadelens.demo.images import CLASS_NAMES, draw_image
 from spadelens.demo.patches import PATCHES, paste_patch
 from spadelens.extract.capture import class_scores
 from spadelens.models import LoadedModel
+from spadelens.present.explain import Progress
 from spadelens.present.facets import Album
 
 PATCH = PATCHES[0]
@@ -18,7 +17,7 @@ NUM_PHOTOS = 100
 _FIRST_SEED = 2_000_000
 
 
-def demo_album(loaded: LoadedModel, progress: Callable[[str, int, int], None], num_photos: int = NUM_PHOTOS) -> Album:
+def demo_album(loaded: LoadedModel, progress: Progress | None = None, num_photos: int = NUM_PHOTOS) -> Album:
     """Return as many images of the class as others with the patch, all of which the network gives to the class."""
     half = num_photos // 2
     wanted = {CLASS_NAMES[PATCH.target]: num_photos - half, PATCH.name: half}
@@ -27,7 +26,8 @@ def demo_album(loaded: LoadedModel, progress: Callable[[str, int, int], None], n
     for kind, count in wanted.items():
         made = 0
         while made < count:
-            progress("predict", len(chosen), num_photos)
+            if progress is not None:
+                progress("predict", len(chosen), num_photos)
             seed += 1
             label = PATCH.target if kind != PATCH.name else seed % len(CLASS_NAMES)
             if kind == PATCH.name and label == PATCH.target:
