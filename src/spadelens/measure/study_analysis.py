@@ -23,7 +23,6 @@ PUBLISHED: Mapping[str, tuple[float, float]] = MappingProxyType(
 """Response -> percent with the dense model's visualization and with the trace's, in the paper."""
 
 NUM_RESAMPLES = 2000
-_NORMAL_QUANTILE = 1.959963984540054  # of 0.975
 _RESAMPLES_AT_A_TIME = 100
 _LEAST_DEFINED = 0.5  # of the resamples: a share of decided answers needs some
 _STREAM = 0x57D3
@@ -191,21 +190,7 @@ def _rate(percent: float, variance: float, degrees: int, least: float) -> Rate:
         return Rate(None, None)
     if not variance > 1e-12:  # not known, or none
         return Rate(percent, None)
-    reach = _student_quantile(degrees) * math.sqrt(variance)
+    from scipy.stats import t
+
+    reach = float(t.ppf(0.975, degrees)) * math.sqrt(variance)
     return Rate(percent, (max(least, percent - reach), min(100.0, percent + reach)))
-
-
-def _student_quantile(degrees: int) -> float:
-    """Return the 97.5 % quantile of Student's t: exact for 1 and 2 degrees, else by its expansion, to 0.1 %."""
-    if degrees == 1:
-        return math.tan(0.475 * math.pi)
-    if degrees == 2:
-        return 0.95 / math.sqrt(2 * 0.975 * 0.025)
-    square = _NORMAL_QUANTILE**2
-    terms = (  # Abramowitz and Stegun, 26.7.5
-        (square + 1) / 4,
-        (5 * square**2 + 16 * square + 3) / 96,
-        (3 * square**3 + 19 * square**2 + 17 * square - 15) / 384,
-        (79 * square**4 + 776 * square**3 + 1482 * square**2 - 1920 * square - 945) / 92160,
-    )
-    return _NORMAL_QUANTILE * (1.0 + sum(term / float(degrees) ** order for order, term in enumerate(terms, start=1)))
