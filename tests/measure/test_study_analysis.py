@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from spadelens.errors import InputError
-from spadelens.measure.study_analysis import RESPONSES, Rate, _student_quantile, analyze_study, tabulate
+from spadelens.measure.study_analysis import RESPONSES, Rate, analyze_study, tabulate
 from spadelens.measure.study_answers import KEY_FORMAT, Answer, KeyTask, read_answers, read_key, write_answers
 from spadelens.measure.study_simulation import Skill, simulate_answers
 
@@ -191,12 +191,6 @@ def test_the_seed_and_nothing_else_determines_the_intervals() -> None:
     table = tabulate(key, answers, seed=1, num_resamples=50)
     assert tabulate(key, answers[::-1], seed=1, num_resamples=50) == table
     assert tabulate(key, answers, seed=2, num_resamples=50) != table
-
-
-def test_quantiles_of_student() -> None:
-    known = {1: 12.7062, 2: 4.30265, 3: 3.18245, 5: 2.57058, 10: 2.22814, 23: 2.06866, 99: 1.98422}
-    for degrees, quantile in known.items():
-        assert _student_quantile(degrees) == pytest.approx(quantile, rel=2e-3)
 
 
 def truth() -> dict[str, list[float]]:
