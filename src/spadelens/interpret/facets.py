@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from spadelens import defaults
 from spadelens.errors import InputError
+from spadelens.extract.capture import probe
 from spadelens.extract.extraction import extract_traces
 from spadelens.extract.group import extract_group_trace
 from spadelens.extract.request import Progress
+from spadelens.extract.sample import check_sample
 from spadelens.extract.schedule_text import ScheduleLike
 from spadelens.extract.trace import Trace
 from spadelens.interpret.overlap import KeptWeights
@@ -96,11 +98,15 @@ def find_facets(
     *,
     target: int,
     num_clusters: int | None = None,
+    preset: str = defaults.FACETS_PRESET,
     schedule: ScheduleLike = defaults.FACETS_SCHEDULE,
     progress: Progress | None = None,
     **options: Any,
 ) -> FacetReport:
     """Return the facets of a class, given samples that the model predicts as it.
+
+    The last layer that is called is left out of the comparison: most of its weights lead to the scores of other
+    classes, and which of them a trace keeps is a matter of what else is in the sample.
 
     Args:
         model: As in `extract_trace`.
@@ -108,6 +114,7 @@ def find_facets(
         target: The class.
         num_clusters: How many facets; by default as many, from 2 to 6, as give the largest mean silhouette. There is
             always more than one: whether they differ is for `silhouettes`, and for the eye.
+        preset: As in `extract_trace`.
         schedule: Of the traces that are compared, with fixed sparsities: those of a schedule that chooses itself differ
             from sample to sample, and overlap less for that alone.
         progress: Called as progress('facets', samples done, all samples).
@@ -128,10 +135,13 @@ def find_facets(
         for start in range(0, count, _TRACES_AT_ONCE):
             progress("facets", start, count)
             part = list(samples[start : start + _TRACES_AT_ONCE])
-            yield from extract_traces(model, part, targets=[target] * len(part), schedule=schedule, **options)
+            yield from extract_traces(
+                model, part, preset=preset, targets=[target] * len(part), schedule=schedule, **options
+            )
         progress("facets", count, count)
 
-    kept = KeptWeights.of(traces())
+    last = list(probe(model, check_sample(model, samples[0])).matrix_shapes)[-1]
+    kept = KeptWeights.of(traces()).without(last)
     by_layer = kept.overlaps()
     overlap = torch.stack(list(by_layer.values())).mean(0)
     tried = {number: cluster(overlap, number) for number in ([num_clusters] if num_clusters else range(2, most + 1))}
@@ -143,7 +153,9 @@ def find_facets(
         members = (labels == number).nonzero()[:, 0]
         typical = overlap[members][:, members].sum(1).argsort(descending=True)
         ordered = members[typical].tolist()
-        trace = extract_group_trace(model, [samples[member] for member in ordered], target=target, **options)
+        trace = extract_group_trace(
+            model, [samples[member] for member in ordered], target=target, preset=preset, **options
+        )
         facets.append(Facet(tuple(ordered), trace, _connections(kept, labels == number)))
     return FacetReport(
         target=target,

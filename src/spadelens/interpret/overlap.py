@@ -63,6 +63,11 @@ class KeptWeights:
             )
         return cls(count, bits, shapes, groups)
 
+    def without(self, layer: str) -> KeptWeights:
+        """Return the same without a layer; the same as it is where that is the only one."""
+        bits = {name: packed for name, packed in self.bits.items() if name != layer}
+        return KeptWeights(self.num_traces, bits, self.shapes, self.groups) if bits else self
+
     def overlaps(self) -> dict[str, Tensor]:
         """Return layer name -> the overlap of every two traces in it, `[N, N]` in [0, 1].
 

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     help="fourier, or maco; as for visualize.",
 )
 @trace_options(
-    f"instant, fast, balanced, paper or paper-fast.  [default: {defaults.PRESET} with --schedule "
-    f"{defaults.FACETS_SCHEDULE}]"
+    "instant, fast, balanced, paper or paper-fast; their schedules aside, that of single photos.  "
+    f"[default: {defaults.FACETS_PRESET} with --schedule {defaults.FACETS_SCHEDULE}]"
 )
 @device_option
 @trust_option
@@ -97,9 +97,10 @@ def facet_settings(
     ascent = Ascent(parameterization, num_steps=num_steps, seed=seed)
     if not ascent.chosen[0].is_image:
         raise InputError(f"Cannot draw pictures with --parameterization {parameterization!r}: use fourier or maco.")
-    chosen = find_preset(defaults.PRESET if preset is None else preset)
+    preset = defaults.FACETS_PRESET if preset is None else preset
+    chosen = find_preset(preset)
     if chosen.members:
         raise InputError(f"Cannot use the preset {preset!r} here: one trace of each photo is compared.")
     chosen = replace(chosen, schedule=defaults.FACETS_SCHEDULE)
-    traces = read_trace_settings(preset or defaults.PRESET, chosen, seed=seed, **options)
+    traces = read_trace_settings(preset, chosen, seed=seed, **options)
     return Settings(traces, unit, num_clusters, most, ascent)
