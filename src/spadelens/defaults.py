@@ -5,4 +5,4 @@ PRESET = "balanced"  # of a single trace
 EXPLAIN_PRESET = "ensemble"  # of `spadelens explain`
 VISUALIZE_PRESET = "fast"  # of `spadelens visualize`
 VISUALIZE_PARAMETERIZATION = "maco"
-FACETS_PRESET, FACETS_SCHEDULE = "fast", "late:0.8@0.5"  # of `find_facets` and `spadelens facets`
+FACETS_PRESET, FACETS_SCHEDULE = "fast", "late:0.9@0.5"  # of `find_facets` and `spadelens facets`

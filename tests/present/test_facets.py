@@ -72,7 +72,7 @@ def test_the_report_and_the_page_say_the_same(results):
     assert report["format"] == "spadelens-facets-1"
     assert (report["num_photos"], report["num_predicted"], report["num_compared"]) == (21, 18, 18)
     assert [facet["size"] for facet in report["facets"]] == [NUM_STARS, NUM_SMILEYS]
-    assert "--schedule late:0.8@0.5" in report["command"]
+    assert "--schedule late:0.9@0.5" in report["command"]
     page = (out / "report.html").read_text(encoding="utf-8")
     for facet in report["facets"]:
         assert f"Facet {facet['number']}" in page

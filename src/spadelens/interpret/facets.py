@@ -169,11 +169,19 @@ def find_facets(
 
 
 def cluster(overlap: Tensor, num_clusters: int) -> Tensor:
-    """Return the number of a cluster for each sample, `[N]`: spectral clustering with the overlaps as affinities."""
+    """Return the number of a cluster for each sample, `[N]`, by spectral clustering.
+
+    Affinities are exp((overlap - mean) / standard deviation), over all pairs: overlaps themselves differ by little
+    beside what all traces of a class share, and small clusters would drown in that.
+    """
     from sklearn.cluster import SpectralClustering
 
+    pairs = ~torch.eye(len(overlap), dtype=torch.bool)
+    spread = overlap[pairs].std().clamp_min(torch.finfo(overlap.dtype).tiny)
+    affinity = ((overlap - overlap[pairs].mean()) / spread).exp()
+    affinity.fill_diagonal_(float(affinity[pairs].max()))
     spectral = SpectralClustering(num_clusters, affinity="precomputed", random_state=0, assign_labels="cluster_qr")
-    return torch.from_numpy(spectral.fit_predict(overlap.numpy())).long()
+    return torch.from_numpy(spectral.fit_predict(affinity.numpy())).long()
 
 
 def silhouette(overlap: Tensor, labels: Tensor) -> float:
