@@ -39,8 +39,11 @@ SCHEDULES: Mapping[str, ScheduleLike | None] = {
     "balanced": None,
     "late:0.8": "late:0.8",
     "0.9": 0.9,
-    "judge=0.9": {"judge": 0.9, "verdict": 0.9},  # takes someone who knows where the circuit is
+    # These two take someone who knows where the circuit is: its judge alone, and all but its judge.
+    "judge=0.9": {"judge": 0.9, "verdict": 0.9},
+    "gate=0.8": {"gate": 0.8},
 }
+CIRCUIT_SCHEDULES = ("judge=0.9", "gate=0.8")
 CONTROL_SCHEDULES = ("balanced", "late:0.8")
 PARAMETERIZATIONS = ("fourier", "maco")
 NATURAL_NOISE = 0.25  # the views of a trace are to count as natural
@@ -209,7 +212,7 @@ def measure(
                 setting, shown, target, decoy
             )
     for (name, schedule), (number, sample) in itertools.product(SCHEDULES.items(), enumerate(samples)):
-        if wiring is None and name == "judge=0.9":
+        if wiring is None and name in CIRCUIT_SCHEDULES:
             continue
         trace = spadelens.extract_trace(model, sample, schedule=schedule, target=target)
         what = {"schedule": name, "number": number} | look_inside(setting, trace, target, decoy, wiring)
