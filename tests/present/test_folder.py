@@ -84,6 +84,7 @@ def refused(out: Path) -> str:
 
 def test_places_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_bytes(b"x")
+    assert refused(tmp_path / "file").count("Cannot write") == 1
     assert "it is a file" in refused(tmp_path / "file")
     assert refused(tmp_path / "file" / "out")
     assert refused(Path("/proc/nowhere"))

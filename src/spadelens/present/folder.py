@@ -25,6 +25,8 @@ def whole_folder(out: Path) -> Iterator[Path]:
     """
     try:
         staging = _make_staging(out)
+    except OutputError:
+        raise
     except OSError as error:
         raise OutputError(f"Cannot write to {str(out)!r}: {error.strerror or error}.") from error
     try:
