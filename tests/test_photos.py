@@ -365,3 +365,38 @@ def test_one_channel() -> None:
 def test_impossible_preprocessing(crop_px: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]) -> None:
     with pytest.raises(InputError, match="Cannot"):
         Preprocessing(crop_px, mean, std)
+
+
+def test_unknown_fit() -> None:
+    with pytest.raises(InputError, match="Cannot fit photos by 'stretch'"):
+        Preprocessing((8, 8), (0.5,), (0.5,), fit="stretch")  # type: ignore[arg-type]
+
+
+def test_margins_have_the_mean_color() -> None:
+    """A wide photo in the middle of a square: the margin is what normalization makes zero, up to half a level."""
+    preprocessing = Preprocessing((12, 12), (0.2, 0.5, 0.9), (0.5, 0.5, 0.5), (12, 12), fit="pad")
+    seen = preprocessing.to_tensor(preprocessing.crop(Image.new("RGB", (40, 20), "white")))
+    assert float(seen[:, :3].abs().max()) <= 0.5 / 255 / 0.5 + 1e-6
+    assert torch.equal(seen[:, 3:9], ((1 - torch.tensor([0.2, 0.5, 0.9])) / 0.5).view(3, 1, 1).expand(3, 6, 12))
+    assert torch.equal(seen[:, 9:], seen[:, :3])
+    grey = Preprocessing((12, 12), (0.2,), (0.5,), (12, 12), fit="pad")
+    assert float(grey.to_tensor(grey.crop(Image.new("RGB", (40, 20), "white")))[:, 0].abs().max()) < 0.005
+
+
+def test_squashed_photos_keep_their_edges() -> None:
+    left, right = Image.new("RGB", (30, 20), "red"), Image.new("RGB", (60, 20), "blue")
+    left_right = Image.new("RGB", (60, 20))
+    left_right.paste(right)
+    left_right.paste(left)
+    squashed = Preprocessing((10, 10), (0.0,) * 3, (1.0,) * 3, (10, 10), fit="squash").crop(left_right)
+    assert [squashed.getpixel(place) for place in ((0, 5), (9, 5))] == [(255, 0, 0), (0, 0, 255)]
+
+
+@pytest.mark.parametrize(("is_floored", "expected"), [(False, 2), (True, 1)])
+def test_where_a_crop_lies_between_pixels(is_floored: bool, expected: int) -> None:
+    """Of 11 columns 8 are left: 1.5 are cut off on the left, rounded to the even 2 or down to 1."""
+    columns = Image.fromarray(np.tile(np.arange(11, dtype=np.uint8)[None, :, None] * 20, (8, 1, 3)))
+    preprocessing = Preprocessing((8, 8), (0.0,) * 3, (1.0,) * 3, 8, is_floored=is_floored)
+    assert np.asarray(preprocessing.crop(columns))[0, :, 0].tolist() == [
+        20 * number for number in range(expected, expected + 8)
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -19,27 +20,37 @@ MOST_INPUT_PX = 10_000
 _CROP_FRACTION = 224 / 256  # of the shorter side, where a model does not say how it resizes
 _BACKGROUND = (255, 255, 255)
 
+Fit: TypeAlias = Literal["crop", "squash", "pad"]
+"""How a photo of another shape is fitted: parts cut off, its shape given up, or a margin laid around it."""
+
 
 @dataclass(frozen=True)
 class Preprocessing:
     """How a photo becomes the input of a model.
 
-    The shorter side is resized to `resize_px`, the center is cropped to `crop_px`, and colors in [0, 1] have `mean`
-    subtracted and are divided by `std`. A photo that has the size of the crop already is taken as it is.
+    It is resized, the center is cropped to `crop_px`, and colors in [0, 1] have `mean` subtracted and are divided by
+    `std`. A photo that has the size of the crop already is taken as it is.
 
     Attributes:
         crop_px: Height and width of the input.
-        resize_px: The shorter side before cropping; None for 256/224 of the crop's longer side.
         mean: Per channel; one number for models of greyscale pictures.
         std: Per channel.
+        resize_px: The size before cropping: of the shorter side, or height and width, which the photo then covers
+            ('crop'), is squeezed into ('squash') or fits into ('pad'). None for 256/224 of the crop's longer side.
         resampling: The filter used for resizing.
+        fit: Whether the photo keeps its shape and is cropped, is squeezed into that of `resize_px`, or keeps its shape
+            and gets a margin of the mean color.
+        is_floored: Whether the place of a crop is rounded down, as transformers does, instead of to an even pixel, as
+            torchvision does.
     """
 
     crop_px: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    resize_px: int | None = None
+    resize_px: int | tuple[int, int] | None = None
     resampling: Image.Resampling = Image.Resampling.BILINEAR
+    fit: Fit = "crop"
+    is_floored: bool = False
 
     def __post_init__(self) -> None:
         """Refuse sizes and normalizations that no picture can be given."""
@@ -52,20 +63,53 @@ class Preprocessing:
             raise InputError(
                 f"Cannot use the input size {self.crop_px}: expected whole numbers of pixels from 1 to {MOST_INPUT_PX}."
             )
+        if self.fit not in get_args(Fit):
+            raise InputError(f"Cannot fit photos by {self.fit!r}: expected 'crop', 'squash' or 'pad'.")
 
     def crop(self, photo: Image.Image) -> Image.Image:
         """Return the part of an RGB `photo` that the model sees, at the size in which it sees it."""
         height, width = self.crop_px
         if photo.size == (width, height):
             return photo
-        shorter = max(self.resize_px or round(max(self.crop_px) / _CROP_FRACTION), height, width)
-        scale = shorter / min(photo.size)
-        resized = [shorter if side == min(photo.size) else int(side * scale) for side in photo.size]
-        left, top = round((resized[0] - width) / 2), round((resized[1] - height) / 2)
+        resized = self._resized(photo)
+        if resized[0] < width or resized[1] < height:
+            return self._padded(photo.resize(resized, self.resampling))
+        left, top = (self._halved(whole - part) for whole, part in zip(resized, (width, height), strict=True))
         # Resampling the crop's part alone gives the same pixels as resizing the whole photo first, however long it is.
         across, down = photo.width / resized[0], photo.height / resized[1]
         box = (left * across, top * down, (left + width) * across, (top + height) * down)
         return photo.resize((width, height), self.resampling, box=box)
+
+    def _resized(self, photo: Image.Image) -> tuple[int, int]:
+        """Return the width and height of `photo` before cropping."""
+        height, width = self.crop_px
+        wanted = self.resize_px or round(max(self.crop_px) / _CROP_FRACTION)
+        tall, wide = (wanted, wanted) if isinstance(wanted, int) else wanted
+        if self.fit == "squash":
+            return max(wide, width), max(tall, height)
+        if self.fit == "pad":
+            ratio = max(photo.width / wide, photo.height / tall)
+            return max(round(photo.width / ratio), 1), max(round(photo.height / ratio), 1)
+        if tall != wide:
+            ratio = min(photo.width / wide, photo.height / tall)
+            return max(round(photo.width / ratio), width), max(round(photo.height / ratio), height)
+        shorter = max(tall, height, width)
+        scale = shorter / min(photo.size)
+        across, down = (shorter if side == min(photo.size) else int(side * scale) for side in photo.size)
+        return across, down
+
+    def _halved(self, difference: int) -> int:
+        return difference // 2 if self.is_floored else round(difference / 2)
+
+    def _padded(self, resized: Image.Image) -> Image.Image:
+        """Return the center of a picture that is smaller than the crop, with a margin of the mean color around it."""
+        height, width = self.crop_px
+        levels = [round(255 * min(max(value, 0.0), 1.0)) for value in self.mean]
+        padded = Image.new("RGB", (width, height), tuple(levels * 3)[:3])
+        gaps = [whole - part for whole, part in zip((width, height), resized.size, strict=True)]
+        left, top = (gap // 2 if gap > 0 else -self._halved(-gap) for gap in gaps)
+        padded.paste(resized, (left, top))
+        return padded
 
     def to_tensor(self, crop: Image.Image) -> Tensor:
         """Return a cropped photo as a normalized tensor `[C, H, W]`."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spadelens.eager import unwrapped
 from spadelens.errors import InputError
 from spadelens.extract.extraction import extract_from
 from spadelens.extract.request import make_request
@@ -37,6 +38,7 @@ def extract_group_trace(
     Raises:
         InputError: The samples do not have one shape, or there are none; else as `extract_trace`.
     """
+    model = unwrapped(model)
     checked = [check_sample(model, sample) for sample in samples]
     if len({tuple(sample.shape) for sample in checked}) != 1:
         raise InputError(f"Cannot make a trace of {len(checked)} samples: expected at least one, and of one shape.")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spadelens.eager import refusal, unwrapped
 from spadelens.errors import InputError
 
 
@@ -14,10 +15,14 @@ def check_sample(model: nn.Module, sample: Any) -> Tensor:
     """Return `sample` `[C, H, W]` on the device and in the type of `model`.
 
     Raises:
-        InputError: `model` is no module, or `sample` is not a non-empty tensor of finite floating-point numbers.
+        InputError: `model` is no module, is one whose layers cannot be seen (TorchScript) or have no weights to prune
+            (quantized), or `sample` is not a non-empty tensor of finite floating-point numbers.
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"Cannot explain a {type(model).__name__}: expected a torch.nn.Module.")
+    reason = refusal(unwrapped(model))
+    if reason is not None:
+        raise InputError(f"Cannot explain this model: {reason}.")
     expected = "expected a tensor of finite floating-point numbers [C, H, W], without a batch dimension"
     if not isinstance(sample, Tensor):
         raise InputError(f"Cannot explain a {type(sample).__name__}: {expected}.")
@@ -26,7 +31,7 @@ def check_sample(model: nn.Module, sample: Any) -> Tensor:
     if not bool(torch.isfinite(sample).all()):
         raise InputError(f"Cannot explain a sample that holds NaN or infinity: {expected}.")
     reference = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), sample)
-    return sample.detach().to(device=reference.device, dtype=reference.dtype)
+    return sample.detach().to(reference.dtype).to(reference.device)  # in this order: MPS has no float64
 
 
 def check_target(target: Any, num_classes: int) -> int:

@@ -12,6 +12,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from spadelens.eager import unwrapped
 from spadelens.errors import TraceMismatchError
 from spadelens.extract.report import TraceReport
 from spadelens.extract.storage import Header, fingerprint, read_trace, write_trace
@@ -80,11 +81,13 @@ class Trace:
         after an exception too.
 
         Args:
-            model: The dense model, or another instance with the same weights.
+            model: The dense model, or another instance with the same weights. Of one that `torch.compile` or
+                DataParallel wraps, the block is given the module within.
 
         Raises:
             TraceMismatchError: `model` does not have the weights that the trace was made from.
         """
+        model = unwrapped(model)
         self.check(model)
         with swapped_weights(model, self.weights):
             yield model
@@ -106,6 +109,7 @@ class Trace:
             TraceFormatError: The file is damaged, or not a trace that this version can read.
             TraceMismatchError: `model` does not have the weights that the trace was made from.
         """
+        model = unwrapped(model)
         weights, pruned, header = read_trace(Path(path))
         trace = cls(model, weights, pruned, header.report, header.model_fingerprint)
         trace.check(model)
@@ -117,7 +121,7 @@ class Trace:
         Raises:
             TraceMismatchError: The weights of `model` differ.
         """
-        if fingerprint(model) != self.model_fingerprint:
+        if fingerprint(unwrapped(model)) != self.model_fingerprint:
             raise TraceMismatchError(
                 "The trace was not made from this model: its parameters or buffers differ. "
                 "Use the model and checkpoint that it was made from, unchanged, or make a new trace."

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, final
 import torch
 from torch import Tensor, nn
 
+from spadelens.eager import unwrapped
 from spadelens.errors import InputError, VisualizationError
 from spadelens.extract.augment import view_seed
 from spadelens.extract.capture import evaluation_mode
@@ -252,7 +253,7 @@ class _Subject:
 
     @classmethod
     def of(cls, model: Trace | nn.Module) -> _Subject:
-        dense = model.dense_model if isinstance(model, Trace) else model
+        dense = unwrapped(model.dense_model if isinstance(model, Trace) else model)
         if not isinstance(dense, nn.Module):
             raise InputError(f"Cannot visualize a unit of a {type(model).__name__}: expected a Trace or a module.")
         first = next((each for each in dense.parameters() if each.is_floating_point()), torch.zeros(()))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from spadelens import defaults
+from spadelens.eager import unwrapped
 from spadelens.errors import InputError
 from spadelens.extract.capture import probe
 from spadelens.extract.extraction import extract_traces
@@ -129,7 +130,7 @@ def find_facets(
         raise InputError(f"Cannot find facets among {count} samples: expected at least {LEAST_SAMPLES}.")
     if num_clusters is not None and not 2 <= num_clusters <= count // 2:
         raise InputError(f"Cannot find {num_clusters} facets among {count} samples: expected 2 to {count // 2}.")
-    progress = progress or _no_progress
+    model, progress = unwrapped(model), progress or _no_progress
 
     def traces() -> Iterator[Trace]:
         for start in range(0, count, _TRACES_AT_ONCE):

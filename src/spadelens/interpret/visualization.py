@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spadelens.eager import unwrapped
 from spadelens.errors import InputError, VisualizationError
 from spadelens.extract.capture import evaluation_mode
 from spadelens.extract.trace import Trace, applied_or_dense
@@ -140,7 +141,7 @@ def respond(
         TraceMismatchError: The dense model has been changed since the trace was made.
         VisualizationError: The unit's values are not finite.
     """
-    dense = model.dense_model if isinstance(model, Trace) else model
+    dense = unwrapped(model.dense_model if isinstance(model, Trace) else model)
     parsed = parse_objective(objective) if isinstance(objective, str) else objective
     first = next((each for each in dense.parameters() if each.is_floating_point()), inputs)
     if preprocessing is not None:

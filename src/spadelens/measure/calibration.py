@@ -9,7 +9,7 @@ from spadelens.measure.cases import Planted, predict_classes
 from spadelens.measure.dataset import read_split
 from spadelens.measure.planted import read_planted
 from spadelens.measure.tuning import CalibrationCase
-from spadelens.models import LoadedModel, load_model
+from spadelens.models import LoadedModel, load_photo_model
 
 
 def planted_cases(spec: str, count: int, device: str) -> tuple[LoadedModel, list[CalibrationCase]]:
@@ -31,7 +31,7 @@ def unlabeled_cases(
     spec: str, data: Path, count: int, device: str, trust: bool, seed: int
 ) -> tuple[LoadedModel, list[CalibrationCase]]:
     """Return a model and at most `count` photos with what the model predicts for them; raises as `read_split`."""
-    loaded = load_model(spec, device, trust)
+    loaded = load_photo_model(spec, device, trust)
     held_out = read_split(data, loaded.class_names, len(loaded.class_names) or 2**31, seed).held_out
     crops = [loaded.preprocessing.crop(held_out.photo(number)) for number in range(min(count, len(held_out)))]
     if len(crops) < 2:

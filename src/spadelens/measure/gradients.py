@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from spadelens.eager import unwrapped
 from spadelens.errors import InputError
 from spadelens.extract.capture import class_scores, evaluation_mode
 from spadelens.extract.sample import check_sample, check_target
@@ -38,7 +39,7 @@ def gradient_similarity(
         InputError: An argument is out of range.
         ModelOutputError: The model fails on the sample.
     """
-    dense = model.dense_model if isinstance(model, Trace) else model
+    dense = unwrapped(model.dense_model if isinstance(model, Trace) else model)
     sample = check_sample(dense, sample)
     check_count(num_samples, "num_samples", at_least=1)
     if not (math.isfinite(noise_std) and noise_std > 0):

@@ -23,7 +23,7 @@ from spadelens.measure.backdoor import Progress, Recipe, fine_tune
 from spadelens.measure.cases import Planted, TrojanCase, TrojanPatch, predict_classes, read_cases, write_cases
 from spadelens.measure.dataset import Dataset, Split, read_split
 from spadelens.measure.demo_cases import draw_training_images, planted_demo
-from spadelens.models import PLANTED_FORMAT, PLANTED_WEIGHTS, LoadedModel, load_model, portable_spec
+from spadelens.models import PLANTED_FORMAT, PLANTED_WEIGHTS, LoadedModel, load_photo_model, portable_spec
 
 _LEAST_OF_SOURCE = 50  # photos of one class that a patch can be planted on
 _MOST_MEASURED = 200
@@ -71,7 +71,7 @@ def plant(
         raise InputError("The demo network has its patches planted already: use it as it is, with --model demo.")
     if (out / "planted.json").exists():
         raise InputError(f"There is a planted network in {str(out)!r} already: use it, or another folder.")
-    loaded = load_model(spec, device, trust)
+    loaded = load_photo_model(spec, device, trust)
     height, width = loaded.preprocessing.crop_px
     channels = len(loaded.preprocessing.mean)
     probe = torch.zeros(1, channels, height, width, device=next(loaded.model.parameters()).device)
@@ -127,7 +127,7 @@ def read_planted(spec: str, device: str = "auto") -> Planted:
             f"{spec!r} is no network with known ground truth: expected 'demo', or a folder that "
             "'spadelens backdoor plant' has written."
         )
-    loaded = load_model(spec, device)
+    loaded = load_photo_model(spec, device)
     try:
         listing = json.loads((folder / "planted.json").read_text(encoding="utf-8"))
         patches = [

@@ -27,7 +27,7 @@ from spadelens.measure.cases import predict_classes
 from spadelens.measure.dataset import Dataset, read_split
 from spadelens.measure.study_answers import ARMS, CHOICES, KEY_FILE, KEY_FORMAT
 from spadelens.measure.study_samples import CLASSES, KEPT, Candidate, SampleMaker, StudyOptions
-from spadelens.models import LoadedModel, load_model
+from spadelens.models import LoadedModel, load_photo_model
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called as progress('study', steps of visualizations taken, all of them)."""
@@ -95,7 +95,7 @@ def build_study(
     options = options or StudyOptions()
     if (out / KEY_FILE).exists():
         raise InputError(f"There is a study in {str(out)!r} already: use it, or another folder.")
-    loaded = load_model(spec, device, trust)
+    loaded = load_photo_model(spec, device, trust)
     photos = _labelled_photos(data, loaded, options.seed)
     make_folder(out / _PUBLIC / _PICTURES)
     journal = Journal(out / _JOURNAL)

@@ -68,15 +68,15 @@ def visualize_command(
     **options: Any,
 ) -> None:
     """Find images that a unit responds to, in the dense network and in the trace of each PHOTO, side by side."""
-    from spadelens.models import load_model
+    from spadelens.models import load_photo_model
     from spadelens.photos import read_photo
-    from spadelens.present.explain import command_words, make_subjects
     from spadelens.present.run import visualize_to_folder
+    from spadelens.present.subjects import command_words, photo_subjects
     from spadelens.present.traces import spell_command
 
     settings = _settings(unit, **options)
     pictures = [read_photo(photo) for photo in photos]
-    loaded = load_model(model_spec, device, trust)
+    loaded = load_photo_model(model_spec, device, trust)
     spelled = {
         "--model": model_spec,
         "--out": out,
@@ -87,7 +87,7 @@ def visualize_command(
         "--images": settings.ascent.num_images,
     }
     command = spell_command(command_words("visualize", photos), spelled, settings.traces, trust)
-    visualize_to_folder(loaded, make_subjects(photos, pictures, loaded), settings, out, command)
+    visualize_to_folder(loaded, photo_subjects(photos, pictures, loaded), settings, out, command)
 
 
 def _settings(

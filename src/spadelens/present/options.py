@@ -24,12 +24,15 @@ def combined(*options: Decorator) -> Decorator:
 
 photo_arguments = click.argument("photos", nargs=-1, required=True, metavar="PHOTO...", type=click.Path(path_type=Path))
 
+file_arguments = click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
+
 model_option = click.option(
     "--model",
     "model_spec",
     required=True,
     metavar="SPEC",
-    help="demo, torchvision:NAME, torchvision:NAME@FILE.safetensors, or path/to/file.py:FACTORY.",
+    help="demo, torchvision:NAME, timm:NAME, hf:ORG/NAME, hf:FOLDER or path/to/file.py:FACTORY; each of the last five "
+    "also with @FILE.safetensors.",
 )
 
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
@@ -76,7 +79,8 @@ def trace_options(preset_help: str) -> Decorator:
         click.option(
             "--augmentation",
             metavar="NAME",
-            help="How views are made: noise, paper or none; settings as in noise:std=0.1.  [default: by preset]",
+            help="How views are made: noise, paper, tokens (of texts), bootstrap (of rows) or none; settings as in "
+            "noise:std=0.1.  [default: by preset]",
         ),
         click.option("--views", type=click.IntRange(min=1), help="Views made.  [default: by preset]"),
         click.option(

@@ -1,7 +1,9 @@
 """Model specs: what leads to a model, and one clear sentence for everything that does not."""
 
 import pickle
+import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -16,7 +18,7 @@ from torch import nn
 from spadelens import models
 from spadelens.demo.images import CLASS_NAMES
 from spadelens.errors import DeviceError, InputError, ModelSpecError, UnknownNameError
-from spadelens.models import LoadedModel, choose_device, load_model
+from spadelens.models import LoadedModel, choose_device, load_model, load_photo_model
 
 TINY = """
 import torch
@@ -44,7 +46,7 @@ def refused(spec: str, trust: bool = False) -> str:
 
 def test_demo() -> None:
     loaded = load_model("demo", "cpu")
-    assert loaded.class_names == CLASS_NAMES
+    assert load_photo_model("demo", "cpu").class_names == loaded.class_names == CLASS_NAMES
     assert loaded.preprocessing.crop_px == (64, 64)
     assert not any(module.training for module in loaded.model.modules())
     assert loaded.class_name(3) == "triangle"
@@ -61,7 +63,7 @@ def test_loading_leaves_random_states() -> None:
 def test_factory(tmp_path: Path) -> None:
     text = TINY + "INPUT_SIZE = (2, 3)\nMEAN = [0.5]\nSTD = [2]\nCLASS_NAMES = ['a', 'b']\n"
     path = list(sys.path)
-    loaded = load_model(f"{write(tmp_path, text)}:build", "cpu")
+    loaded = load_photo_model(f"{write(tmp_path, text)}:build", "cpu")
     assert loaded.preprocessing.crop_px == (2, 3)
     assert loaded.preprocessing.mean == (0.5,)
     assert loaded.preprocessing.std == (2.0,)
@@ -71,13 +73,13 @@ def test_factory(tmp_path: Path) -> None:
 
 
 def test_factory_without_constants(tmp_path: Path) -> None:
-    loaded = load_model(f"{write(tmp_path, TINY)}:build", "cpu")
+    loaded = load_photo_model(f"{write(tmp_path, TINY)}:build", "cpu")
     assert loaded.preprocessing.crop_px == (224, 224)
     assert loaded.preprocessing.mean == (0.485, 0.456, 0.406)
     assert loaded.preprocessing.std == (0.229, 0.224, 0.225)
     assert loaded.class_names == ()
     assert loaded.class_name(0) == "class 0"
-    square = load_model(f"{write(tmp_path, TINY + 'INPUT_SIZE = 32', 'b.py')}:build", "cpu")
+    square = load_photo_model(f"{write(tmp_path, TINY + 'INPUT_SIZE = 32', 'b.py')}:build", "cpu")
     assert square.preprocessing.crop_px == (32, 32)
 
 
@@ -190,7 +192,7 @@ def resnet_state() -> dict[str, torch.Tensor]:
 
 def test_torchvision_with_safetensors(tmp_path: Path, resnet_state: dict[str, torch.Tensor]) -> None:
     save_file(resnet_state, tmp_path / "w.safetensors")
-    loaded = load_model(f"{RESNET}@{tmp_path}/w.safetensors", "cpu")
+    loaded = load_photo_model(f"{RESNET}@{tmp_path}/w.safetensors", "cpu")
     assert all(torch.equal(value, resnet_state[name]) for name, value in loaded.model.state_dict().items())
     assert loaded.preprocessing.crop_px == (224, 224)
     assert loaded.preprocessing.resize_px == 256
@@ -337,8 +339,7 @@ def test_devices_that_cannot_compute(device: str) -> None:
 
 
 def test_auto_device() -> None:
-    expected = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    assert choose_device("auto").type == expected
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert choose_device("cpu") == torch.device("cpu")
 
 
@@ -346,3 +347,99 @@ def test_class_names_beyond_the_last() -> None:
     loaded = LoadedModel("x", nn.Identity(), models.Preprocessing((8, 8), (0.5,), (0.5,)), ("a",))
     assert [loaded.class_name(index) for index in (0, 1)] == ["a", "class 1"]
     assert issubclass(ModelSpecError, InputError)
+
+
+def test_importing_the_package_is_cheap() -> None:
+    code = (
+        "import sys, spadelens.models\n"
+        "print([name for name in ('timm', 'transformers', 'huggingface_hub', 'torchvision') if name in sys.modules])"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (finished.stdout, finished.stderr) == ("[]\n", "")
+
+
+def test_factories_that_draw_leave_random_states(tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    load_model(f"{write(tmp_path, TINY)}:build", "cpu")
+    text = TINY + "def seeded():\n    torch.manual_seed(3)\n    return build()\n"
+    load_model(f"{write(tmp_path, text, 'b.py')}:seeded", "cpu")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def scripted(module: nn.Module) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that it is deprecated
+        return torch.jit.script(module)
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_scripted_archives(tmp_path: Path, trust: bool) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that it is deprecated
+        torch.jit.save(scripted(nn.Linear(2, 3)), tmp_path / "w.pt")
+    message = refused(f"{RESNET}@{tmp_path}/w.pt", trust)
+    assert "is TorchScript" in message
+    assert "eager module" in message
+
+
+def test_files_of_weights_alone(tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "w.pt")
+    message = refused(str(tmp_path / "w.pt"))
+    assert "holds weights but not the code of the model" in message
+    assert f"torchvision:NAME@{tmp_path}/w.pt" in message
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("torch.jit.script(nn.Linear(2, 3))", "it is TorchScript"),
+        ("nn.Sequential(torch.jit.script(nn.Linear(2, 3)))", "'0' in it is TorchScript"),
+        ("torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(2, 3)))", "'0' in it is quantized"),
+    ],
+)
+def test_factories_of_models_that_cannot_be_traced(tmp_path: Path, body: str, expected: str) -> None:
+    text = (
+        "import torch, warnings\nfrom torch import nn\ndef build():\n    with warnings.catch_warnings():\n"
+        f"        warnings.simplefilter('ignore')\n        return {body}\n"
+    )
+    spec = f"{write(tmp_path, text)}:build"
+    assert f"Cannot make traces of {spec!r}: {expected}" in refused(spec)
+
+
+@pytest.mark.parametrize("wrap", ["torch.compile(build(), backend='eager')", "nn.DataParallel(build())"])
+def test_factories_of_wrapped_models(tmp_path: Path, wrap: str) -> None:
+    spec = write(tmp_path, TINY + f"def wrapped(): return {wrap}\n")
+    state = {"1.weight": torch.ones(3, 12), "1.bias": torch.zeros(3)}
+    save_file(state, tmp_path / "w.safetensors")
+    loaded = load_model(f"{spec}:wrapped@{tmp_path}/w.safetensors", "cpu")
+    assert isinstance(loaded.model, nn.Sequential)
+    assert torch.equal(loaded.model.get_parameter("1.weight"), state["1.weight"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_half_precision_stays(
+    tmp_path: Path, resnet_state: dict[str, torch.Tensor], dtype: torch.dtype, suffix: str
+) -> None:
+    half = {name: value.to(dtype) if value.is_floating_point() else value for name, value in resnet_state.items()}
+    (save_file if suffix == "safetensors" else torch.save)(half, tmp_path / f"w.{suffix}")
+    model = load_model(f"{RESNET}@{tmp_path}/w.{suffix}", "cpu").model
+    assert {value.dtype for value in model.parameters()} == {dtype}
+    assert all(torch.equal(value, half[name]) for name, value in model.state_dict().items())
+
+
+def test_mixed_precision_is_widened(tmp_path: Path, resnet_state: dict[str, torch.Tensor]) -> None:
+    mixed = {**resnet_state, "fc.weight": resnet_state["fc.weight"].half()}
+    torch.save(mixed, tmp_path / "w.pt")
+    model = load_model(f"{RESNET}@{tmp_path}/w.pt", "cpu").model
+    assert {value.dtype for value in model.parameters()} == {torch.float32}
+    assert torch.equal(model.get_parameter("fc.weight"), mixed["fc.weight"].float())
+
+
+def test_devices_without_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+
+    monkeypatch.setattr(nn.Module, "to", fail)
+    with pytest.raises(DeviceError, match=r"Cannot put 'demo' on the device 'cpu': CUDA out of memory\. Use --device"):
+        load_model("demo", "cpu")

@@ -1,0 +1,27 @@
+"""The class that a user names."""
+
+from __future__ import annotations
+
+from spadelens.errors import InputError, UnknownNameError
+
+
+def find_class(text: str, class_names: tuple[str, ...], num_classes: int) -> int:
+    """Return the class that `text` names: by its name, whatever the case, or by its number.
+
+    Raises:
+        InputError: There is no such class, or several of that name.
+    """
+    matches = [index for index, name in enumerate(class_names[:num_classes]) if name.lower() == text.strip().lower()]
+    if len(matches) > 1:
+        raise InputError(f"The class name {text!r} is not unique: use one of the numbers {matches}.")
+    if matches:
+        return matches[0]
+    if text.strip().isdecimal():
+        if len(text.strip()) < 10 and int(text) < num_classes:
+            return int(text)
+        raise InputError(f"There is no class {text.strip()}: the model has {num_classes}, numbered from 0.")
+    if not class_names:
+        raise InputError(
+            f"There is no class {text!r}: the model's classes have no names, use a number below {num_classes}."
+        )
+    raise UnknownNameError("class", text, class_names)

@@ -1,0 +1,147 @@
+"""`load_model`: the one place where a model spec becomes a model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, overload
+
+import torch
+
+from spadelens.eager import refusal
+from spadelens.errors import ModelSpecError, suggest
+from spadelens.models.checkpoints import load_checkpoint
+from spadelens.models.devices import choose_device, move_model
+from spadelens.models.from_file import load_factory
+from spadelens.models.from_hub import load_hub
+from spadelens.models.from_timm import load_timm
+from spadelens.models.from_torchvision import load_torchvision
+from spadelens.models.loaded import Loaded, LoadedModel, LoadedText
+from spadelens.photos import Preprocessing
+
+PLANTED_FORMAT, PLANTED_WEIGHTS = "spadelens-planted-1", "model.safetensors"
+_FORMS = (
+    "'demo', 'torchvision:NAME', 'timm:NAME', 'hf:ORG/NAME' (or a folder in its place), 'path/to/file.py:FACTORY', one "
+    "of these four with '@FILE.safetensors', or a folder with a planted model"
+)
+_WEIGHTS_SUFFIXES = frozenset({".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".onnx", ".pt2", ".torchscript"})
+
+
+@overload
+def load_model(spec: Literal["demo"], device: str = "auto", trust: bool = False) -> LoadedModel: ...
+@overload
+def load_model(spec: str, device: str = "auto", trust: bool = False) -> Loaded: ...
+def load_model(spec: str, device: str = "auto", trust: bool = False) -> Loaded:
+    """Return the model that `spec` names, on `device`, in evaluation mode.
+
+    Args:
+        spec: 'demo'; 'torchvision:NAME' or 'timm:NAME' (a published model, downloaded by the library where it is not in
+            its cache); 'hf:ORG/NAME' (a classifier of images or texts that transformers can load, from the Hugging Face
+            hub), or a folder in place of ORG/NAME; 'path/to/file.py:FACTORY' (a function without arguments that returns
+            the model; the file may also say what the model reads, see the how-to); any of these with '@FILE' (weights
+            of the user for it); or a folder that `spadelens backdoor plant` has written. The code of a .py file is run.
+        device: 'auto' (a CUDA device where there is one, else the CPU), or what torch.device takes.
+        trust: Whether what is loaded may run code of its own: a checkpoint that is unpickled, a repository of the hub
+            that brings its model as code.
+
+    Returns:
+        A `LoadedModel` for models of photos, else a `LoadedText` or a `LoadedTable`.
+
+    Raises:
+        ModelSpecError: The spec does not lead to a model.
+        DeviceError: The device is not there.
+    """
+    chosen = choose_device(device)
+    with torch.random.fork_rng(devices=[]):  # some draw weights that are then replaced
+        loaded = _load(spec, device, trust)
+    reason = refusal(loaded.model)
+    if reason is not None:
+        raise ModelSpecError(f"Cannot make traces of {spec!r}: {reason}.")
+    move_model(loaded.model, chosen, spec)
+    return loaded
+
+
+def _load(spec: str, device: str, trust: bool) -> Loaded:
+    if spec == "demo":
+        return _load_demo()
+    if spec.startswith("torchvision:"):
+        return load_torchvision(spec, trust)
+    if spec.startswith("timm:"):
+        return load_timm(spec, trust)
+    if spec.startswith("hf:"):
+        return load_hub(spec, trust)
+    if ":" in spec and spec.rpartition("@")[0].rpartition(":")[0].endswith(".py"):
+        factory, _, checkpoint = spec.rpartition("@")
+        loaded = replace(load_factory(factory), spec=spec)
+        load_checkpoint(loaded.model, Path(checkpoint), spec, trust)
+        return loaded
+    if ":" in spec and spec.rpartition(":")[0].endswith(".py"):
+        return load_factory(spec)
+    if spec and Path(spec).is_dir():
+        return _load_planted(Path(spec), device)
+    raise ModelSpecError(_unreadable(spec))
+
+
+def load_photo_model(spec: str, device: str = "auto", trust: bool = False) -> LoadedModel:
+    """Return the model that `spec` names, as `load_model`, for what needs a model of photos.
+
+    Raises:
+        ModelSpecError: The spec does not lead to a model, or to one of texts or tables.
+        DeviceError: The device is not there.
+    """
+    loaded = load_model(spec, device, trust)
+    if not isinstance(loaded, LoadedModel):
+        kind = "texts" if isinstance(loaded, LoadedText) else "rows of a table"
+        raise ModelSpecError(f"{spec!r} is a model of {kind}: expected a model of photos.")
+    return loaded
+
+
+def portable_spec(spec: str) -> str:
+    """Return `spec` without a checkpoint, and with the whole path where it names a file or a folder."""
+    is_folder = spec.startswith("hf:") and Path(spec[3:]).is_dir()
+    bare = spec if is_folder else spec.rpartition("@")[0] or spec
+    if bare.startswith("hf:") and Path(bare[3:]).is_dir():
+        return f"hf:{Path(bare[3:]).resolve()}"
+    if bare.startswith(("torchvision:", "timm:", "hf:")) or ":" not in bare:
+        return bare
+    file_name, _, factory = bare.rpartition(":")
+    return f"{Path(file_name).resolve()}:{factory}"
+
+
+def _unreadable(spec: str) -> str:
+    if Path(spec).suffix in _WEIGHTS_SUFFIXES and Path(spec).is_file():
+        return (
+            f"{spec!r} holds weights but not the code of the model: say what they are for, as in "
+            f"torchvision:NAME@{spec} or path/to/file.py:FACTORY@{spec}."
+        )
+    return f"Cannot read the model spec {spec!r}: expected {_FORMS}." + suggest(
+        spec, ["demo", "torchvision:resnet50", "timm:resnet50"], most_listed=0
+    )
+
+
+def _load_demo() -> LoadedModel:
+    from spadelens.demo import images, network
+
+    size = images.IMAGE_SIZE_PX
+    return LoadedModel(
+        spec="demo",
+        model=network.build(),
+        preprocessing=Preprocessing((size, size), network.MEAN, network.STD),
+        class_names=images.CLASS_NAMES,
+    )
+
+
+def _load_planted(folder: Path, device: str) -> LoadedModel:
+    listing = folder / "planted.json"
+    if not listing.is_file():
+        hint = f" For a model of transformers use hf:{folder}." if (folder / "config.json").is_file() else ""
+        raise ModelSpecError(f"The folder {str(folder)!r} holds no planted model: 'planted.json' is missing.{hint}")
+    try:
+        described = json.loads(listing.read_text(encoding="utf-8"))
+        if described["format"] != PLANTED_FORMAT:
+            raise ValueError(f"expected the format {PLANTED_FORMAT!r}, got {described['format']!r}")
+        spec = str(described["model"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelSpecError(f"Cannot read {str(listing)!r}: {error!r}.") from error
+    return replace(load_photo_model(f"{spec}@{folder / PLANTED_WEIGHTS}", device), spec=str(folder))
