@@ -8,14 +8,18 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from references.layers import columns_by_position
 from torch import nn
+from torch.nn import functional
 from torch.nn.utils import prune
 
 from spadelens.layers import (
-    computes_product,
+    Geometry,
+    find_product,
+    geometry_of,
     inputs_to_matrix,
     is_convolution,
     is_depthwise,
     matrix_layers,
+    matrix_shape,
     matrix_to_weight,
     num_groups,
     unit_columns,
@@ -34,13 +38,13 @@ def check(layer: nn.Module, inputs: torch.Tensor) -> None:
     expected = columns_by_position(layer, inputs)
     assert got.shape == expected.shape
     torch.testing.assert_close(got, expected, rtol=0, atol=0)
+    assert matrix_shape(geometry_of(layer), inputs) == got.shape
     outputs = layer(inputs)
     product = expected @ weight_to_matrix(layer, layer.weight.detach()).transpose(1, 2)  # [groups, positions, rows]
     bias = 0.0 if layer.bias is None else layer.bias.detach()
-    axis = -1 if isinstance(layer, nn.Linear) else outputs.dim() - len(layer.kernel_size) - 1
+    axis = -1 if not is_convolution(layer) else outputs.dim() - len(layer.kernel_size) - 1
     actual = outputs.detach().movedim(axis, -1).reshape(-1, outputs.shape[axis])
     torch.testing.assert_close(torch.cat(list(product), dim=1) + bias, actual)
-    assert computes_product(layer, inputs, outputs.detach(), tolerance=1e-10)
 
 
 CASES = [
@@ -196,14 +200,106 @@ def test_unsupported_reasons() -> None:
     assert "torch.int8" in unsupported_reason(whole)
 
 
-def test_computes_product_notices_another_forward() -> None:
-    layer = nn.Conv2d(2, 3, 3, padding=1)
-    inputs = torch.randn(2, 2, 5, 6, generator=torch.Generator().manual_seed(0))
-    outputs = layer(inputs).detach()
-    assert computes_product(layer, inputs, outputs)
-    assert not computes_product(layer, inputs, 1.1 * outputs)
-    assert not computes_product(layer, inputs, outputs[:, :2])
-    assert not computes_product(layer, inputs, outputs[..., 1:])
-    assert not computes_product(layer, inputs, torch.full_like(outputs, torch.nan))
-    zero = torch.zeros_like(inputs)
-    assert computes_product(nn.Conv2d(2, 3, 3, bias=False), zero, torch.zeros(2, 3, 3, 4))
+# A linear layer whose weight is [in, out]
+
+
+def conv1d(num_in: int, num_out: int) -> nn.Module:
+    layer = pytest.importorskip("transformers.pytorch_utils").Conv1D(num_out, num_in)
+    layer.bias.data.uniform_(-1, 1)
+    return layer
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (3, 5), (2, 3, 5)])
+def test_transposed_linear_position_by_position(shape: tuple[int, ...]) -> None:
+    check(conv1d(5, 3), torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+
+
+def test_transposed_weights_to_matrices_and_back() -> None:
+    layer = conv1d(5, 3)
+    assert layer.weight.shape == (5, 3)
+    matrix = weight_to_matrix(layer, layer.weight.detach())
+    assert matrix.shape == (1, 3, 5) and torch.equal(matrix[0], layer.weight.T)
+    back = matrix_to_weight(layer, matrix)
+    assert torch.equal(back, layer.weight) and back.is_contiguous()
+    assert (num_groups(layer), unit_columns(layer, "kernel")) == (1, 1)
+    assert not is_convolution(layer) and not is_depthwise(layer) and unsupported_reason(layer) is None
+    assert list(matrix_layers(nn.Sequential(nn.ReLU(), layer))) == ["1"]
+
+
+def test_only_that_of_transformers_is_transposed() -> None:
+    class Conv1D(nn.Linear):
+        pass
+
+    assert torch.equal(weight_to_matrix(layer := Conv1D(5, 3), layer.weight)[0], layer.weight)
+
+
+# Projections of attention
+
+
+def test_projections_of_attention_are_layers() -> None:
+    state = torch.get_rng_state()
+    joint, apart = nn.MultiheadAttention(6, 2), nn.MultiheadAttention(6, 2, kdim=5, vdim=4, bias=False)
+    torch.set_rng_state(state)
+    model = nn.Sequential(joint, nn.Sequential(apart))
+    layers = matrix_layers(model)
+    assert torch.equal(torch.get_rng_state(), state)
+    expected = ["0.in_proj", "0.out_proj", "1.0.q_proj", "1.0.k_proj", "1.0.v_proj", "1.0.out_proj"]
+    assert list(layers) == expected and list(matrix_layers(joint)) == ["in_proj", "out_proj"]
+    assert layers["0.in_proj"].weight is joint.in_proj_weight and layers["0.in_proj"].bias is joint.in_proj_bias
+    assert layers["0.out_proj"] is joint.out_proj
+    assert layers["1.0.k_proj"].weight is apart.k_proj_weight and layers["1.0.k_proj"].bias is None
+    assert (layers["1.0.v_proj"].in_features, layers["1.0.v_proj"].out_features) == (4, 6)
+    assert layers["0.in_proj"](torch.ones(2, 6)).shape == (2, 18)
+    layers["0.in_proj"].weight.data = torch.zeros(18, 6)
+    assert not joint.in_proj_weight.any()
+
+
+def test_a_projection_that_is_computed_is_named_and_refused() -> None:
+    attention = nn.MultiheadAttention(6, 2)
+    nn.utils.parametrizations.weight_norm(attention, "in_proj_weight")
+    assert "plain parameter" in unsupported_reason(matrix_layers(attention)["in_proj"])
+
+
+# Products
+
+
+@pytest.mark.parametrize(("dims", "arguments", "shape"), CASES)
+def test_a_call_is_known_as_well_as_a_module(dims: int, arguments: dict, shape: tuple[int, ...]) -> None:
+    layer = CONVOLUTIONS[dims](**arguments)
+    inputs = torch.randn(shape)
+    calls = []
+
+    class Calls(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            calls.append((func, args, kwargs or {}))
+            return func(*args, **(kwargs or {}))
+
+    with Calls():
+        layer(inputs)
+    (found,) = [found for func, args, kwargs in calls if (found := find_product(func, args, kwargs)) is not None]
+    assert found.weight is layer.weight and found.fits(layer)
+    expected = inputs_to_matrix(layer, inputs)
+    torch.testing.assert_close(inputs_to_matrix(found.geometry, found.inputs), expected, rtol=0, atol=0)
+    assert matrix_shape(found.geometry, found.inputs) == expected.shape
+
+
+def test_arguments_of_calls() -> None:
+    inputs, weight = torch.randn(2, 4, 6, 5), torch.randn(6, 2, 3, 3)
+    wanted = Geometry((3, 3), (2, 2), (1, 1), (1, 1), 2)
+    for found in (
+        find_product(functional.conv2d, (inputs, weight, None, 2, 1, 1, 2), {}),
+        find_product(torch.conv2d, (inputs,), {"weight": weight, "stride": (2,), "padding": [1, 1], "groups": 2}),
+    ):
+        assert found.geometry == wanted and found.inputs is inputs and found.weight is weight
+        assert found.fits(nn.Conv2d(4, 6, 3, groups=2)) and not found.fits(nn.Conv2d(4, 6, 3))
+        assert not found.fits(nn.Linear(4, 6)) and not found.fits(nn.Conv1d(4, 6, 3, groups=2))
+    assert find_product(torch.conv2d, (inputs, weight), {}).geometry == Geometry((3, 3), (1, 1), (0, 0), (1, 1), 1)
+    rows, matrix = torch.randn(3, 5), torch.randn(4, 5)
+    linear = find_product(functional.linear, (), {"weight": matrix, "input": rows})
+    assert linear.inputs is rows and linear.weight is matrix and linear.geometry == Geometry()
+    assert linear.fits(nn.Linear(5, 4)) and not linear.fits(conv1d(5, 4))
+    added = find_product(torch.addmm, (torch.zeros(4), rows, matrix.T), {})
+    assert added.inputs is rows and added.geometry == Geometry(is_transposed=True) and added.fits(conv1d(5, 4))
+    assert find_product(torch.mm, (rows, matrix.T), {}) is None
+    assert find_product(functional.linear, (rows, None), {}) is None
+    assert find_product(torch.conv2d, (inputs, None), {}) is None

@@ -23,7 +23,7 @@ def source_index(index: int, size: int, mode: str) -> int | None:
 
 def columns_by_position(module: nn.Module, inputs: Tensor) -> Tensor:
     """Return what each group of a layer sees at each position, `[groups, positions, columns]`."""
-    if isinstance(module, nn.Linear):
+    if not hasattr(module, "kernel_size"):
         vectors = [inputs[index] for index in itertools.product(*map(range, inputs.shape[:-1]))]
         return torch.stack(vectors).double()[None]
     dims = len(module.kernel_size)

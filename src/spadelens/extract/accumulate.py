@@ -152,20 +152,26 @@ def run_batches(
 ) -> None:
     """Run `batches` through `model` and call `consume(number of the sample, layer, inputs)` for every layer.
 
+    Views are run one by one where those of a batch cannot be told apart in all of the layers.
+
     Raises:
         ModelOutputError: The model fails on a batch, or returns anything else than finite scores.
     """
+    arrangement = sampler.plan.arrangement
+    views: list[tuple[int, int]] = []
 
     def reported() -> Iterator[Tensor]:
         count = 0
         done(0)
         for batch in batches:
-            yield batch
+            size = len(batch) if len(batch) == 1 or arrangement.is_known(modules) else 1
+            for start in range(0, len(batch), size):
+                views[:] = batches.current[start : start + size]
+                yield batch[start : start + size]
             count += len(batch)
             done(count)
 
     def split(name: str, inputs: Tensor) -> None:
-        views = batches.current
         numbers = sorted({number for number, _ in views})
         if len(numbers) == 1:
             consume(numbers[0], name, inputs)
@@ -176,9 +182,9 @@ def run_batches(
             consume(number, name, by_view[:, rows[0] : rows[-1] + 1].flatten(1, 2))
 
     def choose(name: str, num_positions: int) -> Tensor | None:
-        return sampler.choose(name, num_positions, batches.current)
+        return sampler.choose(name, num_positions, views)
 
-    capture_inputs(model, modules, reported(), split, choose)
+    capture_inputs(model, modules, reported(), split, choose, arrangement)
 
 
 def _new_statistics(plan: LayerPlan, name: str, precision: Precision) -> InputStatistics:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from spadelens.extract.accumulate import run_batches
 from spadelens.extract.criteria import Subject
+from spadelens.extract.plan import statistics_dtype
 from spadelens.extract.report import LayerReport, Outcome, Prediction, SearchReport, TraceReport, package_versions
 from spadelens.extract.schedule import Auto, Guarded
 from spadelens.extract.search import search
@@ -76,10 +77,12 @@ def measure_held_out(job: Job, chosen: Sequence[Chosen]) -> None:
     num_views = len(job.batches(is_held_out=True))
     if num_views == 0 or not modules:
         return
-    dense = {name: weight_to_matrix(module, module.weight.detach()) for name, module in modules.items()}
+    dtypes = {name: statistics_dtype(module) for name, module in modules.items()}
+    dense = {name: weight_to_matrix(m, m.weight.detach().to(dtypes[name])) for name, m in modules.items()}
     sums: list[dict[str, list[Tensor]]] = [{} for _ in chosen]
 
     def compare(number: int, name: str, inputs: Tensor) -> None:
+        inputs = inputs.to(dtypes[name])  # half precision may overflow, and rounds what is compared
         output = (inputs @ dense[name].mT).float().square().sum()
         for one, sums_of_one in zip(chosen, sums, strict=True):
             if one.number == number and name in one.layers:
@@ -117,7 +120,10 @@ def _make_report(job: Job, chosen: Chosen) -> TraceReport:
             left = (Outcome.NOT_CALLED, "none of the views reaches it")
         elif left is None and name not in chosen.layers:
             left = (Outcome.DENSE, "the search leaves it dense")
-        outcome, detail = left or (Outcome.PRUNED, chosen.solved[name][0])
+        if left is None:
+            notes = (chosen.solved[name][0], job.plan.arrangement.note(name))
+            left = (Outcome.PRUNED, "; ".join(filter(None, notes)))
+        outcome, detail = left
         described = LayerReport(name, type(module).__name__, tuple(module.weight.shape), outcome, detail)
         if name in chosen.layers:
             candidate = chosen.layers[name]

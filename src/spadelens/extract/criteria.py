@@ -88,7 +88,7 @@ def agreement(subject: Subject) -> Kept:
     def kept(swap: Swap, sparse: Prediction) -> float:
         del sparse
         with swap():
-            return float((classes() == dense).double().mean())
+            return float((classes() == dense).cpu().double().mean())
 
     return kept
 

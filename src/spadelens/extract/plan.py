@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from spadelens.errors import InputError, NothingToPruneError
-from spadelens.extract.capture import Probe
+from spadelens.extract.capture import Arrangement, Probe
 from spadelens.extract.report import Outcome
 from spadelens.extract.schedule import Auto, FixedSchedule, Guarded, LayerInfo, Schedule, choose_layers
 from spadelens.layers import MatrixLayer, is_convolution, is_depthwise, matrix_layers
@@ -48,6 +48,7 @@ class LayerPlan:
         sparsities: Layer name -> the sparsities that it is solved at, of the layers to prune, in order of their calls.
         left: The other layers: name -> outcome and its reason.
         sampling: How much of their inputs the layers get to see.
+        arrangement: How inputs are arranged when several views run together.
     """
 
     modules: Mapping[str, MatrixLayer]
@@ -55,6 +56,7 @@ class LayerPlan:
     sparsities: Mapping[str, tuple[float, ...]]
     left: Mapping[str, tuple[Outcome, str]]
     sampling: Sampling
+    arrangement: Arrangement
 
     def is_factored(self, name: str) -> bool:
         """Whether a layer sees fewer positions than it has columns: its inputs are kept, its Hessian never formed."""
@@ -118,7 +120,7 @@ def make_plan(
         ScheduleError: The schedule or a pattern does not fit the model.
     """
     registered = matrix_layers(model)
-    called = list(looked.matrix_shapes)
+    called = looked.called
     modules = {name: registered[name] for name in [*called, *(n for n in registered if n not in called)]}
     infos = [LayerInfo(name, is_convolution(modules[name]), is_depthwise(modules[name])) for name in called]
     allowed = [layer for layer in choose_layers(infos, patterns) if layer.name not in looked.unsupported]
@@ -135,7 +137,7 @@ def make_plan(
         if name in looked.unsupported:
             left[name] = (Outcome.UNSUPPORTED, looked.unsupported[name])
         elif name not in called:
-            left[name] = (Outcome.NOT_CALLED, "its forward is not called on this sample; it stays dense")
+            left[name] = (Outcome.NOT_CALLED, "its weight is not used on this sample; it stays dense")
         elif name not in sparsities:
             left[name] = (Outcome.EXCLUDED, "first convolution" if patterns is None else "not among the chosen layers")
         elif not any(sparsities[name]):
@@ -150,6 +152,7 @@ def make_plan(
         sparsities={name: sparsity for name, sparsity in sparsities.items() if name not in left},
         left=left,
         sampling=sampling,
+        arrangement=looked.arrangement,
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from spadelens.extract.accumulate import Batches, PositionSampler, gather_statistics
-from spadelens.extract.capture import Probe, class_scores, is_batch_major, probe
+from spadelens.extract.capture import Probe, class_scores, probe
 from spadelens.extract.criteria import Subject
 from spadelens.extract.plan import LayerPlan, Sampling, make_plan
 from spadelens.extract.report import are_probabilities, predict
@@ -74,9 +74,7 @@ def make_jobs(
         looked = probe(model, samples[0])
         sampling = Sampling(sources[0].num_views, request.positions_per_column or None)
         plan = make_plan(model, looked, request.schedule, request.layers, sampling, budget)
-        is_mixed = len(samples) > 1 and is_batch_major(
-            model, {n: plan.modules[n] for n in plan.sparsities}, samples[:2]
-        )
+        is_mixed = len(samples) > 1 and looked.arrangement.is_known(plan.sparsities)
         digest = fingerprint(model)
     batch_size = request.batch_size or plan.views_per_batch
     subjects = _subjects(model, looked, samples, targets, sources, batch_size)

@@ -39,9 +39,9 @@ def agreement(trace: Trace, samples: Tensor, batch_size: int = 32, recalibrate: 
     dense = predicted()
     with trace.applied(model):
         if not recalibrate:
-            return float((predicted() == dense).double().mean())
+            return float((predicted() == dense).cpu().double().mean())
         with recalibrated(model, samples):
-            return float((predicted() == dense).double().mean())
+            return float((predicted() == dense).cpu().double().mean())
 
 
 @contextmanager

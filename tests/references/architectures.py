@@ -1,0 +1,126 @@
+"""Small instances of common architectures, with random weights."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2
+
+NUM_CLASSES = 5
+IMAGE, LARGE_IMAGE, TOKENS = (3, 32, 32), (3, 64, 64), (7, 32)
+_TEXT = {"vocab_size": 50, "num_labels": NUM_CLASSES}
+_WIDTHS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+
+
+class Scores(nn.Module):
+    """Returns the logits of a model of transformers that is given its input by name."""
+
+    def __init__(self, model: nn.Module, argument: str) -> None:
+        super().__init__()
+        self.model, self.argument = model, argument
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.model(**{self.argument: inputs}).logits
+
+
+class Encoder(nn.Module):
+    """torch's own encoder, tokens in the first axis or in the second."""
+
+    def __init__(self, is_batch_first: bool) -> None:
+        super().__init__()
+        self.is_batch_first = is_batch_first
+        layer = nn.TransformerEncoderLayer(32, 2, 48, batch_first=is_batch_first)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(32, NUM_CLASSES)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if self.is_batch_first:
+            return self.head(self.encoder(tokens).mean(1))
+        return self.head(self.encoder(tokens.transpose(0, 1)).mean(0))
+
+
+def _torchvision(name: str, **settings: Any) -> nn.Module:
+    return torchvision.models.get_model(name, weights=None, num_classes=NUM_CLASSES, **settings)
+
+
+def _vgg() -> nn.Module:
+    model = _torchvision("vgg11", init_weights=False)
+    model.avgpool = nn.AdaptiveAvgPool2d(1)  # its classifier holds 120 million weights otherwise
+    model.classifier = nn.Sequential(nn.Linear(512, 32), nn.ReLU(inplace=True), nn.Linear(32, NUM_CLASSES))
+    return model
+
+
+def _convnext() -> nn.Module:
+    return ConvNeXt([CNBlockConfig(16, 32, 2), CNBlockConfig(32, None, 2)], num_classes=NUM_CLASSES)
+
+
+def _vit() -> nn.Module:
+    sizes = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 32, "mlp_dim": 64}
+    model = torchvision.models.VisionTransformer(**sizes, num_classes=NUM_CLASSES)
+    nn.init.normal_(model.heads.head.weight)  # zero as torchvision makes it
+    return model
+
+
+def _swin(**settings: Any) -> nn.Module:
+    sizes = {"patch_size": [4, 4], "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": [4, 4]}
+    return torchvision.models.SwinTransformer(**sizes, num_classes=NUM_CLASSES, **settings)
+
+
+def _timm(name: str, **settings: Any) -> nn.Module:
+    timm = pytest.importorskip("timm")
+    return timm.create_model(name, pretrained=False, num_classes=NUM_CLASSES, **settings)
+
+
+def _transformers(kind: str, argument: str = "inputs_embeds", **settings: Any) -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    task = "ForImageClassification" if argument == "pixel_values" else "ForSequenceClassification"
+    config = getattr(transformers, f"{kind}Config")(**settings)
+    return Scores(getattr(transformers, f"{kind}{task}")(config), argument)
+
+
+ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "resnet18": (lambda: _torchvision("resnet18"), LARGE_IMAGE),
+    "vgg11": (_vgg, IMAGE),
+    "mobilenet_v2": (lambda: _torchvision("mobilenet_v2", width_mult=0.5), LARGE_IMAGE),
+    "mobilenet_v3_small": (lambda: _torchvision("mobilenet_v3_small"), LARGE_IMAGE),
+    "efficientnet_b0": (lambda: _torchvision("efficientnet_b0"), LARGE_IMAGE),
+    "convnext": (_convnext, LARGE_IMAGE),
+    "vit": (_vit, IMAGE),
+    "swin": (_swin, LARGE_IMAGE),
+    "swin_v2": (lambda: _swin(block=SwinTransformerBlockV2, downsample_layer=PatchMergingV2), LARGE_IMAGE),
+    "timm_vit": (lambda: _timm("test_vit", img_size=32), IMAGE),
+    "timm_beit": (
+        lambda: _timm("beit_base_patch16_224", img_size=32, patch_size=8, depth=2, embed_dim=32, num_heads=2),
+        IMAGE,
+    ),
+    "timm_convnext": (lambda: _timm("test_convnext"), LARGE_IMAGE),
+    "timm_efficientnet": (lambda: _timm("test_efficientnet"), LARGE_IMAGE),
+    "hf_vit": (
+        lambda: _transformers("ViT", "pixel_values", image_size=32, patch_size=8, num_labels=NUM_CLASSES, **_WIDTHS),
+        IMAGE,
+    ),
+    "hf_bert": (lambda: _transformers("Bert", **_TEXT, **_WIDTHS), TOKENS),
+    "hf_distilbert": (
+        lambda: _transformers("DistilBert", **_TEXT, dim=32, n_layers=2, n_heads=2, hidden_dim=48),
+        TOKENS,
+    ),
+    "hf_gpt2": (
+        lambda: _transformers(
+            "GPT2", **_TEXT, n_embd=32, n_layer=2, n_head=2, pad_token_id=0, bos_token_id=1, eos_token_id=1
+        ),
+        TOKENS,
+    ),
+    "encoder": (lambda: Encoder(is_batch_first=True), TOKENS),
+    "encoder_tokens_first": (lambda: Encoder(is_batch_first=False), TOKENS),
+}
+
+
+def build(name: str, seed: int = 0) -> tuple[nn.Module, Tensor]:
+    """Return a model in evaluation mode, and a sample for it."""
+    make, shape = ARCHITECTURES[name]
+    torch.manual_seed(seed)
+    return make().eval(), torch.randn(shape, generator=torch.Generator().manual_seed(seed + 1))
