@@ -192,6 +192,22 @@ def test_gradient_shap_runs_one_point_at_a_time(sample: Tensor) -> None:
     assert max(sizes) == 1
 
 
+@pytest.mark.parametrize("shape", [(7, 3), (5,)])
+def test_occlusion_covers_one_token_or_one_column_at_a_time(shape: tuple[int, ...]) -> None:
+    class Bent(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            flat = inputs.flatten(1)
+            return torch.stack([(flat * flat.roll(k + 1, 1)).cumsum(1).sin().sum(1) for k in range(4)], 1)
+
+    bent, sample = Bent(), torch.randn(1, *shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    found = Occlusion(window=0.9, stride=1.0, baseline=0.25, batch_size=2).attribute(bent, sample, TARGET).values
+    for number in range(shape[0]):
+        covered = sample.clone()
+        covered[0, number] = 0.25
+        expected = score(bent, sample) - score(bent, covered)
+        assert found[0, number].flatten().tolist() == pytest.approx([expected] * found[0, number].numel(), rel=1e-5)
+
+
 @pytest.mark.parametrize("name", ["integrated_gradients", "occlusion"])
 def test_batches_are_never_larger_than_asked(sample: Tensor, name: str) -> None:
     sizes = []
@@ -228,6 +244,8 @@ def test_every_method_keeps_shape_and_type(model: nn.Module, sample: Tensor, nam
         ("occlusion:window=1.5", "window=1.5"),
         ("occlusion:stride=nan", "stride=nan"),
         ("occlusion:batch_size=0", "batch_size=0"),
+        ("lime:num_samples=9", "num_samples=9"),
+        ("score_cam:batch_size=0", "batch_size=0"),
     ],
 )
 def test_settings_out_of_range(text: str, message: str) -> None:

@@ -5,9 +5,9 @@ import torch
 from references.score_cam import score_cam as reference
 from torch import Tensor, nn
 
-from spadelens import extract_trace
+from spadelens import attribute, extract_trace
 from spadelens.errors import AttributionError, InputError, ModelOutputError, UnknownNameError
-from spadelens.interpret.score_cam import score_cam, score_cams
+from spadelens.interpret.score_cam import ScoreCam, score_cam, score_cams
 
 
 class Small(nn.Module):
@@ -173,7 +173,7 @@ def test_what_cannot_be_used_is_refused() -> None:
     with pytest.raises(InputError, match=r"\[C, H, W\]"):
         score_cam(model, SAMPLE[0], 0)
     linear = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
-    with pytest.raises(InputError, match="convolutions"):
+    with pytest.raises(AttributionError, match="convolutions"):
         score_cam(linear, torch.ones(3, 2, 2), 0)
 
 
@@ -191,3 +191,61 @@ def test_features_that_are_not_finite_are_refused() -> None:
         model.conv.weight.fill_(1.0)
     with pytest.raises(AttributionError, match="not finite"):
         score_cam(model, torch.rand(3, 6, 7), 0)
+
+
+def test_as_a_method_it_is_the_same_map_on_every_channel() -> None:
+    model = small()
+    for target in (None, 2):
+        found = attribute(model, SAMPLE, "score_cam:batch_size=3", target)
+        expected = score_cam(model, SAMPLE, found.target)
+        torch.testing.assert_close(found.attribution, expected.expand(3, -1, -1))
+    trace = extract_trace(model, SAMPLE, num_views=2, schedule=0.5)
+    torch.testing.assert_close(attribute(trace, SAMPLE, ScoreCam(), 1).attribution[0], score_cam(trace, SAMPLE, 1))
+
+
+def test_as_a_method_it_is_for_photos() -> None:
+    for shape in ((6,), (3, 2), (1, 2, 3, 1)):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(6, 3))
+        with pytest.raises(AttributionError, match=r"expected a photo \[C, H, W\]"):
+            attribute(model, torch.ones(shape), "score_cam")
+
+
+class Tokens(nn.Module):
+    """Patches by a convolution, features last from there on, and a classifier of their mean."""
+
+    def __init__(self, is_map: bool, has_convolution_after: bool = False) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 24, 2, stride=2)
+        self.block = nn.Linear(24, 24)
+        self.back = nn.Conv2d(24, 5, 1) if has_convolution_after else None
+        self.classifier = nn.Linear(5 if has_convolution_after else 24, 4)
+        self.is_map = is_map
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        features = self.patches(inputs).permute(0, 2, 3, 1)
+        features = self.block(features if self.is_map else features.flatten(1, 2))
+        if self.back is not None:
+            return self.classifier(self.back(features.permute(0, 3, 1, 2)).mean((2, 3)))
+        return self.classifier(features.flatten(1, -2).mean(1))
+
+
+@pytest.mark.parametrize("is_map", [True, False])
+def test_models_that_go_on_with_tokens_are_refused(is_map: bool) -> None:
+    model = Tokens(is_map).double().eval()
+    with pytest.raises(AttributionError, match="does not end in maps"):
+        score_cam(model, SAMPLE[:, :10, :10], 0)
+    assert score_cam(model, SAMPLE[:, :10, :10], 0, "patches").shape == (10, 10)
+
+
+def test_models_that_come_back_to_maps_are_not() -> None:
+    model = Tokens(is_map=True, has_convolution_after=True).double().eval()
+    sample = SAMPLE[:, :10, :10]
+    channels = model.back(model.block(model.patches(sample[None]).permute(0, 2, 3, 1)).permute(0, 3, 1, 2))[0].detach()
+    torch.testing.assert_close(score_cam(model, sample, 0), reference(model, channels, sample, 0))
+
+
+@pytest.mark.parametrize("pool", [nn.AdaptiveAvgPool2d(1), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(2))])
+def test_what_is_left_after_pooling_is_no_list_of_tokens(pool: nn.Module) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), pool, nn.Flatten(1), nn.Linear(5, 3)).double().eval()
+    channels = model[:2](SAMPLE[None])[0].detach()
+    torch.testing.assert_close(score_cam(model, SAMPLE, 1), reference(model, channels, SAMPLE, 1))

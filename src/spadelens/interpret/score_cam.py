@@ -1,22 +1,55 @@
-"""`score_cam`: a map of what a class needs, from forward passes alone, for models with convolutions."""
+"""`score_cam`: a map of what a class needs, from forward passes alone, for models that end in convolutions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from spadelens.eager import unwrapped
 from spadelens.errors import AttributionError, InputError, UnknownNameError
 from spadelens.extract.capture import class_scores
 from spadelens.extract.report import are_probabilities
 from spadelens.extract.sample import check_sample, check_target
 from spadelens.extract.trace import Trace, applied_or_dense
 from spadelens.extract.views import check_count
+from spadelens.interpret.layout import spread_units
+from spadelens.interpret.method import Attribution, Method, check_at_least_one
 
 BATCH_SIZE = 16
+_MOST_STRETCHED = 4.0  # by how much a map may be wider or taller than the sample; with channels last it seems far more
+
+
+@final
+@dataclass(frozen=True)
+class ScoreCam(Method):
+    """What a class needs, from the last map of a model that ends in convolutions (Wang et al. 2019).
+
+    Of photos only. See `score_cam`; each channel of a pixel is given the value of the pixel.
+
+    Attributes:
+        batch_size: Masked samples that are run at a time.
+    """
+
+    batch_size: int = BATCH_SIZE
+
+    def __post_init__(self) -> None:
+        """Refuse settings out of range."""
+        check_at_least_one(self, "batch_size")
+
+    def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:
+        """Return the map, the same for every channel."""
+        inputs = sample.detach()[0]
+        if inputs.dim() != 3:
+            raise AttributionError(
+                f"Score-CAM cannot be run on a sample of shape {list(inputs.shape)}: expected a photo [C, H, W]."
+            )
+        found = score_cam(model, inputs, target, batch_size=self.batch_size).to(inputs.dtype)
+        return Attribution(spread_units(found, inputs).expand_as(inputs).unsqueeze(0))
 
 
 def score_cam(
@@ -40,15 +73,16 @@ def score_cam(
         sample: The input `[C, H, W]`, without a batch dimension.
         target: The class.
         layer: The module whose output is used, called once in a pass; by default the output of the last call of any
-            module in the pass that has the shape `[batch, channels, height, width]` and more than one place.
+            module in the pass that has the shape `[batch, channels, height, width]`, more than one place, and about
+            the aspect of the sample. A model that goes on with tokens after it has no such layer.
         batch_size: Masked samples that are run at a time.
 
     Raises:
-        InputError: An argument is out of range, the layer's output is no map, or no layer's is; UnknownNameError: there
-            is no such layer.
+        InputError: An argument is out of range, or the layer's output is no map; UnknownNameError: there is no such
+            layer.
         ModelOutputError: The model fails on the sample, or does not return finite class scores.
         TraceMismatchError: The dense model has been changed since the trace was made.
-        AttributionError: The layer's output is not finite.
+        AttributionError: The model does not end in maps, or the layer's output is not finite.
     """
     return score_cams(model, sample, [target], layer, batch_size)[0]
 
@@ -61,7 +95,7 @@ def score_cams(
     batch_size: int = BATCH_SIZE,
 ) -> Tensor:
     """Return the maps of several classes, `[targets, H, W]`, from the same passes; otherwise as `score_cam`."""
-    dense = model.dense_model if isinstance(model, Trace) else model
+    dense = unwrapped(model.dense_model if isinstance(model, Trace) else model)
     sample = check_sample(dense, sample)
     if sample.dim() != 3:
         raise InputError(f"Cannot draw the map of a sample of shape {list(sample.shape)}: expected [C, H, W].")
@@ -104,8 +138,10 @@ def _channels(model: nn.Module, sample: Tensor, layer: str | None) -> tuple[Tens
         copy = output.detach().clone() if isinstance(output, Tensor) else output  # the next module may work in place
         if layer is not None:
             outputs.append(copy)
-        elif _is_map(copy):
+        elif _is_map(copy) and _is_upright(copy, sample):
             outputs[:] = [copy]
+        elif _has_tokens(copy):
+            outputs.clear()
 
     watched = modules.values() if layer is None else [modules[layer]]
     handles = [module.register_forward_hook(lambda _module, _inputs, output: keep(output)) for module in watched]
@@ -115,9 +151,9 @@ def _channels(model: nn.Module, sample: Tensor, layer: str | None) -> tuple[Tens
         for handle in handles:
             handle.remove()
     if layer is None and not outputs:
-        raise InputError(
-            "Cannot draw a Score-CAM map: no module of the model returns a tensor [batch, channels, height, width] of "
-            "more than one place. It needs a model with convolutions."
+        raise AttributionError(
+            "Score-CAM cannot be run on this model: it does not end in maps [batch, channels, height, width] of more "
+            "than one place, as a model made of convolutions does. Use another method, or name a layer."
         )
     if len(outputs) != 1 or not _is_map(outputs[0]):
         found = f"is called {len(outputs)} times" if len(outputs) != 1 else f"returns {_shape(outputs[0])}"
@@ -135,6 +171,17 @@ def _channels(model: nn.Module, sample: Tensor, layer: str | None) -> tuple[Tens
 
 def _is_map(output: Any) -> bool:
     return isinstance(output, Tensor) and output.dim() == 4 and len(output) == 1 and output.shape[2:].numel() > 1
+
+
+def _is_upright(output: Tensor, sample: Tensor) -> bool:
+    """Whether a map has about the aspect of the sample."""
+    stretched = (output.shape[2] * sample.shape[2]) / (output.shape[3] * sample.shape[1])
+    return 1 / _MOST_STRETCHED <= stretched <= _MOST_STRETCHED
+
+
+def _has_tokens(output: Any) -> bool:
+    """Whether an output has a list or a map of more than one token, features last."""
+    return isinstance(output, Tensor) and output.dim() >= 3 and output.shape[-1] > 1 and output.shape[1:-1].numel() > 1
 
 
 def _shape(output: Any) -> str:

@@ -1,0 +1,91 @@
+"""What every attribution method is: `Method`, what it returns, and the checks of its settings."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from spadelens.errors import InputError
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What a method says of one input.
+
+    Attributes:
+        values: Signed, of the input's shape.
+        convergence_delta: For methods that promise completeness, by how much the sum of the values misses the
+            difference between the scores of the input and of the baseline; None for the others.
+        conservation: For layer-wise relevance propagation, the sum of the values over the score that they share out: 1
+            where nothing is lost; None for the others.
+        fit: For methods that fit a linear model to the scores, the share of their variance that it explains: 1 where
+            the model is right, near or below 0 where it says nothing. None for the others, and for scores that are all
+            the same.
+    """
+
+    values: Tensor
+    convergence_delta: float | None = None
+    conservation: float | None = None
+    fit: float | None = None
+
+
+class Method(ABC):
+    """An attribution method.
+
+    Attributes:
+        reference: What it should be compared with to see whether its rules do anything: 'gradient' for sensitivities,
+            'input_x_gradient' for contributions; None for these two themselves, and for methods without gradients.
+        is_complete: Whether its values must add up to a change of the score, up to the error of a numerical integral.
+    """
+
+    reference: ClassVar[Literal["gradient", "input_x_gradient"] | None] = None
+    is_complete: ClassVar[bool] = False
+
+    @abstractmethod
+    def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:
+        """Return how much each value of `sample` counts for the score of class `target`.
+
+        The sample is a photo `[1, C, H, W]`, a text `[1, tokens, features]` or a row `[1, columns]`. `model` is in
+        evaluation mode, with gradients enabled.
+        """
+
+    def share(self, number: int, count: int) -> Method:
+        """Return what the model `number` of `count` runs where the mean of their maps is wanted.
+
+        Methods that average over random draws share them out, so that the mean costs what one model would.
+        """
+        del number, count
+        return self
+
+
+def check_finite(method: Any, *names: str) -> None:
+    """Refuse settings of `method` that are not finite numbers."""
+    for name in names:
+        if not math.isfinite(getattr(method, name)):
+            raise InputError(f"Cannot use {name}={getattr(method, name)!r}: expected a finite number.")
+
+
+def check_noise(method: Any) -> None:
+    """Refuse a `noise_std` or a `seed` of `method` out of range."""
+    check_finite(method, "noise_std")
+    if method.noise_std < 0:
+        raise InputError(f"Cannot use noise_std={method.noise_std!r}: expected 0 or more.")
+    check_seed(method)
+
+
+def check_seed(method: Any) -> None:
+    """Refuse a `seed` of `method` out of range."""
+    if not 0 <= method.seed < 2**63:
+        raise InputError(f"Cannot use seed={method.seed!r}: expected a whole number from 0 to 2**63 - 1.")
+
+
+def check_at_least_one(method: Any, *names: str) -> None:
+    """Refuse settings of `method` that are no whole numbers of at least 1."""
+    for name in names:
+        value = getattr(method, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise InputError(f"Cannot use {name}={value!r}: expected a whole number of at least 1.")
