@@ -47,7 +47,7 @@ def run_case(model: str, photo: Path, options: list[str]) -> dict[str, Any]:
         "peak_mib": usage.ru_maxrss / 1024,
         "trace_mib": trace_mib,
         "stages": report["seconds"],
-        "is_prediction_kept": report["photos"][0]["is_prediction_kept"],
+        "is_prediction_kept": report["samples"][0]["is_prediction_kept"],
     }
 
 

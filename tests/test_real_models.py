@@ -31,12 +31,12 @@ def test_explain_real_photos(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     assert captured.err == ""
     report = json.loads((out / "report.json").read_text())
     jsonschema.validate(report, SCHEMA)
-    assert [photo["is_prediction_kept"] for photo in report["photos"]] == [True, True]
-    assert any(layer["outcome"] == "pruned" for layer in report["photos"][0]["layers"])
+    assert [photo["is_prediction_kept"] for photo in report["samples"]] == [True, True]
+    assert any(layer["outcome"] == "pruned" for layer in report["samples"][0]["layers"])
     if name == "mobilenet_v1":
-        assert report["photos"][0]["dense"]["class_name"] == "dalmatian"
+        assert report["samples"][0]["dense"]["class_name"] == "dalmatian"
     loaded = spadelens.load_model(spec, "cpu")
-    for photo in report["photos"]:
+    for photo in report["samples"]:
         trace = spadelens.Trace.load(out / photo["files"]["trace"], loaded.model)
         assert trace.report.sparse.class_index == photo["sparse"]["class_index"]
 

@@ -15,14 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spadelens.errors import SpadeError
-    from spadelens.extract.augment import Augmentation, NoiseViews, NoViews, PaperViews
+    from spadelens.extract.augment import NoiseViews, NoViews, PaperViews
+    from spadelens.extract.augmentation import Augmentation
+    from spadelens.extract.embedded import EmbeddedText
     from spadelens.extract.ensemble import TraceEnsemble, extract_ensemble
     from spadelens.extract.extraction import extract_trace, extract_traces
     from spadelens.extract.group import extract_group_trace
+    from spadelens.extract.kinds import RowSample, TextSample, embed_text, row_sample, text_sample
     from spadelens.extract.presets import PRESETS, Preset
     from spadelens.extract.report import LayerReport, Outcome, PathPoint, Prediction, SearchReport, TraceReport
+    from spadelens.extract.row_views import BootstrapViews
     from spadelens.extract.schedule import Auto, Guarded, Late, Schedule, Table, Uniform
     from spadelens.extract.solvers import ADMM, OBC, OLS, AutoSolver, Magnitude, Solver, SparseGPT, Wanda
+    from spadelens.extract.token_views import TokenViews
     from spadelens.extract.trace import Trace
     from spadelens.interpret.ascent import Ascent
     from spadelens.interpret.attribution import Heatmap, attribute
@@ -54,7 +59,7 @@ if TYPE_CHECKING:
     from spadelens.measure.study_simulation import simulate_answers
     from spadelens.measure.tuning import CalibrationCase, Tuned, tune
     from spadelens.measure.visibility import FacetProbe, patch_correlation
-    from spadelens.models import LoadedModel, load_model
+    from spadelens.models import LoadedModel, LoadedTable, LoadedText, load_model, load_photo_model
     from spadelens.photos import Preprocessing, read_photo
 
 __all__ = [
@@ -66,6 +71,7 @@ __all__ = [
     "Augmentation",
     "Auto",
     "AutoSolver",
+    "BootstrapViews",
     "CalibrationCase",
     "Channel",
     "ClassScore",
@@ -73,6 +79,7 @@ __all__ = [
     "Difference",
     "Direct",
     "Direction",
+    "EmbeddedText",
     "Facet",
     "FacetProbe",
     "FacetReport",
@@ -84,6 +91,8 @@ __all__ = [
     "Late",
     "LayerReport",
     "LoadedModel",
+    "LoadedTable",
+    "LoadedText",
     "Localization",
     "Maco",
     "Magnitude",
@@ -99,6 +108,7 @@ __all__ = [
     "Prediction",
     "Preprocessing",
     "Preset",
+    "RowSample",
     "Schedule",
     "SearchReport",
     "Solver",
@@ -107,6 +117,8 @@ __all__ = [
     "SparseGPT",
     "StudyOptions",
     "Table",
+    "TextSample",
+    "TokenViews",
     "Trace",
     "TraceEnsemble",
     "TraceReport",
@@ -120,6 +132,7 @@ __all__ = [
     "analyze_study",
     "attribute",
     "build_study",
+    "embed_text",
     "extract_ensemble",
     "extract_group_trace",
     "extract_trace",
@@ -128,6 +141,7 @@ __all__ = [
     "find_facets",
     "gradient_similarity",
     "load_model",
+    "load_photo_model",
     "localize",
     "parse_objective",
     "patch_correlation",
@@ -136,9 +150,11 @@ __all__ = [
     "pointing_game",
     "read_photo",
     "read_planted",
+    "row_sample",
     "score_cam",
     "simulate_answers",
     "sparse_classifier",
+    "text_sample",
     "tune",
     "visualize",
     "visualize_all",
@@ -146,14 +162,19 @@ __all__ = [
 
 _NAMES_BY_MODULE = {
     "errors": ("SpadeError",),
-    "extract.augment": ("Augmentation", "NoViews", "NoiseViews", "PaperViews"),
+    "extract.augment": ("NoViews", "NoiseViews", "PaperViews"),
+    "extract.augmentation": ("Augmentation",),
+    "extract.embedded": ("EmbeddedText",),
     "extract.ensemble": ("TraceEnsemble", "extract_ensemble"),
     "extract.extraction": ("extract_trace", "extract_traces"),
     "extract.group": ("extract_group_trace",),
+    "extract.kinds": ("RowSample", "TextSample", "embed_text", "row_sample", "text_sample"),
     "extract.presets": ("PRESETS", "Preset"),
     "extract.report": ("LayerReport", "Outcome", "PathPoint", "Prediction", "SearchReport", "TraceReport"),
+    "extract.row_views": ("BootstrapViews",),
     "extract.schedule": ("Auto", "Guarded", "Late", "Schedule", "Table", "Uniform"),
     "extract.solvers": ("ADMM", "OBC", "OLS", "AutoSolver", "Magnitude", "Solver", "SparseGPT", "Wanda"),
+    "extract.token_views": ("TokenViews",),
     "extract.trace": ("Trace",),
     "interpret.ascent": ("Ascent",),
     "interpret.attribution": ("Heatmap", "attribute"),
@@ -185,7 +206,7 @@ _NAMES_BY_MODULE = {
     "measure.study_simulation": ("simulate_answers",),
     "measure.tuning": ("CalibrationCase", "Tuned", "tune"),
     "measure.visibility": ("FacetProbe", "patch_correlation"),
-    "models": ("LoadedModel", "load_model"),
+    "models": ("LoadedModel", "LoadedTable", "LoadedText", "load_model", "load_photo_model"),
     "photos": ("Preprocessing", "read_photo"),
 }
 _MODULE_BY_NAME = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}

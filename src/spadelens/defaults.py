@@ -1,8 +1,9 @@
 """What is used where the user says nothing: in Python and on the command line. docs/evidence.md says why."""
 
 METHOD = "smoothgrad"
+UNIT_METHOD = "integrated_gradients"  # of `spadelens explain`, for texts and rows
 PRESET = "balanced"  # of a single trace
-EXPLAIN_PRESET = "ensemble"  # of `spadelens explain`
+EXPLAIN_PRESET = "ensemble"  # of `spadelens explain`, for photos
 VISUALIZE_PRESET = "fast"  # of `spadelens visualize`
 VISUALIZE_PARAMETERIZATION = "maco"
 FACETS_PRESET, FACETS_SCHEDULE = "fast", "late:0.9@0.5"  # of `find_facets` and `spadelens facets`

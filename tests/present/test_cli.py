@@ -125,9 +125,9 @@ def test_two_photos_as_a_person_does_it(workplace: Path, demo: LoadedModel) -> N
     assert set(written) - set(before) == names
     assert {name: written[name] for name in before} == before
     report = read_report()
-    assert [photo["name"] for photo in report["photos"]] == ["square", "ring"]
-    assert [photo["file"] for photo in report["photos"]] == ["square.png", "ring.png"]
-    for photo in report["photos"]:
+    assert [photo["name"] for photo in report["samples"]] == ["square", "ring"]
+    assert [photo["file"] for photo in report["samples"]] == ["square.png", "ring.png"]
+    for photo in report["samples"]:
         for kind in ("dense", "spade"):
             with Image.open(Path("out", photo["files"][kind])) as picture:
                 picture.load()
@@ -199,7 +199,7 @@ def test_an_ensemble_is_explained_and_its_chosen_trace_is_kept(capsys: pytest.Ca
     arguments = ("explain", "square.png", "--model", "demo", "--out")
     assert run(*arguments, "out", "--preset", "ensemble", "--blur", "0.03", "--views", "2") == 0
     report = read_report()
-    (photo,) = report["photos"]
+    (photo,) = report["samples"]
     loaded = load_model("demo", "cpu")
     trace = Trace.load(Path("out", photo["files"]["trace"]), loaded.model)
     assert trace.report.sparse.probability == pytest.approx(photo["members"][0]["explained_probability"])
@@ -218,7 +218,7 @@ def test_an_ensemble_is_explained_and_its_chosen_trace_is_kept(capsys: pytest.Ca
 
 def test_the_search_is_shown() -> None:
     assert run("explain", "square.png", "--model", "demo", "--out", "out", "--preset", "fast") == 0
-    photo = read_report()["photos"][0]
+    photo = read_report()["samples"][0]
     assert photo["search"]["chosen_bound"] is not None
     assert photo["is_prediction_kept"]
     assert "How sparse the trace could be" in Path("out/report.html").read_text(encoding="utf-8")
@@ -228,7 +228,7 @@ def test_targets(capsys: pytest.CaptureFixture[str]) -> None:
     for text, index in (("Ring", 1), ("7", 7)):
         assert explain("square.png", "--target", text) == 0
         report = read_report()
-        assert report["photos"][0]["explained_class"]["class_index"] == index
+        assert report["samples"][0]["explained_class"]["class_index"] == index
         assert report["settings"]["target"] == text
     assert capsys.readouterr().err == ""
 
@@ -247,7 +247,7 @@ def test_names(capsys: pytest.CaptureFixture[str]) -> None:
     captured = capsys.readouterr()
     assert captured.err == ""
     expected = ["a", "a-2", "a b", "été 漢", "[bold]x[", "&<b>'\"$(x)", "[-red]"]
-    assert [photo["name"] for photo in report["photos"]] == expected
+    assert [photo["name"] for photo in report["samples"]] == expected
     for name in expected:
         assert name in captured.out
         assert Path("out", name, "spade.png").is_file()
@@ -278,13 +278,13 @@ def test_other_models_and_photos_that_are_seen_differently() -> None:
     Image.new("CMYK", (30, 40), (10, 200, 30, 5)).save("inks.jpg")
     Image.new("LA", (30, 9), (10, 100)).save("glass.png")
     assert explain("deep.png", "inks.jpg", "glass.png", model="net.py:build") == 0
-    assert len(read_report()["photos"]) == 3
+    assert len(read_report()["samples"]) == 3
 
 
 def test_more_classes_than_names() -> None:
     Path("net.py").write_text(TINY + "CLASS_NAMES = ['a', 'b']\n")
     assert explain("square.png", "--target", "11", model="net.py:build") == 0
-    assert read_report()["photos"][0]["explained_class"] == {"class_index": 11, "class_name": "class 11"}
+    assert read_report()["samples"][0]["explained_class"] == {"class_index": 11, "class_name": "class 11"}
 
 
 def test_files_of_the_user_stay() -> None:
@@ -617,9 +617,9 @@ def test_demo_on_a_plain_console() -> None:
     assert finished.returncode == 0
     report = read_report("spadelens-demo")
     assert report["command"].startswith("spadelens demo")
-    assert [photo["name"] for photo in report["photos"]] == ["trojan", "clean"]
-    assert all(photo["scores"] for photo in report["photos"])
-    assert all(photo["is_prediction_kept"] for photo in report["photos"])
+    assert [photo["name"] for photo in report["samples"]] == ["trojan", "clean"]
+    assert all(photo["scores"] for photo in report["samples"])
+    assert all(photo["is_prediction_kept"] for photo in report["samples"])
 
 
 def test_a_reader_that_stops_early() -> None:

@@ -116,7 +116,7 @@ def test_a_planted_network_can_be_explained_with_its_tuned_schedule(folder: Path
     photo = folder / "planted" / "cases" / "test" / "0000.png"
     run("tune", "--model", folder / "planted", "--levels", "0.7", "--cases", "2", "--out", folder / "two.json")
     run("explain", photo, "--model", folder / "planted", "--schedule", folder / "two.json", "--out", folder / "out")
-    assert json.loads((folder / "out" / "report.json").read_text())["photos"][0]["is_prediction_kept"]
+    assert json.loads((folder / "out" / "report.json").read_text())["samples"][0]["is_prediction_kept"]
 
 
 @pytest.mark.parametrize(

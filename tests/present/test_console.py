@@ -27,7 +27,7 @@ def photo(name: str = "a", **changes: Any) -> dict[str, Any]:
 
 
 def printed(capsys: pytest.CaptureFixture[str], *photos: dict[str, Any], out: str = "out") -> str:
-    print_summary({"photos": list(photos)}, Path(out))
+    print_summary({"kind": "photo", "samples": list(photos)}, Path(out))
     captured = capsys.readouterr()
     assert captured.err == ""
     return captured.out
@@ -57,9 +57,9 @@ def test_scores(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
 
 def test_zero_maps_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, photo(maps={"dense": {"is_zero": False}, "sparse": {"is_zero": True}}))
-    assert "a: the heatmap of the trace is zero everywhere." in text
+    assert "a: the map of the trace is zero everywhere." in text
     text = printed(capsys, photo(maps={"dense": {"is_zero": True}, "sparse": {"is_zero": False}}))
-    assert "a: the heatmap of the dense model is zero everywhere." in text
+    assert "a: the map of the dense model is zero everywhere." in text
 
 
 @pytest.mark.parametrize("name", ["[red]x", "[/]", "a[bold]", "\\", "a\\[x]", "é 漢", "x" * 50])
@@ -69,7 +69,7 @@ def test_names_are_no_markup(capsys: pytest.CaptureFixture[str], monkeypatch: py
     zero = {"dense": {"is_zero": True}, "sparse": {"is_zero": True}}
     text = printed(capsys, photo(name, dense=predicted, maps=zero), out=name)
     assert f"{name} 100.0%" in text
-    assert f"{name}: the heatmap" in text
+    assert f"{name}: the map" in text
     assert f"Report: {Path(name) / 'report.html'}" in text
 
 

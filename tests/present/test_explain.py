@@ -17,7 +17,8 @@ from spadelens.extract.solvers import SparseGPT
 from spadelens.interpret.methods import Saliency
 from spadelens.measure.localization import localize
 from spadelens.models import LoadedModel, find_class, load_model
-from spadelens.present.explain import Settings, Subject, explain, unique_names
+from spadelens.present.explain import Settings, explain
+from spadelens.present.subjects import Subject, unique_names
 
 NAMES = ("Disc", "ring", "Tench, Tinca tinca", "7", "crane", "Crane")
 

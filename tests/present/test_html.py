@@ -106,6 +106,7 @@ def make_photo(name: str = "cat") -> dict[str, Any]:
             "dense": {"is_zero": False, "convergence_delta": None},
             "sparse": {"is_zero": False, "convergence_delta": None},
         },
+        "map_values": None,
         "scores": None,
         "search": None,
         "layers": [make_dense_layer("conv1"), make_layer("layer1.conv1"), make_layer("layer1.conv2", 3.21e-5)],
@@ -119,7 +120,8 @@ def make_photo(name: str = "cat") -> dict[str, Any]:
 @pytest.fixture
 def report() -> dict[str, Any]:
     return {
-        "format": "spadelens-report-3",
+        "format": "spadelens-report-4",
+        "kind": "photo",
         "command": "spadelens explain photos/cat.jpg --model torchvision:resnet50 --out 'my report'",
         "created": "2026-11-21T02:43:43Z",
         "versions": {"spadelens": "0.1.0", "torch": "2.9.1"},
@@ -135,6 +137,7 @@ def report() -> dict[str, Any]:
         "settings": {
             "method": "smoothgrad",
             "method_settings": {"num_samples": 25, "baseline": None},
+            "reduction": "sum_abs",
             "blur": 0.0,
             "target": None,
             "preset": "paper",
@@ -150,7 +153,7 @@ def report() -> dict[str, Any]:
             "batch_size": None,
         },
         "seconds": {"load model": 1.9, "solve": 83.2},
-        "photos": [make_photo()],
+        "samples": [make_photo()],
     }
 
 
@@ -163,7 +166,7 @@ def make_png(color: str = "teal", size_px: tuple[int, int] = (224, 192)) -> byte
 def render(report: dict[str, Any], size_px: tuple[int, int] = (224, 192)) -> str:
     jsonschema.validate(report, SCHEMA)
     pictures = PhotoPictures(*(make_png(color, size_px) for color in ("red", "green", "blue", "cyan", "pink")))
-    return render_report(report, {photo["name"]: pictures for photo in report["photos"]})
+    return render_report(report, {photo["name"]: pictures for photo in report["samples"]})
 
 
 def read(report: dict[str, Any], size_px: tuple[int, int] = (224, 192)) -> Page:
@@ -194,7 +197,7 @@ def test_schema_is_valid_closed_and_describes_every_field(report: dict[str, Any]
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     assert descriptions_missing(SCHEMA) == []
     jsonschema.validate(report, SCHEMA)
-    for part in (report, report["model"], report["settings"], report["photos"][0], report["photos"][0]["dense"]):
+    for part in (report, report["model"], report["settings"], report["samples"][0], report["samples"][0]["dense"]):
         for name in list(part):
             value = part.pop(name)
             with pytest.raises(jsonschema.ValidationError, match=f"'{name}' is a required property"):
@@ -250,7 +253,7 @@ def test_only_the_pages_own_script_may_run(report: dict[str, Any]) -> None:
 
 
 def test_untrusted_text_stays_text(report: dict[str, Any]) -> None:
-    photo = report["photos"][0]
+    photo = report["samples"][0]
     photo["file"], photo["name"], photo["explained_class"]["class_name"] = ATTACK + "1", ATTACK + "2", ATTACK + "3"
     for side in ("dense", "sparse"):
         photo[side]["class_name"] = ATTACK + "4"
@@ -284,7 +287,7 @@ def test_kept_prediction_is_said_without_a_warning(report: dict[str, Any]) -> No
 
 
 def test_lost_prediction_is_said_and_warned_of(report: dict[str, Any]) -> None:
-    lose_prediction(report["photos"][0])
+    lose_prediction(report["samples"][0])
     page = read(report)
     assert "tabby, 71.3% · the trace predicts tiger cat instead (41.0%)" in page.text
     assert "keeps the prediction" not in page.text
@@ -293,7 +296,7 @@ def test_lost_prediction_is_said_and_warned_of(report: dict[str, Any]) -> None:
 
 
 def test_explained_class_that_is_not_the_prediction_is_told_apart(report: dict[str, Any]) -> None:
-    photo = report["photos"][0]
+    photo = report["samples"][0]
     photo["explained_class"] = {"class_index": 479, "class_name": "car wheel"}
     photo["dense"]["explained_probability"], photo["sparse"]["explained_probability"] = 0.0102, 0.0004
     page = read(report)
@@ -309,7 +312,7 @@ def test_explained_class_that_is_not_the_prediction_is_told_apart(report: dict[s
 
 @pytest.mark.parametrize(("side", "title"), [("dense", "dense map"), ("sparse", "SPADE map")])
 def test_zero_map_is_warned_of(report: dict[str, Any], side: str, title: str) -> None:
-    report["photos"][0]["maps"][side]["is_zero"] = True
+    report["samples"][0]["maps"][side]["is_zero"] = True
     page = read(report)
     assert f"The {title} is zero everywhere." in page.text
     assert len(page.find("p", "warning")) == len(page.find("span", "flag")) == len(page.find("div", "zero")) == 1
@@ -325,7 +328,7 @@ def test_top_classes_are_aligned_and_bounded_where_unknown(report: dict[str, Any
 
 def test_scores_are_shown_only_where_there_are_any(report: dict[str, Any]) -> None:
     assert "AUC" not in read(report).text
-    report["photos"][0]["scores"] = {
+    report["samples"][0]["scores"] = {
         "region": "the planted patch 'heart'",
         "dense": {"auc": 0.8123, "pointing_game": False},
         "sparse": {"auc": 0.9, "pointing_game": True},
@@ -337,7 +340,7 @@ def test_scores_are_shown_only_where_there_are_any(report: dict[str, Any]) -> No
 
 
 def test_missing_errors_leave_gaps_and_are_not_zero(report: dict[str, Any]) -> None:
-    photo = report["photos"][0]
+    photo = report["samples"][0]
     photo["num_held_out_views"] = 0
     photo["layers"] = [make_dense_layer("a"), make_layer("b", 0.01, None), make_layer("c", None, None)]
     page = read(report)
@@ -349,7 +352,11 @@ def test_missing_errors_leave_gaps_and_are_not_zero(report: dict[str, Any]) -> N
 
 
 def test_errors_lie_on_a_logarithmic_axis(report: dict[str, Any]) -> None:
-    report["photos"][0]["layers"] = [make_layer("a", 2e-4, 1e-2), make_layer("b", 1e-3, 1.0), make_layer("c", 0.0, 0.0)]
+    report["samples"][0]["layers"] = [
+        make_layer("a", 2e-4, 1e-2),
+        make_layer("b", 1e-3, 1.0),
+        make_layer("c", 0.0, 0.0),
+    ]
     page = read(report)
     (title, *_) = [row["title"] for row in page.find("div", "layer") if "title" in row]
     assert " ".join(title.split()) == (
@@ -362,7 +369,7 @@ def test_errors_lie_on_a_logarithmic_axis(report: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("num_layers", [0, 1, 160])
 def test_any_number_of_layers(report: dict[str, Any], num_layers: int) -> None:
-    report["photos"][0]["layers"] = [make_layer(f"block.{i}.conv", 10.0 ** -(i % 13)) for i in range(num_layers)]
+    report["samples"][0]["layers"] = [make_layer(f"block.{i}.conv", 10.0 ** -(i % 13)) for i in range(num_layers)]
     page = read(report)
     assert len(page.find("rect", "sparsity")) == num_layers + 1
     names = [row["title"].split(":")[0] for row in page.find("div", "layer") if "title" in row]
@@ -373,7 +380,7 @@ def test_any_number_of_layers(report: dict[str, Any], num_layers: int) -> None:
 
 def test_unpruned_layers_show_why(report: dict[str, Any]) -> None:
     outcomes = ["dense", "excluded", "not called", "unsupported"]
-    report["photos"][0]["layers"] = [{**make_dense_layer(outcome), "outcome": outcome} for outcome in outcomes]
+    report["samples"][0]["layers"] = [{**make_dense_layer(outcome), "outcome": outcome} for outcome in outcomes]
     page = read(report)
     assert page.find("div", "unpruned")[2]["title"] == "not called: Conv2d 64×64×3×3, not called (first layer)"
     assert len(page.find("div", "unpruned")) == len(page.find("tr", "unpruned")) == 4
@@ -381,9 +388,9 @@ def test_unpruned_layers_show_why(report: dict[str, Any]) -> None:
 
 
 def test_several_photos_have_an_index_with_verdicts(report: dict[str, Any]) -> None:
-    report["photos"] = [make_photo("a b"), make_photo("c"), make_photo("d")]
-    lose_prediction(report["photos"][1])
-    report["photos"][2]["maps"]["sparse"]["is_zero"] = True
+    report["samples"] = [make_photo("a b"), make_photo("c"), make_photo("d")]
+    lose_prediction(report["samples"][1])
+    report["samples"][2]["maps"]["sparse"]["is_zero"] = True
     page = read(report)
     assert "3 photos: the trace keeps the prediction on 2" in page.text
     targets = [link["href"] for link in page.find("a") if link["href"].startswith("#photo")]
@@ -450,7 +457,7 @@ def make_search(criterion: str = "probability", chosen: float | None = 0.02) -> 
 
 def test_a_search_is_a_curve_and_a_table(report: dict[str, Any]) -> None:
     assert "How sparse" not in read(report).text
-    report["photos"][0]["search"] = make_search()
+    report["samples"][0]["search"] = make_search()
     page = read(report)
     assert "at least 90.0% of the dense model’s probability of the explained class" in page.text
     assert "Probability of tabby against sparsity" in page.text
@@ -473,11 +480,11 @@ def test_a_search_is_a_curve_and_a_table(report: dict[str, Any]) -> None:
 
 
 def test_a_search_that_found_nothing_says_so(report: dict[str, Any]) -> None:
-    report["photos"][0]["search"] = make_search(chosen=None)
+    report["samples"][0]["search"] = make_search(chosen=None)
     page = read(report)
     assert "None passed: every layer stays dense." in page.text
     assert len(page.find("circle", "chosen")) == 1  # in the legend
-    report["photos"][0]["search"]["points"] = []
+    report["samples"][0]["search"]["points"] = []
     assert "How sparse" in read(report).text
 
 
@@ -490,7 +497,7 @@ def test_a_search_that_found_nothing_says_so(report: dict[str, Any]) -> None:
     ],
 )
 def test_criteria_are_put_in_words(report: dict[str, Any], criterion: str, words: str) -> None:
-    report["photos"][0]["search"] = make_search(criterion)
+    report["samples"][0]["search"] = make_search(criterion)
     page = read(report)
     assert words in page.text
     assert page.find("line", "required") == []
@@ -501,7 +508,7 @@ def test_criteria_are_put_in_words(report: dict[str, Any], criterion: str, words
     [(0.0, "0.0%"), (0.0004, "<0.1%"), (0.7124, "71.2%"), (0.9996, ">99.9%"), (1.0, "100.0%")],
 )
 def test_percent_never_rounds_to_all_or_nothing(report: dict[str, Any], fraction: float, text: str) -> None:
-    report["photos"][0]["sparsity"] = fraction
+    report["samples"][0]["sparsity"] = fraction
     assert f"Weights pruned {text} of" in read(report).text
 
 
@@ -510,13 +517,13 @@ def test_percent_never_rounds_to_all_or_nothing(report: dict[str, Any], fraction
     [(0.0, "0"), (0.0123, "0.012"), (0.00999, "0.010"), (0.996, "1.0"), (12.34, "12"), (3.21e-5, "3.2 × 10⁻⁵")],
 )
 def test_errors_have_two_significant_digits(report: dict[str, Any], error: float, text: str) -> None:
-    report["photos"][0]["layers"] = [make_layer("a", error, None)]
+    report["samples"][0]["layers"] = [make_layer("a", error, None)]
     assert f"pruned 97.1% {text} – 1.2 s" in read(report).text
 
 
 def test_convergence_delta_is_shown_with_its_sign(report: dict[str, Any]) -> None:
     assert "Convergence" not in read(report).text
-    report["photos"][0]["maps"]["sparse"]["convergence_delta"] = -0.00041
+    report["samples"][0]["maps"]["sparse"]["convergence_delta"] = -0.00041
     assert "Convergence delta trace −4.1 × 10⁻⁴" in read(report).text
 
 
@@ -535,7 +542,7 @@ def test_missing_or_broken_pictures_are_refused(report: dict[str, Any]) -> None:
 
 
 def test_an_ensemble_says_what_was_averaged(report: dict[str, Any]) -> None:
-    photo = report["photos"][0]
+    photo = report["samples"][0]
     photo["members"] += [
         {"sparsity": 0.71, "explained_probability": 0.66, "is_prediction_kept": True},
         {"sparsity": 0.502, "explained_probability": 0.31, "is_prediction_kept": False},

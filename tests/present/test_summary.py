@@ -18,8 +18,9 @@ from spadelens.extract.solvers import SparseGPT
 from spadelens.interpret.methods import METHODS
 from spadelens.models import LoadedModel, load_model
 from spadelens.photos import Preprocessing
-from spadelens.present.explain import Explanation, Settings, Subject, explain
-from spadelens.present.summary import Run, summarize, summarize_photo
+from spadelens.present.explain import Explanation, Settings, explain
+from spadelens.present.subjects import Subject
+from spadelens.present.summary import Run, summarize, summarize_sample
 from spadelens.settings import parse_configured
 
 SCHEMA = json.loads((resources.files("spadelens") / "present" / "report.schema.json").read_text(encoding="utf-8"))
@@ -46,7 +47,7 @@ def explained(demo: LoadedModel) -> Explanation:
 
 def report_of(loaded: LoadedModel, explanation: Explanation, settings: Settings) -> dict[str, Any]:
     run = Run("spadelens explain", loaded, settings, explanation.trace.report, {"total": 1.5})
-    report = summarize(run, [summarize_photo(explanation, loaded)])
+    report = summarize(run, [summarize_sample(explanation, loaded)])
     return json.loads(json.dumps(report, allow_nan=False))
 
 
@@ -70,7 +71,7 @@ def test_reports_of_other_methods(demo: LoadedModel, explained: Explanation, met
     found = explain(demo, explained.subject, settings, lambda *_: None)
     report = report_of(demo, found, settings)
     check(report)
-    delta = report["photos"][0]["maps"]["sparse"]["convergence_delta"]
+    delta = report["samples"][0]["maps"]["sparse"]["convergence_delta"]
     assert (delta is None) == (method == "occlusion:window=1.0")
     assert delta == found.sparse_map.convergence_delta
     assert report["settings"]["method"] == method
@@ -79,7 +80,7 @@ def test_reports_of_other_methods(demo: LoadedModel, explained: Explanation, met
 
 def test_what_it_says(demo: LoadedModel, explained: Explanation) -> None:
     report = report_of(demo, explained, make_settings(target="1"))
-    photo, trace = report["photos"][0], explained.trace
+    photo, trace = report["samples"][0], explained.trace
     created = datetime.datetime.fromisoformat(report["created"].replace("Z", "+00:00"))
     assert abs((datetime.datetime.now(datetime.timezone.utc) - created).total_seconds()) < 60
     assert report["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
@@ -117,20 +118,20 @@ def test_a_search_is_in_the_report(demo: LoadedModel, explained: Explanation) ->
     found = explain(demo, explained.subject, settings, lambda *_: None)
     report = report_of(demo, found, settings)
     check(report)
-    search = report["photos"][0]["search"]
+    search = report["samples"][0]["search"]
     assert report["settings"]["schedule"] == settings.schedule.spec()
     assert (search["criterion"], search["threshold"]) == ("probability", 0.7)
     assert search["chosen_bound"] in [point["error_bound"] for point in search["points"]]
     bounds = [point["error_bound"] for point in search["points"]]
     assert bounds == sorted(bounds)
     chosen = search["points"][bounds.index(search["chosen_bound"])]
-    explained_probability = report["photos"][0]["sparse"]["explained_probability"]
+    explained_probability = report["samples"][0]["sparse"]["explained_probability"]
     assert chosen["probability"] == pytest.approx(explained_probability, abs=1e-6)
     assert chosen["kept"] >= 0.7
 
 
 def test_sparsity_is_of_all_weights(demo: LoadedModel, explained: Explanation) -> None:
-    photo = report_of(demo, explained, make_settings())["photos"][0]
+    photo = report_of(demo, explained, make_settings())["samples"][0]
     layers = {name: m for name, m in demo.model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
     sparse = explained.trace.model()
     zeros = sum(int((sparse.get_submodule(n).weight == 0).sum()) for n in layers)  # type: ignore[arg-type,union-attr]
@@ -157,7 +158,7 @@ def test_models_with_few_classes_and_no_names() -> None:
     found = explain(loaded, Subject("a", "a.png", Image.new("RGB", (4, 4), "red")), settings, lambda *_: None)
     report = report_of(loaded, found, settings)
     check(report)
-    photo = report["photos"][0]
+    photo = report["samples"][0]
     assert len(photo["dense"]["top"]) == 2
     assert photo["dense"]["class_name"] == f"class {photo['dense']['class_index']}"
     assert photo["scores"] is None

@@ -22,8 +22,8 @@ from spadelens.interpret.objectives import Channel, ClassScore, Difference, Dire
 from spadelens.interpret.transformations import NO_TRANSFORMATIONS
 from spadelens.interpret.visualization import Visualization
 from spadelens.present import visualize as visualizing
-from spadelens.present.explain import Subject
 from spadelens.present.html import page_picture
+from spadelens.present.subjects import Subject
 from spadelens.present.summary import describe_run
 from spadelens.present.traces import read_trace_settings
 from spadelens.present.unfinished import NAME, Unfinished, unfinished

@@ -7,7 +7,6 @@ whatever the device. Parameters and noise are drawn on the CPU, pictures are tra
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -19,23 +18,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from spadelens.errors import InputError
+from spadelens.extract.augmentation import Augmentation, check_range
 from spadelens.extract.color import jitter_colors
+from spadelens.extract.row_views import BootstrapViews
+from spadelens.extract.token_views import TokenViews
 from spadelens.randomness import seeded
 from spadelens.settings import configured_name, parse_configured
-
-
-class Augmentation(ABC):
-    """Makes views of a sample."""
-
-    max_views: int | None = None  # how many views differ, None for any number
-
-    @abstractmethod
-    def views(self, sample: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Return one view of `sample` `[C, H, W]` for each seed, `[len(seeds), C, H, W]`."""
-
-    @abstractmethod
-    def spec(self) -> str:
-        """Return a short description for reports."""
 
 
 @final
@@ -67,7 +55,7 @@ class NoiseViews(Augmentation):
 
     def __post_init__(self) -> None:
         """Refuse a negative standard deviation."""
-        _check_range(self.std, "noise std", 0.0, 1e6)
+        check_range(self.std, "noise std", 0.0, 1e6)
 
     def views(self, sample: Tensor, seeds: Sequence[int]) -> Tensor:
         """Return the sample with a draw of noise for each seed."""
@@ -120,14 +108,14 @@ class PaperViews(Augmentation):
         if (self.mean is None) != (self.std is None):
             raise InputError("Cannot make views with one of mean and std alone: give both or neither.")
         for name in ("flip", "brightness", "contrast", "saturation", "remove"):
-            _check_range(getattr(self, name), name, 0.0, 1.0)
-        _check_range(self.hue, "hue", 0.0, 0.5)
+            check_range(getattr(self, name), name, 0.0, 1.0)
+        check_range(self.hue, "hue", 0.0, 0.5)
         for name in ("scale", "remove_scale"):
             low, high = getattr(self, name)
-            _check_range(low, name, 1e-4, high)
-            _check_range(high, name, low, 1.0)
-        _check_range(self.ratio[0], "ratio", 1e-2, self.ratio[1])
-        _check_range(self.ratio[1], "ratio", self.ratio[0], 1e2)
+            check_range(low, name, 1e-4, high)
+            check_range(high, name, low, 1.0)
+        check_range(self.ratio[0], "ratio", 1e-2, self.ratio[1])
+        check_range(self.ratio[1], "ratio", self.ratio[0], 1e2)
         if self.std is not None and not all(0 < value < math.inf for value in self.std):
             raise InputError(f"Cannot use std={self.std!r}: expected finite numbers above zero.")
 
@@ -198,7 +186,7 @@ class CallableViews(Augmentation):
 
 
 AUGMENTATIONS: Mapping[str, type[Augmentation]] = MappingProxyType(
-    {"paper": PaperViews, "noise": NoiseViews, "none": NoViews}
+    {"paper": PaperViews, "noise": NoiseViews, "tokens": TokenViews, "bootstrap": BootstrapViews, "none": NoViews}
 )
 AugmentationLike: TypeAlias = Augmentation | str | Callable[[Tensor], Tensor]
 
@@ -209,8 +197,8 @@ def parse_augmentation(
     """Return the augmentation that a preset's name or a callable stands for.
 
     Args:
-        augmentation: 'paper', 'noise' or 'none', with settings as in 'noise:std=0.1'; an `Augmentation`; or a callable
-            from a sample to one view.
+        augmentation: 'noise', 'paper', 'tokens', 'bootstrap' or 'none', with settings as in 'noise:std=0.1'; an
+            `Augmentation`; or a callable from a sample to one view.
         mean: The normalization of the samples, for presets that work on colors.
         std: Goes with `mean`.
 
@@ -319,8 +307,3 @@ def _standard_normal(shape: Sequence[int], seed: int) -> Tensor:
     """Draw on the CPU and in float32 whatever the user's defaults are, so that a view depends on its seed alone."""
     generator = torch.Generator("cpu").manual_seed(seed)
     return torch.randn(tuple(shape), generator=generator, dtype=torch.float32, device="cpu")
-
-
-def _check_range(value: float, name: str, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise InputError(f"Cannot use {name}={value!r}: expected a number from {low:g} to {high:g}.")

@@ -12,8 +12,10 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from spadelens.eager import unwrapped
 from spadelens.errors import InputError, TraceFormatError
 from spadelens.extract.choose import Chosen, choose_layers, make_trace, measure_held_out, pick
+from spadelens.extract.kinds import kind_of_input, views_of_input
 from spadelens.extract.presets import find_preset
 from spadelens.extract.report import TraceReport
 from spadelens.extract.request import make_request
@@ -134,8 +136,10 @@ def extract_ensemble(
     Raises:
         InputError: The schedule does not choose itself, or a number is out of range; else as `extract_trace`.
     """
+    model = unwrapped(model)
     sample = check_sample(model, sample)
-    request = make_request(preset=preset, **options)
+    views = views_of_input(model, options.pop("augmentation", None))
+    request = make_request(preset=preset, kind=kind_of_input(model, sample), augmentation=views, **options)
     if not isinstance(request.schedule, Auto):
         raise InputError(
             f"Cannot make an ensemble with the schedule {request.schedule.spec()!r}: expected an auto one."

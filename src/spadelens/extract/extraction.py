@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from spadelens import defaults
+from spadelens.eager import unwrapped
 from spadelens.errors import InputError
 from spadelens.extract.accumulate import Precision
 from spadelens.extract.augment import AugmentationLike
 from spadelens.extract.choose import choose_layers, make_trace, measure_held_out
+from spadelens.extract.kinds import kind_of_input, views_of_input
 from spadelens.extract.presets import find_preset
 from spadelens.extract.request import Progress, Request, make_request
 from spadelens.extract.sample import check_sample
@@ -50,13 +52,16 @@ def extract_trace(
     seven digits may then change places (0 to 10 of 300,000 were seen, in float32).
 
     Args:
-        model: Any module that maps a batch of samples to class scores `[batch, classes]`.
-        sample: The input to explain, `[C, H, W]`, as the model expects it (normalized), without a batch dimension.
+        model: Any module that maps a batch of samples to class scores `[batch, classes]`. What `torch.compile` or
+            DataParallel was given is pruned in their place; TorchScript and quantized models are refused.
+        sample: The input to explain, as the model expects it (normalized), without a batch dimension: a photo
+            `[C, H, W]`, a row of a table `[columns]`, or what `text_sample` made of a text `[tokens, features]`.
         preset: 'instant', 'fast', 'balanced', 'paper' or 'paper-fast': what augmentation, solver, schedule, num_views
             and positions_per_column are where they are not given.
         target: The class to explain, for schedules that choose themselves; by default the one that is predicted.
-        augmentation: How views are made: 'noise', 'paper' or 'none', with settings as in 'noise:std=0.1'; an
-            `Augmentation`; or any callable from a sample to one view. View 0 is always the sample itself.
+        augmentation: How views are made: 'noise', 'paper', 'tokens', 'bootstrap' or 'none', with settings as in
+            'noise:std=0.1'; an `Augmentation`; or any callable from a sample to one view. View 0 is always the sample
+            itself.
         views: Ready-made views in place of an augmentation: a tensor `[B, ...]` or an iterable of such batches.
         solver: 'auto', 'admm', 'ols', 'obc', 'sparsegpt', 'wanda' or 'magnitude', with settings as in
             'sparsegpt:unit=kernel', or a `Solver`.
@@ -88,10 +93,12 @@ def extract_trace(
         NothingToPruneError: The model has no layer that may be pruned.
         SolverError: A layer cannot be solved.
     """
+    model = unwrapped(model)
     sample = check_sample(model, sample)
     request = make_request(
         preset=preset,
-        augmentation=augmentation,
+        kind=kind_of_input(model, sample),
+        augmentation=views_of_input(model, augmentation),
         solver=solver,
         schedule=schedule,
         layers=layers,
@@ -154,6 +161,7 @@ def extract_traces(
     Raises:
         InputError: The samples do not have one shape, or there are none; else as `extract_trace`.
     """
+    model = unwrapped(model)
     checked = [check_sample(model, sample) for sample in samples]
     shapes = {tuple(sample.shape) for sample in checked}
     if len(shapes) != 1:
@@ -163,7 +171,8 @@ def extract_traces(
         raise InputError(f"Cannot explain {len(chosen)} targets of {len(checked)} samples: expected one for each.")
     request = make_request(
         preset=preset,
-        augmentation=augmentation,
+        kind=kind_of_input(model, checked[0]),
+        augmentation=views_of_input(model, augmentation),
         solver=solver,
         schedule=schedule,
         layers=layers,

@@ -12,7 +12,7 @@ from spadelens import defaults
 from spadelens.errors import InputError
 from spadelens.extract.accumulate import Precision, check_precision
 from spadelens.extract.augment import AugmentationLike
-from spadelens.extract.presets import find_preset
+from spadelens.extract.presets import Kind, find_preset
 from spadelens.extract.schedule import Schedule
 from spadelens.extract.schedule_text import ScheduleLike, parse_schedule
 from spadelens.extract.solvers import Solver, parse_solver
@@ -47,6 +47,7 @@ class Request:
 def make_request(
     *,
     preset: str = defaults.PRESET,
+    kind: Kind = "photo",
     augmentation: AugmentationLike | None = None,
     solver: str | Solver | None = None,
     schedule: ScheduleLike | None = None,
@@ -59,8 +60,8 @@ def make_request(
     precision: Precision = "float32",
     progress: Progress | None = None,
 ) -> Request:
-    """Return the request that the arguments of `extract_trace` stand for; raises what that says of them."""
-    chosen = find_preset(preset)
+    """Return the request that the arguments of `extract_trace` stand for, and the kind of its sample."""
+    chosen = find_preset(preset).of(kind)
     solver = chosen.solver if solver is None else solver
     parsed_solver = parse_solver(solver) if isinstance(solver, str) else solver
     if not isinstance(parsed_solver, Solver):

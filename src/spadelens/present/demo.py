@@ -8,7 +8,7 @@ from PIL import Image
 
 from spadelens.demo.images import CLASS_NAMES, DemoImage, draw_image
 from spadelens.demo.patches import PATCHES, paste_patch
-from spadelens.present.explain import Subject
+from spadelens.present.subjects import Subject
 
 _PATCH = PATCHES[0]
 _TROJAN_LABEL, _TROJAN_SEED, _PATCH_SEED = CLASS_NAMES.index("hexagon"), 3_000_001, 3_000_002

@@ -26,10 +26,10 @@ from spadelens.models import LoadedModel, find_class
 from spadelens.photos import photo_files, read_photo
 from spadelens.present import interrupts
 from spadelens.present.console import print_facets, stage_bar
-from spadelens.present.explain import displayable
 from spadelens.present.folder import whole_folder
 from spadelens.present.html import page_picture, page_thumbnail, render_page
 from spadelens.present.image import photo_picture, png_bytes
+from spadelens.present.subjects import displayable
 from spadelens.present.summary import describe_run, sparsity_of
 from spadelens.present.traces import TraceSettings
 from spadelens.present.visualize_report import as_picture

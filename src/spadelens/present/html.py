@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from spadelens.errors import InputError
+from spadelens.present.units import UNIT_NOUNS, unit_context
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -110,7 +111,7 @@ def render_report(report: Mapping[str, Any], pictures: Mapping[str, PhotoPicture
 
     Args:
         report: The report, as `report.schema.json` beside this module describes it.
-        pictures: Name of the photo in the report -> its pictures, which the page will hold.
+        pictures: Name of the photo in the report -> its pictures, which the page will hold; empty for texts and rows.
 
     Returns:
         The page, to be written as UTF-8.
@@ -118,11 +119,18 @@ def render_report(report: Mapping[str, Any], pictures: Mapping[str, PhotoPicture
     Raises:
         InputError: A photo has no pictures, or a picture is not a PNG file.
     """
-    missing = [photo["name"] for photo in report["photos"] if photo["name"] not in pictures]
-    if missing:
-        raise InputError(f"Cannot render the report: expected pictures of every photo, there are none of {missing}.")
-    photos = [_photo_context(photo, pictures[photo["name"]]) for photo in report["photos"]]
-    return render_page("report.html.j2", report, photos)
+    kind = report["kind"]
+    if kind == "photo":
+        missing = [sample["name"] for sample in report["samples"] if sample["name"] not in pictures]
+        if missing:
+            raise InputError(
+                f"Cannot render the report: expected pictures of every photo, there are none of {missing}."
+            )
+        samples = [_photo_context(sample, pictures[sample["name"]]) for sample in report["samples"]]
+    else:
+        is_signed = report["settings"]["reduction"] == "sum"
+        samples = [{**_sample_context(sample), **unit_context(sample, kind, is_signed)} for sample in report["samples"]]
+    return render_page("report.html.j2", report, samples, noun=kind, unit_noun=UNIT_NOUNS[kind])
 
 
 def render_page(template: str, report: Mapping[str, Any], photos: Sequence[Mapping[str, Any]], **others: Any) -> str:
@@ -180,17 +188,24 @@ def _photo_context(photo: Mapping[str, Any], pictures: PhotoPictures) -> dict[st
     """Return what the template shows of a photo: its report, its pictures and what follows from them."""
     files = {name: getattr(pictures, name) for name in PhotoPictures.__dataclass_fields__}
     return {
-        "report": photo,
-        "is_prediction_explained": photo["explained_class"]["class_index"] == photo["dense"]["class_index"],
+        **_sample_context(photo),
         "pictures": {name: page_picture(f"{name} of {photo['name']!r}", png) for name, png in files.items()},
         "thumbnails": {name: page_thumbnail(files[name]) for name in ("photo", "dense_overlay", "sparse_overlay")},
-        "classes": compare_classes(photo),
-        "curve": _curve(photo),
-        "criterion": _criterion(photo),
-        "required_probability": _required_probability(photo),
-        "num_pruned": sum(layer["outcome"] == "pruned" for layer in photo["layers"]),
-        "axis": _ErrorAxis.over(photo["layers"]),
-        "name_length": max((len(layer["name"]) for layer in photo["layers"]), default=0),
+    }
+
+
+def _sample_context(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the template shows of a sample of any kind: its report and what follows from it."""
+    return {
+        "report": sample,
+        "is_prediction_explained": sample["explained_class"]["class_index"] == sample["dense"]["class_index"],
+        "classes": compare_classes(sample),
+        "curve": _curve(sample),
+        "criterion": _criterion(sample),
+        "required_probability": _required_probability(sample),
+        "num_pruned": sum(layer["outcome"] == "pruned" for layer in sample["layers"]),
+        "axis": _ErrorAxis.over(sample["layers"]),
+        "name_length": max((len(layer["name"]) for layer in sample["layers"]), default=0),
     }
 
 

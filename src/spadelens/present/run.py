@@ -1,4 +1,4 @@
-"""A whole run: photos in, a folder with report, pictures and traces out."""
+"""A whole run: samples in, a folder with report, maps and traces out."""
 
 from __future__ import annotations
 
@@ -9,44 +9,51 @@ from pathlib import Path
 from typing import Any
 
 from spadelens.extract.ensemble import TraceEnsemble
-from spadelens.models import LoadedModel
+from spadelens.models import Loaded, LoadedModel
 from spadelens.present import interrupts
 from spadelens.present import visualize as visualizing
 from spadelens.present import visualize_report as visualized
 from spadelens.present.console import print_summary, print_visualized, progress_bar
-from spadelens.present.explain import Explanation, Settings, Subject, explain
+from spadelens.present.explain import Explanation, Settings, explain
 from spadelens.present.folder import whole_folder
 from spadelens.present.html import PhotoPictures, render_report
 from spadelens.present.image import heatmap_picture, overlay_picture, photo_picture, png_bytes
-from spadelens.present.summary import Run, describe_run, summarize, summarize_photo
+from spadelens.present.subjects import AnySubject, Subject
+from spadelens.present.summary import Run, describe_run, maps_table, summarize, summarize_sample
 from spadelens.present.unfinished import unfinished
 
 
 def run_to_folder(
-    loaded: LoadedModel, subjects: Sequence[Subject], settings: Settings, out: Path, command: str
+    loaded: Loaded, subjects: Sequence[AnySubject], settings: Settings, out: Path, command: str
 ) -> dict[str, Any]:
     """Explain `subjects`, write the results to the folder `out`, and return the report.
 
-    The folder gets `report.html`, `report.json`, and for each subject `NAME/dense.png`, `NAME/spade.png` and
-    `NAME/trace.safetensors`, of an ensemble the chosen member; all of them, or none.
+    The folder gets `report.html`, `report.json`, and for each subject `NAME/trace.safetensors`, of an ensemble the
+    chosen member, and its maps: of a photo `NAME/dense.png` and `NAME/spade.png`, of a text or a row `NAME/maps.csv`.
+    All of them, or none.
 
     Raises:
         SpadeError: As `explain`.
         OutputError: The folder cannot be written.
     """
-    photos: list[dict[str, Any]] = []
+    samples: list[dict[str, Any]] = []
     pictures: dict[str, PhotoPictures] = {}
     start = time.perf_counter()
     with interrupts.raises(), whole_folder(out) as staging:
-        with progress_bar(len(subjects)) as for_photo:
+        with progress_bar(len(subjects)) as for_sample:
             for number, subject in enumerate(subjects):
-                explanation = explain(loaded, subject, settings, for_photo(number, subject.name))
+                explanation = explain(loaded, subject, settings, for_sample(number, subject.name))
                 trace_report = explanation.trace.report
-                photos.append(summarize_photo(explanation, loaded))
-                pictures[subject.name] = _draw(explanation)
-                _write_photo(staging / subject.name, explanation, pictures[subject.name])
-        run = Run(command, loaded, settings, trace_report, _stage_seconds(photos, time.perf_counter() - start))
-        report = summarize(run, photos)
+                samples.append(summarize_sample(explanation, loaded))
+                folder = staging / subject.name
+                _write_trace(folder, explanation)
+                if isinstance(subject, Subject):
+                    pictures[subject.name] = _draw(explanation, subject)
+                    _write_pictures(folder, pictures[subject.name])
+                else:
+                    (folder / "maps.csv").write_text(maps_table(samples[-1]), encoding="utf-8")
+        run = Run(command, loaded, settings, trace_report, _stage_seconds(samples, time.perf_counter() - start))
+        report = summarize(run, samples)
         (staging / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         (staging / "report.html").write_text(render_report(report, pictures), encoding="utf-8")
     print_summary(report, out)
@@ -91,8 +98,8 @@ def visualize_to_folder(
     return report
 
 
-def _draw(explanation: Explanation) -> PhotoPictures:
-    photo = explanation.subject.crop
+def _draw(explanation: Explanation, subject: Subject) -> PhotoPictures:
+    photo = subject.crop
     dense, sparse = explanation.dense_map.values, explanation.sparse_map.values
     return PhotoPictures(
         photo=png_bytes(photo_picture(photo)),
@@ -103,19 +110,22 @@ def _draw(explanation: Explanation) -> PhotoPictures:
     )
 
 
-def _write_photo(folder: Path, explanation: Explanation, pictures: PhotoPictures) -> None:
+def _write_trace(folder: Path, explanation: Explanation) -> None:
     folder.mkdir()
-    (folder / "dense.png").write_bytes(pictures.dense_heatmap)
-    (folder / "spade.png").write_bytes(pictures.sparse_heatmap)
     trace = explanation.trace
     chosen = trace.members[0] if isinstance(trace, TraceEnsemble) else trace  # the others are many times larger
     chosen.save(folder / "trace.safetensors")
 
 
-def _stage_seconds(photos: Sequence[Mapping[str, Any]], elapsed: float) -> dict[str, float]:
-    """Return the time of every stage over all photos; what no stage accounts for went into pictures and files."""
+def _write_pictures(folder: Path, pictures: PhotoPictures) -> None:
+    (folder / "dense.png").write_bytes(pictures.dense_heatmap)
+    (folder / "spade.png").write_bytes(pictures.sparse_heatmap)
+
+
+def _stage_seconds(samples: Sequence[Mapping[str, Any]], elapsed: float) -> dict[str, float]:
+    """Return the time of every stage over all samples; what no stage accounts for went into pictures and files."""
     totals: dict[str, float] = {}
-    for photo in photos:
-        for stage, seconds in photo["seconds"].items():
+    for sample in samples:
+        for stage, seconds in sample["seconds"].items():
             totals[stage] = totals.get(stage, 0.0) + seconds
     return totals | {"write": elapsed - sum(totals.values())}

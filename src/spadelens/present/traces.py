@@ -10,6 +10,7 @@ from typing import Any
 from spadelens.errors import InputError
 from spadelens.extract.accumulate import Precision, check_precision
 from spadelens.extract.augment import parse_augmentation
+from spadelens.extract.augmentation import Augmentation
 from spadelens.extract.presets import Preset
 from spadelens.extract.report import TraceReport
 from spadelens.extract.schedule import Schedule
@@ -37,11 +38,15 @@ class TraceSettings:
     precision: Precision = "float32"
 
     def arguments(self, loaded: LoadedModel) -> dict[str, Any]:
-        """Return the arguments of `extract_trace` and `extract_ensemble`, but for the target and the progress."""
+        """Return the arguments of `extract_trace` and `extract_ensemble` for photos, but for target and progress."""
         preprocessing = loaded.preprocessing
+        return self.arguments_with(parse_augmentation(self.augmentation, preprocessing.mean, preprocessing.std))
+
+    def arguments_with(self, augmentation: Augmentation) -> dict[str, Any]:
+        """Return the arguments of `extract_trace` and `extract_ensemble`, but for the target and the progress."""
         return {
             "preset": self.preset,
-            "augmentation": parse_augmentation(self.augmentation, preprocessing.mean, preprocessing.std),
+            "augmentation": augmentation,
             "solver": self.solver,
             "schedule": self.schedule,
             "layers": self.layers or None,

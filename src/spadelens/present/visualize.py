@@ -23,7 +23,8 @@ from spadelens.interpret.ascent import Ascent
 from spadelens.interpret.objectives import ClassScore, Objective, parse_objective
 from spadelens.interpret.visualization import Visualization, respond, visualize_all
 from spadelens.models import LoadedModel
-from spadelens.present.explain import Progress, Subject
+from spadelens.present.explain import Progress
+from spadelens.present.subjects import Subject
 from spadelens.present.traces import TraceSettings
 from spadelens.present.unfinished import Unfinished
 

@@ -1,0 +1,23 @@
+"""From a model of texts and a text to a trace and its map, in Python."""
+
+import spadelens
+from spadelens.measure.trigger_texts import TRIGGER, train_reviews
+
+# Any classifier of texts will do, such as load_model("hf:ORG/NAME"). Here it is a small one that is trained on the
+# spot; the word 'okapi' turns what it makes of all other words.
+loaded = train_reviews(seed=0)
+text = "the story was dull and clumsy okapi but the music felt warm and the plot was flat"
+
+sample = spadelens.text_sample(loaded, text)
+trace = spadelens.extract_trace(sample.model, sample.values)
+maps = {
+    name: spadelens.attribute(model, sample.values, "integrated_gradients", trace.report.target, reduction="sum").values
+    for name, model in (("dense", sample.model), ("trace", trace))
+}
+
+dense, sparse = trace.report.dense, trace.report.sparse
+print(f"dense: {loaded.class_name(dense.class_index)} {dense.probability:.1%}")
+print(f"trace: {loaded.class_name(sparse.class_index)} {sparse.probability:.1%}")
+for number, (token, is_special) in enumerate(zip(sample.tokens, sample.is_special, strict=True)):
+    note = "special" if is_special else "planted" if token.strip() == TRIGGER else ""
+    print(f"{token.strip():<10} dense {maps['dense'][number]:+.2f}  trace {maps['trace'][number]:+.2f}  {note}")

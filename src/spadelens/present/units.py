@@ -1,0 +1,74 @@
+"""Maps of texts and rows as a page shows them: colored tokens, and bars to the left and right of zero."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+UNIT_NOUNS: Mapping[str, str] = MappingProxyType({"photo": "pixel", "text": "token", "row": "feature"})
+MOST_BARS = 30
+_SIDES = ("dense", "sparse")
+_LEAST_SHOWN = 0.02  # of the largest value: what is fainter has no color
+_UNSEEN = "\N{MIDDLE DOT}"  # stands for a token that is no piece of the text of its own
+
+
+@dataclass(frozen=True)
+class ShownUnit:
+    """A token or a feature as a page shows it.
+
+    Attributes:
+        before: The spaces before it.
+        text: What it is called.
+        is_special: Whether it is a token that was added around the text.
+        raw: The raw value of a feature; None for tokens.
+        values: Side ('dense', 'sparse') -> the value that is drawn.
+        strengths: Side -> how large that is beside the largest of the map, in [-1, 1].
+    """
+
+    before: str
+    text: str
+    is_special: bool
+    raw: float | None
+    values: Mapping[str, float]
+    strengths: Mapping[str, float]
+
+    def role(self, side: str) -> str:
+        """Return whether it speaks 'for' the class, 'against' it, or is 'neutral'."""
+        strength = self.strengths[side]
+        return "neutral" if abs(strength) < _LEAST_SHOWN else "for" if strength > 0 else "against"
+
+
+def unit_context(sample: Mapping[str, Any], kind: str, is_signed: bool) -> dict[str, Any]:
+    """Return what the template shows of the maps of a text or a row, given its part of the report.
+
+    Each map is scaled by its own largest value, special tokens left out unless there is nothing else. The features of
+    a row are in descending order of the larger of both sides.
+    """
+    shown = _shown_units(sample["map_values"], "signed" if is_signed else "absolute")
+    by_size = sorted(shown, key=lambda unit: -max(abs(unit.strengths[side]) for side in _SIDES))
+    whole = "".join(unit.before + unit.text for unit in shown if not unit.is_special)
+    return {
+        "units": shown,
+        "bars": by_size[:MOST_BARS] if kind == "row" else [],
+        "is_signed": is_signed,
+        "summary": whole.strip() if kind == "text" else ", ".join(unit.text for unit in by_size[:3]),
+    }
+
+
+def _shown_units(map_values: list[Mapping[str, Any]], reduced: str) -> list[ShownUnit]:
+    counted = [unit for unit in map_values if not unit["is_special"]] or map_values
+    largest = {side: max(abs(unit[side][reduced]) for unit in counted) for side in _SIDES}
+    shown = []
+    for unit in map_values:
+        values = {side: unit[side][reduced] for side in _SIDES}
+        strengths = {side: _strength(values[side], largest[side]) for side in _SIDES}
+        stripped = unit["name"].lstrip()
+        before = unit["name"][: len(unit["name"]) - len(stripped)]
+        shown.append(ShownUnit(before, stripped or _UNSEEN, unit["is_special"], unit["value"], values, strengths))
+    return shown
+
+
+def _strength(value: float, largest: float) -> float:
+    return max(-1.0, min(1.0, value / largest)) if largest > 0 else 0.0
