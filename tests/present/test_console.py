@@ -102,6 +102,7 @@ def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_stage_has_words() -> None:
     assert set(console._STAGES) == {
+        "diagnose",
         *("views", "solve", "search", "check", "attribute", "visualize"),
         *("plant", "cases", "tune", "bench", "study", "predict", "facets"),
     }

@@ -22,6 +22,15 @@ from spadelens.present.html import PhotoPictures, render_report
 VOID = {"br", "hr", "img", "input", "link", "meta"}
 CELLS = {"dt", "dd", "th", "td", "p", "text"}
 SCHEMA = json.loads((resources.files("spadelens") / "present" / "report.schema.json").read_text(encoding="utf-8"))
+SOUNDNESS = {
+    "completeness": None,
+    "conservation": None,
+    "fit": None,
+    "gradient_similarity": None,
+    "randomized_similarity": 0.125,
+    "problems": [],
+    "unchecked": [],
+}
 ATTACK = "<script>alert(1)</script>\"'&"
 
 
@@ -103,8 +112,8 @@ def make_photo(name: str = "cat") -> dict[str, Any]:
         "members": [{"sparsity": 0.894, "explained_probability": 0.64, "is_prediction_kept": True}],
         "dense_weight": 0.0,
         "maps": {
-            "dense": {"is_zero": False, "convergence_delta": None},
-            "sparse": {"is_zero": False, "convergence_delta": None},
+            "dense": {"is_zero": False, "convergence_delta": None, "soundness": copy.deepcopy(SOUNDNESS)},
+            "sparse": {"is_zero": False, "convergence_delta": None, "soundness": copy.deepcopy(SOUNDNESS)},
         },
         "map_values": None,
         "scores": None,
@@ -525,6 +534,23 @@ def test_convergence_delta_is_shown_with_its_sign(report: dict[str, Any]) -> Non
     assert "Convergence" not in read(report).text
     report["samples"][0]["maps"]["sparse"]["convergence_delta"] = -0.00041
     assert "Convergence delta trace −4.1 × 10⁻⁴" in read(report).text
+
+
+def test_checks_of_the_maps(report: dict[str, Any]) -> None:
+    text = read(report).text
+    assert "Checks of the maps: sound on the dense model, sound on the trace" in text
+    assert "with the map of random weights in the last layer 0.12 0.12" in text
+    assert "doubtful" not in text
+    assert "completeness" not in text
+    checks = report["samples"][0]["maps"]["sparse"]["soundness"]
+    checks |= {"completeness": 0.123, "problems": [f"The values miss {ATTACK}."], "unchecked": ["No layer was found."]}
+    report["samples"][0]["maps"]["dense"]["soundness"]["gradient_similarity"] = -0.5
+    text = read(report).text
+    assert "sound on the dense model, doubtful on the trace" in text
+    assert f"The SPADE map is doubtful. The values miss {ATTACK}." in text
+    assert "the sum of the values misses – 12.3 %" in text
+    assert "the plain gradient, or input × gradient −0.50 –" in text
+    assert "On the trace: No layer was found." in text
 
 
 def test_report_is_left_as_it_was(report: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ _STAGES = {
     "search": "searching the schedule",
     "check": "checking held-out views",
     "attribute": "computing heatmaps",
+    "diagnose": "trying methods",
     "visualize": "visualizing",
     "plant": "planting patches",
     "cases": "making cases",
@@ -148,38 +149,38 @@ def _percent(value: float | None) -> str:
 
 
 def print_summary(report: Mapping[str, Any], out: Path) -> None:
-    """Print what came out for each photo, and where the report is, on standard output."""
+    """Print what came out for each sample, and where the report is, on standard output."""
     console = Console()
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("photo", overflow="fold")
+    table.add_column(report["kind"], overflow="fold")
     table.add_column("dense", overflow="fold")
     table.add_column("trace", overflow="fold")
     table.add_column("kept")
     table.add_column("pruned", justify="right")
-    has_scores = any(photo["scores"] for photo in report["photos"])
+    has_scores = any(sample["scores"] for sample in report["samples"])
     if has_scores:
         for header in ("dense AUC", "hit", "trace AUC", "hit"):
             table.add_column(header, justify="right")
     table.add_column("seconds", justify="right")
-    for photo in report["photos"]:
+    for sample in report["samples"]:
         cells = [
-            escape(photo["name"]),
-            _predicted(photo["dense"]),
-            _predicted(photo["sparse"]),
-            "yes" if photo["is_prediction_kept"] else "[bold red]no[/]",
-            f"{photo['sparsity']:.0%}",
+            escape(sample["name"]),
+            _predicted(sample["dense"]),
+            _predicted(sample["sparse"]),
+            "yes" if sample["is_prediction_kept"] else "[bold red]no[/]",
+            f"{sample['sparsity']:.0%}",
         ]
         if has_scores:
-            cells += _score_cells(photo["scores"])
-        table.add_row(*cells, f"{sum(photo['seconds'].values()):.1f}")
+            cells += _score_cells(sample["scores"])
+        table.add_row(*cells, f"{sum(sample['seconds'].values()):.1f}")
     console.print(table)
     if has_scores:
         console.print("AUC and hit (pointing game): against the region known to decide.", style="dim")
-    for photo in report["photos"]:
-        for model, found in photo["maps"].items():
+    for sample in report["samples"]:
+        for model, found in sample["maps"].items():
             if found["is_zero"]:
                 name = "dense model" if model == "dense" else "trace"
-                console.print(f"[bold]{escape(photo['name'])}[/]: the heatmap of the {name} is zero everywhere.")
+                console.print(f"[bold]{escape(sample['name'])}[/]: the map of the {name} is zero everywhere.")
     console.print(f"\nReport: {escape(str(out / 'report.html'))}", soft_wrap=True)
 
 

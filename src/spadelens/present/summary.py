@@ -129,7 +129,11 @@ def summarize_sample(explanation: Explanation, loaded: Loaded) -> dict[str, Any]
         ],
         "dense_weight": trace.dense_weight if isinstance(trace, TraceEnsemble) else 0.0,
         "maps": {
-            key: {"is_zero": heatmap.is_zero, "convergence_delta": heatmap.convergence_delta}
+            key: {
+                "is_zero": heatmap.is_zero,
+                "convergence_delta": heatmap.convergence_delta,
+                "soundness": _describe_soundness(heatmap),
+            }
             for key, heatmap in maps.items()
         },
         "map_values": describe_maps(explanation),
@@ -141,6 +145,12 @@ def summarize_sample(explanation: Explanation, loaded: Loaded) -> dict[str, Any]
         "seconds": dict(explanation.seconds),
         "files": _files(explanation),
     }
+
+
+def _describe_soundness(heatmap: Heatmap) -> dict[str, Any]:
+    assert heatmap.soundness is not None  # it was asked for
+    data = settings_of(heatmap.soundness)
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in data.items()}
 
 
 def describe_maps(explanation: Explanation) -> list[dict[str, Any]] | None:
