@@ -44,10 +44,12 @@ if TYPE_CHECKING:
     from spadelens.interpret.overlap import KeptWeights
     from spadelens.interpret.parameterizations import Direct, Fourier, Maco, Parameterization
     from spadelens.interpret.score_cam import score_cam
+    from spadelens.interpret.soundness import Soundness
     from spadelens.interpret.transformations import Transformations
     from spadelens.interpret.visualization import Visualization, visualize, visualize_all
     from spadelens.measure.agreement import agreement
     from spadelens.measure.cases import Planted, TrojanCase
+    from spadelens.measure.diagnosis import LayerDiagnosis, MethodDiagnosis, diagnose_layers, diagnose_methods
     from spadelens.measure.faithfulness import Faithfulness, faithfulness
     from spadelens.measure.gradients import gradient_similarity
     from spadelens.measure.localization import Localization, localize, pixel_auc, pointing_game
@@ -89,6 +91,7 @@ __all__ = [
     "Heatmap",
     "KeptWeights",
     "Late",
+    "LayerDiagnosis",
     "LayerReport",
     "LoadedModel",
     "LoadedTable",
@@ -96,6 +99,7 @@ __all__ = [
     "Localization",
     "Maco",
     "Magnitude",
+    "MethodDiagnosis",
     "Neuron",
     "NoViews",
     "NoiseViews",
@@ -112,6 +116,7 @@ __all__ = [
     "Schedule",
     "SearchReport",
     "Solver",
+    "Soundness",
     "SpadeError",
     "SparseFC",
     "SparseGPT",
@@ -132,6 +137,8 @@ __all__ = [
     "analyze_study",
     "attribute",
     "build_study",
+    "diagnose_layers",
+    "diagnose_methods",
     "embed_text",
     "extract_ensemble",
     "extract_group_trace",
@@ -191,10 +198,12 @@ _NAMES_BY_MODULE = {
     "interpret.parameterizations": ("Direct", "Fourier", "Maco", "Parameterization"),
     "interpret.overlap": ("KeptWeights",),
     "interpret.score_cam": ("score_cam",),
+    "interpret.soundness": ("Soundness",),
     "interpret.transformations": ("Transformations",),
     "interpret.visualization": ("Visualization", "visualize", "visualize_all"),
     "measure.agreement": ("agreement",),
     "measure.cases": ("Planted", "TrojanCase"),
+    "measure.diagnosis": ("LayerDiagnosis", "MethodDiagnosis", "diagnose_layers", "diagnose_methods"),
     "measure.faithfulness": ("Faithfulness", "faithfulness"),
     "measure.gradients": ("gradient_similarity",),
     "measure.localization": ("Localization", "localize", "pixel_auc", "pointing_game"),

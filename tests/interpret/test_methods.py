@@ -272,3 +272,18 @@ def test_counts_have_to_be_whole() -> None:
     for count in (2.0, True, "3"):
         with pytest.raises(InputError, match="expected a whole number"):
             IntegratedGradients(num_steps=count)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("method", METHODS)
+def test_half_precision(method: str, dtype: torch.dtype) -> None:
+    """Every method runs on models in half precision, and says about what it says in float32."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU())
+        model = nn.Sequential(net, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)).eval()
+    sample = torch.rand(1, 1, 12, 10, generator=torch.Generator().manual_seed(3)) + 0.5
+    wanted = METHODS[method]().attribute(model, sample.clone().requires_grad_(), TARGET).values
+    found = METHODS[method]().attribute(model.to(dtype), sample.to(dtype).requires_grad_(), TARGET).values
+    likeness = nn.functional.cosine_similarity(found.float().flatten(), wanted.flatten(), 0)
+    assert float(likeness) > (0.95 if dtype == torch.float16 else 0.5), method  # bfloat16 has three digits

@@ -11,7 +11,7 @@ from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2
 
 NUM_CLASSES = 5
-IMAGE, LARGE_IMAGE, TOKENS = (3, 32, 32), (3, 64, 64), (7, 32)
+IMAGE, TOKENS = (3, 64, 64), (7, 32)
 _TEXT = {"vocab_size": 50, "num_labels": NUM_CLASSES}
 _WIDTHS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 
@@ -47,19 +47,19 @@ def _torchvision(name: str, **settings: Any) -> nn.Module:
     return torchvision.models.get_model(name, weights=None, num_classes=NUM_CLASSES, **settings)
 
 
-def _vgg() -> nn.Module:
-    model = _torchvision("vgg11", init_weights=False)
+def _vgg(name: str = "vgg11") -> nn.Module:
+    model = _torchvision(name, init_weights=False)
     model.avgpool = nn.AdaptiveAvgPool2d(1)  # its classifier holds 120 million weights otherwise
     model.classifier = nn.Sequential(nn.Linear(512, 32), nn.ReLU(inplace=True), nn.Linear(32, NUM_CLASSES))
     return model
 
 
 def _convnext() -> nn.Module:
-    return ConvNeXt([CNBlockConfig(16, 32, 2), CNBlockConfig(32, None, 2)], num_classes=NUM_CLASSES)
+    return ConvNeXt([CNBlockConfig(16, 32, 2), CNBlockConfig(32, None, 2)], layer_scale=1.0, num_classes=NUM_CLASSES)
 
 
 def _vit() -> nn.Module:
-    sizes = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 32, "mlp_dim": 64}
+    sizes = {"image_size": 64, "patch_size": 16, "num_layers": 2, "num_heads": 2, "hidden_dim": 32, "mlp_dim": 64}
     model = torchvision.models.VisionTransformer(**sizes, num_classes=NUM_CLASSES)
     nn.init.normal_(model.heads.head.weight)  # zero as torchvision makes it
     return model
@@ -83,24 +83,45 @@ def _transformers(kind: str, argument: str = "inputs_embeds", **settings: Any) -
 
 
 ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "resnet18": (lambda: _torchvision("resnet18"), LARGE_IMAGE),
+    "resnet18": (lambda: _torchvision("resnet18"), IMAGE),
     "vgg11": (_vgg, IMAGE),
-    "mobilenet_v2": (lambda: _torchvision("mobilenet_v2", width_mult=0.5), LARGE_IMAGE),
-    "mobilenet_v3_small": (lambda: _torchvision("mobilenet_v3_small"), LARGE_IMAGE),
-    "efficientnet_b0": (lambda: _torchvision("efficientnet_b0"), LARGE_IMAGE),
-    "convnext": (_convnext, LARGE_IMAGE),
+    "vgg11_bn": (lambda: _vgg("vgg11_bn"), IMAGE),
+    "mobilenet_v2": (lambda: _torchvision("mobilenet_v2", width_mult=0.5), IMAGE),
+    "mobilenet_v3_small": (lambda: _torchvision("mobilenet_v3_small"), IMAGE),
+    "efficientnet_b0": (lambda: _torchvision("efficientnet_b0"), IMAGE),
+    "convnext": (_convnext, IMAGE),
     "vit": (_vit, IMAGE),
-    "swin": (_swin, LARGE_IMAGE),
-    "swin_v2": (lambda: _swin(block=SwinTransformerBlockV2, downsample_layer=PatchMergingV2), LARGE_IMAGE),
-    "timm_vit": (lambda: _timm("test_vit", img_size=32), IMAGE),
+    "swin": (_swin, IMAGE),
+    "swin_v2": (lambda: _swin(block=SwinTransformerBlockV2, downsample_layer=PatchMergingV2), IMAGE),
+    "timm_vit": (lambda: _timm("test_vit", img_size=64), IMAGE),
     "timm_beit": (
-        lambda: _timm("beit_base_patch16_224", img_size=32, patch_size=8, depth=2, embed_dim=32, num_heads=2),
+        lambda: _timm(
+            "beit_base_patch16_224", img_size=64, patch_size=16, depth=2, embed_dim=32, num_heads=2, init_values=1.0
+        ),
         IMAGE,
     ),
-    "timm_convnext": (lambda: _timm("test_convnext"), LARGE_IMAGE),
-    "timm_efficientnet": (lambda: _timm("test_efficientnet"), LARGE_IMAGE),
+    "timm_convnext": (lambda: _timm("test_convnext", ls_init_value=1.0), IMAGE),
+    "timm_efficientnet": (lambda: _timm("test_efficientnet"), IMAGE),
+    "timm_mobilenet_v1": (lambda: _timm("mobilenetv1_100"), IMAGE),
+    "hf_resnet": (
+        lambda: _transformers(
+            "ResNet", "pixel_values", embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], num_labels=NUM_CLASSES
+        ),
+        IMAGE,
+    ),
+    "hf_convnext": (
+        lambda: _transformers(
+            "ConvNext",
+            "pixel_values",
+            hidden_sizes=[8, 16, 16, 32],
+            depths=[1, 1, 1, 1],
+            layer_scale_init_value=1.0,
+            num_labels=NUM_CLASSES,
+        ),
+        IMAGE,
+    ),
     "hf_vit": (
-        lambda: _transformers("ViT", "pixel_values", image_size=32, patch_size=8, num_labels=NUM_CLASSES, **_WIDTHS),
+        lambda: _transformers("ViT", "pixel_values", image_size=64, patch_size=16, num_labels=NUM_CLASSES, **_WIDTHS),
         IMAGE,
     ),
     "hf_bert": (lambda: _transformers("Bert", **_TEXT, **_WIDTHS), TOKENS),
@@ -108,6 +129,7 @@ ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         lambda: _transformers("DistilBert", **_TEXT, dim=32, n_layers=2, n_heads=2, hidden_dim=48),
         TOKENS,
     ),
+    "hf_albert": (lambda: _transformers("Albert", **_TEXT, **_WIDTHS, embedding_size=32), TOKENS),
     "hf_gpt2": (
         lambda: _transformers(
             "GPT2", **_TEXT, n_embd=32, n_layer=2, n_head=2, pad_token_id=0, bos_token_id=1, eos_token_id=1
@@ -123,4 +145,19 @@ def build(name: str, seed: int = 0) -> tuple[nn.Module, Tensor]:
     """Return a model in evaluation mode, and a sample for it."""
     make, shape = ARCHITECTURES[name]
     torch.manual_seed(seed)
-    return make().eval(), torch.randn(shape, generator=torch.Generator().manual_seed(seed + 1))
+    model = make()
+    _estimate_statistics(model, shape)
+    return model.eval(), torch.randn(shape, generator=torch.Generator().manual_seed(seed + 1))
+
+
+def _estimate_statistics(model: nn.Module, shape: tuple[int, ...]) -> None:
+    """Let batch normalizations hold the statistics of noise: with those that they begin with, signals die out."""
+    layers = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not layers:
+        return
+    model.eval()
+    for layer in layers:
+        layer.train()
+        layer.momentum = 1.0
+    with torch.no_grad():
+        model(torch.randn(16, *shape))

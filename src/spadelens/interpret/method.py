@@ -39,11 +39,12 @@ class Method(ABC):
     Attributes:
         reference: What it should be compared with to see whether its rules do anything: 'gradient' for sensitivities,
             'input_x_gradient' for contributions; None for these two themselves, and for methods without gradients.
-        is_complete: Whether its values must add up to a change of the score, up to the error of a numerical integral.
+        most_missed: By how much its values may miss the change of the score, as a fraction of it; None for a method
+            that promises no sum.
     """
 
     reference: ClassVar[Literal["gradient", "input_x_gradient"] | None] = None
-    is_complete: ClassVar[bool] = False
+    most_missed: ClassVar[float | None] = None
 
     @abstractmethod
     def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:

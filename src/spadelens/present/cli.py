@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from spadelens import defaults
-from spadelens.errors import SpadeError
+from spadelens.errors import InputError, SpadeError
 from spadelens.present.cli_backdoor import backdoor_group
 from spadelens.present.cli_bench import bench_command
+from spadelens.present.cli_doctor import doctor_command
 from spadelens.present.cli_facets import facets_command
 from spadelens.present.cli_study import study_group
 from spadelens.present.cli_tune import tune_command
@@ -22,15 +23,15 @@ from spadelens.present.cli_visualize import visualize_command
 from spadelens.present.interrupts import EXIT_CODE, message, stops_at_once
 from spadelens.present.options import (
     device_option,
+    file_arguments,
     model_option,
     out_option,
-    photo_arguments,
     trace_options,
     trust_option,
 )
 
 if TYPE_CHECKING:
-    from spadelens.models import LoadedModel
+    from spadelens.models import Loaded, LoadedModel
     from spadelens.present.explain import Settings
 
 
@@ -40,6 +41,7 @@ def cli() -> None:
     """Find out why a neural network made one particular prediction."""
 
 
+cli.add_command(doctor_command)
 cli.add_command(visualize_command)
 cli.add_command(facets_command)
 cli.add_command(study_group)
@@ -49,48 +51,59 @@ cli.add_command(bench_command)
 
 
 @cli.command("explain")
-@photo_arguments
+@file_arguments
 @model_option
-@out_option("Folder for report.html, report.json and, per photo, dense.png, spade.png and trace.safetensors.")
+@out_option(
+    "Folder for report.html, report.json and, per sample, trace.safetensors and the maps: dense.png and spade.png of a "
+    "photo, maps.csv of a text or a row."
+)
 @click.option(
     "--method",
-    default=defaults.METHOD,
-    show_default=True,
     metavar="NAME",
-    help="saliency, smoothgrad, input_x_gradient, integrated_gradients, gradient_shap or occlusion; "
-    "settings as in integrated_gradients:num_steps=100.",
+    help="saliency, smoothgrad, input_x_gradient, integrated_gradients, gradient_shap, deep_lift, lrp, "
+    "guided_backprop, guided_grad_cam, occlusion, lime or score_cam; settings as in lrp:rule=epsilon-gamma.  "
+    f"[default: {defaults.METHOD} for photos, {defaults.UNIT_METHOD} for texts and tables]",
 )
 @click.option(
     "--blur",
     default=0.0,
     show_default=True,
     type=click.FloatRange(0, 1, max_open=True),
-    help="Of both maps, standard deviation as a fraction of the longer side.",
+    help="Of both maps of a photo, standard deviation as a fraction of the longer side.",
 )
 @click.option("--target", metavar="CLASS", help="Class to explain, name or number.  [default: the predicted one]")
 @trace_options(
     "instant, fast, balanced, ensemble (the mean map of several traces and the dense network), paper (SPADE as "
-    f"published, slow) or paper-fast.  [default: {defaults.EXPLAIN_PRESET}; {defaults.PRESET} with a --schedule that "
-    "fixes the sparsities]"
+    f"published, slow) or paper-fast.  [default: {defaults.EXPLAIN_PRESET} for photos; {defaults.PRESET} for texts and "
+    "tables, and with a --schedule that fixes the sparsities]"
 )
 @device_option
 @trust_option
 def explain_command(
-    photos: tuple[Path, ...], model_spec: str, out: Path, device: str, trust: bool, **options: Any
+    files: tuple[Path, ...], model_spec: str, out: Path, device: str, trust: bool, **options: Any
 ) -> None:
-    """Explain the prediction for each PHOTO: dense and SPADE heatmap side by side in a report."""
-    from spadelens.models import find_class, load_model
-    from spadelens.photos import read_photo
-    from spadelens.present.explain import command_words, make_subjects
-    from spadelens.present.run import run_to_folder
+    """Explain the prediction for each FILE: dense and SPADE map side by side in a report.
 
-    settings = _settings(**options)
-    pictures = [read_photo(photo) for photo in photos]
+    A FILE is a photo; a .txt, of which each line is a text; or a .csv, of which each line below its header is a row.
+    FILE.txt:3 and FILE.csv:3 stand for line 3 alone.
+    """
+    from spadelens.models import find_class, load_model
+    from spadelens.present.inputs import make_subjects, read_inputs, unused_columns
+    from spadelens.present.run import run_to_folder
+    from spadelens.present.subjects import command_words
+
+    _settings(**options)  # what is wrong with the options is said before anything is loaded
+    given = read_inputs(files)
     loaded = load_model(model_spec, device, trust)
+    subjects = make_subjects(loaded, given)
+    settings = _settings(loaded, **options)
     if settings.target is not None and loaded.class_names and not settings.target.strip().isdecimal():
         find_class(settings.target, loaded.class_names, len(loaded.class_names))
-    command = _command(command_words("explain", photos), model_spec, out, settings, device, trust)
-    run_to_folder(loaded, make_subjects(photos, pictures, loaded), settings, out, command)
+    unused = unused_columns(loaded, given)
+    if unused:
+        click.echo(f"Columns that the model does not read: {', '.join(unused)}", err=True)
+    command = _command(command_words("explain", files), model_spec, out, settings, device, trust)
+    run_to_folder(loaded, subjects, settings, out, command)
 
 
 @cli.command("demo")
@@ -180,22 +193,34 @@ def _run(arguments: Sequence[str] | None) -> NoReturn:
 
 
 def _settings(
-    *, method: str = defaults.METHOD, blur: float = 0.0, preset: str | None = None, **options: Any
+    loaded: Loaded | None = None,
+    *,
+    method: str | None = None,
+    blur: float = 0.0,
+    preset: str | None = None,
+    **options: Any,
 ) -> Settings:
+    """Return the settings that options stand for, for the kind of samples that a model reads; photos without one."""
     from spadelens.extract.presets import find_preset
     from spadelens.extract.schedule import Auto
     from spadelens.extract.schedule_text import parse_schedule
     from spadelens.interpret.methods import METHODS
-    from spadelens.present.explain import Settings
+    from spadelens.present.explain import Settings, default_method, default_preset
+    from spadelens.present.subjects import kind_of_model, suited_to
     from spadelens.present.traces import read_trace_settings
     from spadelens.settings import parse_configured, settings_of
 
+    kind = "photo" if loaded is None else kind_of_model(loaded)
+    if blur and kind != "photo":
+        raise InputError("Cannot blur the map of a text or of a row of a table: --blur is for photos.")
     if preset is None:
         schedule = options.get("schedule")
         is_chosen = schedule is None or isinstance(parse_schedule(schedule), Auto)
-        preset = defaults.EXPLAIN_PRESET if is_chosen else defaults.PRESET
-    traces = read_trace_settings(preset, find_preset(preset), **options)
-    return Settings(method=parse_configured("method", method, METHODS), blur=blur, **settings_of(traces))
+        preset = default_preset(kind) if is_chosen else defaults.PRESET
+    chosen = find_preset(preset) if loaded is None else suited_to(loaded, find_preset(preset))
+    traces = read_trace_settings(preset, chosen, **options)
+    parsed = parse_configured("method", default_method(kind) if method is None else method, METHODS)
+    return Settings(method=parsed, blur=blur, **settings_of(traces))
 
 
 def _command(words: Sequence[str], model_spec: str, out: Path, settings: Settings, device: str, trust: bool) -> str:

@@ -1,0 +1,375 @@
+"""One pass of a model as a list of functional steps, whatever its code looks like; and backward passes by other rules.
+
+Hooks see modules only: activations that are called as functions, in place, or from one module several times escape
+them or are mixed up, and a rule that should have replaced their gradient is silently not applied. A tape is recorded
+below all that, where every operation of torch has one name and changes nothing in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from spadelens.errors import AttributionError, ModelOutputError
+
+_OF_THE_SHAPE = ("new_", "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like")
+_HALVES = (torch.float16, torch.bfloat16)
+_TOLERANCE, _NUM_ROUNDINGS = 1e-3, 20
+_OUT_OF_TORCH = frozenset({"numpy", "tolist", "__array__", "__dlpack__"})
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """Stands in the arguments of a step for a value that depends on the input."""
+
+    number: int
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One operation on at least one value that depends on the input.
+
+    Attributes:
+        name: The name of the operation, without namespace and overload, such as 'convolution'.
+        operation: What is called.
+        inputs: The numbers of the values that depend on the input, in the order of the arguments.
+        outputs: The numbers of what it returns; None for what is no tensor.
+    """
+
+    name: str
+    operation: Callable[..., Any]
+    inputs: tuple[int, ...]
+    outputs: tuple[int | None, ...]
+    _arguments: tuple[Any, ...]
+    _structure: TreeSpec
+
+    @classmethod
+    def of(cls, name: str, operation: Callable[..., Any], inputs: Sequence[int], outputs: Sequence[int | None]) -> Step:
+        """Return the step that calls `operation` with values that depend on the input, and nothing else."""
+        flat, structure = tree_flatten((tuple(_Slot(number) for number in inputs), {}))
+        return cls(name, operation, tuple(inputs), tuple(outputs), tuple(flat), structure)
+
+    @property
+    def output(self) -> int:
+        """The number of the first value that it returns."""
+        assert self.outputs[0] is not None
+        return self.outputs[0]
+
+    @property
+    def constants(self) -> tuple[Any, ...]:
+        """What is among the arguments and does not depend on the input."""
+        return tuple(item for item in self._arguments if not isinstance(item, _Slot))
+
+    def arguments(self, values: Sequence[Tensor]) -> tuple[Any, ...]:
+        """Return the positional arguments, with `values` in place of the inputs; constants are as recorded."""
+        positional: tuple[Any, ...] = self._filled(values)[0]
+        return positional
+
+    def run(self, values: Sequence[Tensor]) -> tuple[Any, ...]:
+        """Return the outputs for the given inputs."""
+        args, kwargs = self._filled(values)
+        return _as_tuple(self.operation(*args, **kwargs))
+
+    def is_input(self, position: int) -> bool:
+        """Whether the positional argument at `position` depends on the input."""
+        marked = self.arguments([_MARK] * len(self.inputs))
+        return position < len(marked) and marked[position] is _MARK
+
+    def _filled(self, values: Sequence[Tensor]) -> tuple[Any, Any]:
+        remaining = iter(values)
+        flat = [next(remaining) if isinstance(item, _Slot) else item for item in self._arguments]
+        args, kwargs = tree_unflatten(flat, self._structure)
+        return args, kwargs
+
+
+_MARK = torch.empty(0)
+
+Values: TypeAlias = Mapping[int, Tensor]
+Rule: TypeAlias = Callable[[Step, "Sequence[Tensor | None]"], "Sequence[Tensor | None]"]
+"""From a step and what has come back to its outputs (None for nothing) to what goes on to each of its inputs."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tape:
+    """A pass of a model on one input.
+
+    Attributes:
+        steps: In order.
+        values: Number -> value, of the input and of everything that depends on it; in float32 where the model computes
+            in half precision. They take as many bytes as a training step keeps.
+        source: The number of the input.
+        scores: The number of the class scores.
+    """
+
+    steps: tuple[Step, ...]
+    values: Values
+    source: int
+    scores: int
+
+    def replay(self, batch: Tensor) -> Values:
+        """Return the values of another input of the same shape; what the model's own code decided stays decided."""
+        values = {self.source: batch}
+        with torch.no_grad():
+            for step in self.steps:
+                outputs = step.run([values[number] for number in step.inputs])
+                values.update(
+                    (number, output) for number, output in zip(step.outputs, outputs, strict=True) if number is not None
+                )
+        return values
+
+    def send_back(self, start: Tensor, rule: Rule) -> Tensor:
+        """Return what arrives at the input when `start`, of the shape of the scores, is sent back through all steps.
+
+        What reaches a value by several ways is added up.
+        """
+        arrived: dict[int, Tensor] = {self.scores: start}
+        with torch.no_grad():
+            for step in reversed(self.steps):
+                messages = [None if number is None else arrived.pop(number, None) for number in step.outputs]
+                if all(message is None for message in messages):
+                    continue
+                for number, message in zip(step.inputs, rule(step, messages), strict=True):
+                    if message is not None:
+                        arrived[number] = arrived[number] + message if number in arrived else message
+        return arrived.get(self.source, torch.zeros_like(self.values[self.source]))
+
+
+def record(model: nn.Module, batch: Tensor) -> Tape:
+    """Return the tape of one pass of `model`, in evaluation mode, on `batch` `[1, ...]`.
+
+    Raises:
+        AttributionError: The code of the model decides by the values of its input what it does next, or works in a way
+            that cannot be recorded.
+    """
+    source = batch.detach().clone()
+    with torch.no_grad():
+        scores = model(batch.detach().clone())  # which fills what the model keeps for later passes
+    recorder = _Recorder()
+    recorder.know(source)
+    try:
+        with _decomposed(), _kept_attributes(model), torch.no_grad(), recorder, _Watch(recorder):
+            number = recorder.number_of(_run_without_changes(model, source))
+    except (AttributionError, ModelOutputError):
+        raise
+    except Exception as error:
+        raise AttributionError(
+            f"The operations of the model cannot be recorded: {type(error).__name__}: {error}. Use a method that needs "
+            "gradients or forward passes alone, such as smoothgrad or occlusion."
+        ) from error
+    if number is None:
+        raise AttributionError(
+            "The operations of the model cannot be recorded: its scores do not follow from its input by operations of "
+            "torch. Use a method that needs forward passes alone, such as occlusion."
+        )
+    tape = Tape(tuple(recorder.steps), recorder.values, recorder.numbers[id(source)], number)
+    _check_scores(tape, scores)
+    return _widened(tape) if source.dtype in _HALVES else tape
+
+
+def pull_back(step: Step, inputs: Sequence[Tensor], messages: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Return the gradients of a step at `inputs`: what each input gets of the `messages` to its outputs."""
+    return pull_back_function(lambda *values: step.run(values), inputs, messages)
+
+
+def pull_back_function(
+    function: Callable[..., Sequence[Any]], inputs: Sequence[Tensor], messages: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """Return the gradients of any function of tensors that returns a sequence of them, as `pull_back`."""
+    with torch.enable_grad():
+        leaves = [value.detach().requires_grad_(value.is_floating_point()) for value in inputs]
+        outputs = function(*leaves)
+        pairs = [
+            (output, message)
+            for output, message in zip(outputs, messages, strict=True)
+            if message is not None and isinstance(output, Tensor) and output.requires_grad
+        ]
+        wanted = [leaf for leaf in leaves if leaf.requires_grad]
+        if not pairs or not wanted:
+            return [None] * len(inputs)
+        found = iter(
+            torch.autograd.grad(
+                [output for output, _ in pairs], wanted, [message for _, message in pairs], allow_unused=True
+            )
+        )
+    return [next(found) if leaf.requires_grad else None for leaf in leaves]
+
+
+class _Recorder(TorchDispatchMode):
+    """Notes every operation that has to do with the input."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.steps: list[Step] = []
+        self.values: dict[int, Tensor] = {}
+        self.numbers: dict[int, int] = {}  # id of a tensor, which `values` keeps alive -> its number
+
+    def know(self, tensor: Tensor) -> int:
+        number = len(self.values)
+        self.values[number], self.numbers[id(tensor)] = tensor, number
+        return number
+
+    def number_of(self, value: Any) -> int | None:
+        if not isinstance(value, Tensor):
+            return None
+        if torch._is_functional_tensor(value):
+            torch._sync(value)  # type: ignore[attr-defined, no-untyped-call]
+            value = torch._from_functional_tensor(value)
+        return self.numbers.get(id(value))
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        flat, structure = tree_flatten((args, kwargs))
+        found = [self.numbers.get(id(item)) if isinstance(item, Tensor) else None for item in flat]
+        inputs = tuple(number for number in found if number is not None)
+        name = str(func.overloadpacket.__name__)
+        if _is_random(func, args, kwargs):
+            raise AttributionError(
+                f"The operations of the model cannot be recorded: it draws random numbers ({name!r}). Use a method "
+                "that needs gradients or forward passes alone, such as smoothgrad or occlusion."
+            )
+        result = func(*args, **kwargs)
+        if inputs and not any(tag in name for tag in _OF_THE_SHAPE):
+            arguments = tuple(
+                item if number is None else _Slot(number) for item, number in zip(flat, found, strict=True)
+            )
+            outputs = tuple(None if item is None else self._know_tensor(item) for item in _as_tuple(result))
+            self.steps.append(Step(name, _DIFFERENTIABLE.get(func, func), inputs, outputs, arguments, structure))
+        return result
+
+    def _know_tensor(self, result: Any) -> int:
+        if not isinstance(result, Tensor):
+            _refuse_reading()
+        return self.know(result)
+
+
+class _Watch(TorchFunctionMode):
+    """Sees to what is not an operation on tensors: values that leave torch, and memory that is not yet filled.
+
+    Changes in place are replaced for tensors that torch has wrapped; it wraps all but what is empty.
+    """
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in _OUT_OF_TORCH and torch._is_functional_tensor(args[0]):
+            if self.recorder.number_of(args[0]) is not None:
+                _refuse_reading()
+            args = (torch._from_functional_tensor(args[0]), *args[1:])
+        result = func(*args, **(kwargs or {}))
+        if "empty" in name and isinstance(result, Tensor) and not torch._is_functional_tensor(result):
+            return torch._to_functional_tensor(result)
+        return result
+
+
+def _run_without_changes(model: nn.Module, source: Tensor) -> Any:
+    """Return what the model returns, all changes in place and all views replaced by new tensors."""
+    inputs = torch._to_functional_tensor(source)
+    torch._enable_functionalization(reapply_views=False)
+    try:
+        return model(inputs.clone())  # which it may begin to change in place
+    finally:
+        torch._disable_functionalization()
+
+
+def _refuse_reading() -> NoReturn:
+    raise AttributionError(
+        "The operations of the model cannot be recorded: its code reads values that depend on the input. Use a "
+        "method that needs gradients or forward passes alone, such as smoothgrad or occlusion."
+    )
+
+
+def _is_random(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether an operation draws random numbers, which dropout and its like do in training only."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    for position, argument in enumerate(func._schema.arguments):
+        if argument.name in ("train", "training"):
+            given = args[position] if position < len(args) else kwargs.get(argument.name, argument.default_value)
+            return given is not False
+    return True
+
+
+def _copied(old: Tensor, new: Tensor, non_blocking: bool = False) -> Tensor:
+    """Return what `old` is once `new` has been written to it; the operation itself has no gradient in torch."""
+    return new.to(old, non_blocking=non_blocking).expand_as(old).clone()
+
+
+# A value whose gradient the model stops has an effect on the scores all the same.
+_DIFFERENTIABLE = {
+    torch.ops.aten.copy.default: _copied,
+    torch.ops.aten.detach.default: torch.clone,
+    torch.ops.aten.detach_copy.default: torch.clone,
+}
+
+
+@contextmanager
+def _decomposed() -> Iterator[None]:
+    """Let attention be computed by products and a softmax, and not by one operation that hides them."""
+    is_fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(is_fast)
+
+
+@contextmanager
+def _kept_attributes(model: nn.Module) -> Iterator[None]:
+    """Let modules forget what they have noted in the meantime, such as a mask for the next pass: it is wrapped."""
+    spaces = [space for module in model.modules() for space in (module.__dict__, module._buffers)]
+    kept = [dict(space) for space in spaces]
+    try:
+        yield
+    finally:
+        for space, before in zip(spaces, kept, strict=True):
+            if space.keys() != before.keys() or any(space[name] is not before[name] for name in before):
+                space.clear()
+                space.update(before)
+
+
+def _check_scores(tape: Tape, scores: Any) -> None:
+    """Refuse a tape that does not give the scores of the model, as it is and run again: the model keeps a state."""
+    recorded = tape.values[tape.scores]
+    again = tape.replay(tape.values[tape.source])[tape.scores]
+    limit = max(_TOLERANCE, _NUM_ROUNDINGS * torch.finfo(scores.dtype).eps) * float(scores.abs().max())
+    if any(other.shape != scores.shape or float((other - scores).abs().max()) > limit for other in (recorded, again)):
+        raise AttributionError(
+            "The operations of the model cannot be recorded: they give other scores than the model did before. Use a "
+            "method that needs forward passes alone, such as occlusion."
+        )
+
+
+def _widened(tape: Tape) -> Tape:
+    """Return the tape of a model in half precision as one that computes the same in float32."""
+    steps = tuple(
+        replace(step, _arguments=tuple(_wide(argument) for argument in step._arguments)) for step in tape.steps
+    )
+    wide = replace(tape, steps=steps)
+    return replace(wide, values=wide.replay(tape.values[tape.source].float()))
+
+
+def _wide(argument: Any) -> Any:
+    if isinstance(argument, Tensor) and argument.dtype in _HALVES:
+        return argument.float()
+    return torch.float32 if isinstance(argument, torch.dtype) and argument in _HALVES else argument
+
+
+def _as_tuple(result: Any) -> tuple[Any, ...]:
+    return tuple(result) if isinstance(result, tuple | list) else (result,)
