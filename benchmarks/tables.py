@@ -26,6 +26,9 @@ CUE_METHODS = (
     "smoothgrad:noise_std=0.5,num_samples=20",
     "integrated_gradients:num_steps=16",
 )
+RULE_METHODS = ("deep_lift", "lrp", "guided_backprop", "guided_grad_cam")
+SLOW_METHODS = ("lime:num_samples=200",)  # on an ensemble six times as many
+ON_RULES = ("dense", "fast", "balanced", "trace of another image")
 MANY_DRAWS = ("smoothgrad:noise_std=0.25,num_samples=100", "smoothgrad:noise_std=0.5,num_samples=100")
 
 
@@ -40,6 +43,7 @@ class Network:
         table1: Options of `bench table1`.
         table2: Options of `bench table2`.
         cue_cases: For `bench table1 --cue`, cue -> cases.
+        num_rule_cases: For the methods with rules of their own, and for LIME.
         num_draw_cases: For SmoothGrad with 100 draws; 0 for none.
     """
 
@@ -49,6 +53,7 @@ class Network:
     table2: tuple[str, ...]
     tuned_by_insertion: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     cue_cases: Mapping[str, int] = field(default_factory=dict)
+    num_rule_cases: int = 30
     num_draw_cases: int = 0
 
 
@@ -63,6 +68,7 @@ NETWORKS = {
             QUICK, ("--cases", "8", *FEW_LEVELS, "--data", "{}/data/cifar10-subset.npz")
         ),
         cue_cases={"two": 30, "faint": 24, "small": 20},
+        num_rule_cases=50,
         num_draw_cases=12,
     ),
     "mobilenet": Network(
@@ -72,6 +78,7 @@ NETWORKS = {
         table1=("--cases", "40", "--slow-cases", "2"),
         table2=("--cases", "16", "--slow-cases", "0"),
         cue_cases=dict.fromkeys(("two", "faint", "small"), 30),
+        num_rule_cases=40,
         num_draw_cases=20,
     ),
     "demo": Network(
@@ -115,6 +122,12 @@ def commands(name: str, network: Network, shared: Path, out: Path) -> Iterator[t
         files = [part for m in QUICK for part in ("--schedule", str(out / f"{name}-auc-{m}.json"))]
         command = ["bench", "table2", "--model", model, "--out", str(folder), *network.table2, *chosen, *quick, *files]
         yield command, folder / "table2.json"
+    for kind, used, added in (("rules", RULE_METHODS, ("ensemble",)), ("lime", SLOW_METHODS, ())):
+        folder = out / f"{kind}-{name}"
+        rows = [part for row in (*ON_RULES, *added) for part in ("--row", row)]
+        methods = [part for method in used for part in ("--method", method)]
+        command = ["bench", "table1", "--model", model, "--out", str(folder), "--cases", str(network.num_rule_cases)]
+        yield [*command, *rows, *methods], folder / "table1.json"
     if network.num_draw_cases:
         folder = out / f"draws-{name}"
         rows = ["--row", "dense", "--row", "ensemble", "--cases", str(network.num_draw_cases)]

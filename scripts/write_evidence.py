@@ -19,6 +19,8 @@ TITLES = {
     "tables/table1-small": "small patches",
     "tables/table1-faint": "faint patches",
     "transfer/table2": "schedules tuned for AUC, on clean photos",
+    "rules/table1": "methods with rules of their own",
+    "lime/table1": "LIME",
     "draws/table1": "SmoothGrad with 100 draws",
     "ablations/ablations": "one setting varied at a time",
 }

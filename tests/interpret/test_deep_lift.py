@@ -443,6 +443,42 @@ def test_few_values_differ_from_the_baseline() -> None:
     assert torch.allclose(found * 1e5, gradient * (sample * 1e5), rtol=0.01)
 
 
+def test_near_the_baseline_in_float32_by_hand() -> None:
+    def of(function: Callable[[Tensor], Tensor], value: float, baseline: float) -> tuple[float, float]:
+        model, sample = Function(lambda x: function(x).expand(1, 2)), torch.tensor([[value]])
+        return float(DeepLift(baseline).attribute(model, sample, TARGET).values), float(sample.double() - baseline)
+
+    # near 0, where the function is not near 0
+    found, distance = of(functional.softplus, 1e-6, 0.0)
+    assert found == pytest.approx(0.5 * distance, rel=1e-5)
+    # where the distance is large, and small next to the values
+    found, distance = of(torch.square, 1e5 + 0.01, 1e5)
+    assert found == pytest.approx(2e5 * distance, rel=1e-5)
+    # the slope is that between both
+    found, distance = of(lambda x: x**3, 1.0003, 1.0)
+    assert found == pytest.approx((1 + distance) ** 3 - 1, rel=2e-6)
+
+
+def test_the_delta_is_what_is_missed() -> None:
+    """In float32, which misses a little."""
+    torch.manual_seed(0)
+    model, sample = nn.Sequential(nn.Linear(999, 500), nn.GELU(), nn.Linear(500, 3)), torch.randn(1, 999)
+    found = DeepLift().attribute(model, sample, TARGET)
+    with torch.no_grad():
+        scores = [float(model(one)[0, TARGET]) for one in (sample, torch.zeros_like(sample))]
+    missed = float(found.values.double().sum()) - (scores[0] - scores[1])
+    assert missed != 0
+    assert found.convergence_delta == pytest.approx(missed, abs=1e-6)
+
+
+def test_formulas_are_rescaled_as_activations() -> None:
+    torch.manual_seed(1)
+    model, formula = Mixed(nn.SiLU()), Mixed(Function(lambda x: x * torch.sigmoid(x)))
+    formula.load_state_dict(model.state_dict())
+    values = [complete(one, sample_of(PHOTO)).values for one in (model, formula)]
+    assert torch.allclose(*values, atol=1e-12)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_as_complete_as_float32(dtype: torch.dtype) -> None:
     torch.manual_seed(1)
@@ -466,3 +502,16 @@ def test_settings_out_of_range_are_refused() -> None:
     for value in (math.nan, math.inf):
         with pytest.raises(InputError, match="expected a finite number"):
             DeepLift(value)
+
+
+def test_a_normalization_of_a_baseline_without_variance() -> None:
+    """Its slope at the baseline is the inverse root of epsilon; between both points nothing is that steep."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16, bias=False), nn.LayerNorm(16, eps=1e-12), nn.GELU(), nn.Linear(16, 3))
+    sample = 3 * torch.randn(1, 8)
+    found = DeepLift().attribute(model, sample, TARGET)
+    with torch.no_grad():
+        change = float(model(sample)[0, TARGET] - model(torch.zeros_like(sample))[0, TARGET])
+    assert float(found.values.abs().sum()) < 10 * abs(change)
+    assert found.convergence_delta is not None
+    assert abs(found.convergence_delta) < 1e-5 * abs(change)

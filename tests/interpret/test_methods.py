@@ -285,5 +285,5 @@ def test_half_precision(method: str, dtype: torch.dtype) -> None:
     sample = torch.rand(1, 1, 12, 10, generator=torch.Generator().manual_seed(3)) + 0.5
     wanted = METHODS[method]().attribute(model, sample.clone().requires_grad_(), TARGET).values
     found = METHODS[method]().attribute(model.to(dtype), sample.to(dtype).requires_grad_(), TARGET).values
-    likeness = nn.functional.cosine_similarity(found.float().flatten(), wanted.flatten(), 0)
+    likeness = nn.functional.cosine_similarity(found.detach().float().flatten(), wanted.detach().flatten(), 0)
     assert float(likeness) > (0.95 if dtype == torch.float16 else 0.5), method  # bfloat16 has three digits

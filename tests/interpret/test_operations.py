@@ -165,6 +165,7 @@ def test_what_has_no_rule_is_refused_by_its_name() -> None:
     refused(lambda x: x**x, "'pow' of several values")
     refused(lambda x: torch.div(x, 2, rounding_mode="floor"), "'div' with rounding")
     refused(lambda x: torch.div(x, x + 9, rounding_mode="trunc"), "'div' with rounding")
+    refused(lambda x: x * torch.div(x, 2, rounding_mode="floor"), "'div' with rounding")
     refused(lambda x: x + x.long().double(), "'_to_copy' to whole numbers")
     refused(lambda x: x.norm(p=1, dim=1), "'linalg_vector_norm' of another order than 2")
     refused(lambda x: torch.where(x[:, :1] > 0, x, 2 * x), "'gt'")
@@ -241,6 +242,11 @@ def test_formulas_become_one_activation(name: str) -> None:
     assert torch.allclose(slope, leaf.grad, atol=1e-12)
 
 
+def test_a_formula_begins_as_late_as_it_can() -> None:
+    tape = fused(tape_of(lambda x: (y := 2 * x - 1) * torch.sigmoid(y)))
+    assert names_of(tape) == ["mul", "sub", POINTWISE]
+
+
 def test_roles_of_formulas() -> None:
     gates = ("hard sigmoid", "hard sigmoid of Keras", "sigmoid")
     others = {"square": Role.ARITHMETIC, "softsign": Role.SQUASHER}
@@ -288,7 +294,8 @@ def test_what_is_no_formula_of_one_value_stays() -> None:
     unchanged(lambda x: functional.softplus(x) * 0.1)
     unchanged(lambda x: torch.exp(x) * 0.01)
     # a constant that adds an axis
-    unchanged(lambda x: (x[0, 0, 0] + torch.ones(1, 1)) * torch.sigmoid(x[0, 0, 0] + torch.ones(1, 1)))
+    unchanged(lambda x: (row := x[0, 0, 0]) * torch.sigmoid(row + torch.ones(1, 1)))
+    unchanged(lambda x: ((row := x[0, 0, 0]) + torch.ones(1, 1)) * torch.sigmoid(row + torch.ones(1, 1)))
 
 
 def test_what_nobody_needs_is_left_out() -> None:

@@ -46,6 +46,7 @@ def check(model: nn.Module | Callable[[Tensor], Any], shape: tuple[int, ...] = P
     tape = record(model, sample)
     assert torch.equal(sample, kept)
     assert torch.equal(tape.values[tape.source], sample)
+    assert not any(value.requires_grad for value in tape.values.values())
     leaf = sample.clone().requires_grad_()
     scores = model(leaf.clone())
     assert torch.allclose(tape.values[tape.scores], scores, atol=1e-12)
@@ -87,6 +88,7 @@ def of_slices(inputs: Tensor) -> Tensor:
     out[:, :, 1:3] = inputs[:, :, 2:4] * 2
     out[:, :, 0].add_(inputs[:, :, 1] ** 2)
     out[:, 1, :, ::2] *= inputs[:, 0, :, ::2]
+    out[:, :, 3:] = inputs[:, :1, 4:].sin()
     return out.flatten(1)
 
 
@@ -102,6 +104,12 @@ def interleaved(inputs: Tensor) -> Tensor:
     out[..., ::2] = -inputs[..., 1::2] * inputs[..., ::2]
     out[..., 1::2] = inputs[..., ::2].sin()
     return out.flatten(1)
+
+
+def filled(inputs: Tensor) -> Tensor:
+    out = torch.empty_like(inputs)
+    out.copy_(inputs)
+    return out.exp_().flatten(1)
 
 
 def of_tuples(inputs: Tensor) -> Tensor:
@@ -128,6 +136,7 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Any], tuple[int, ...]]] = {
     "slices": (of_slices, PHOTO),
     "own slices": (of_its_own_slices, PHOTO),
     "empty": (interleaved, TOKENS),
+    "filled": (filled, PHOTO),
     "tuples": (of_tuples, PHOTO),
     "constants": (of_constants, PHOTO),
     "used often": (used_often, PHOTO),
@@ -301,12 +310,13 @@ class Remembering(nn.Module):
 
 
 def test_a_model_keeps_no_recorded_tensor() -> None:
-    model = Remembering()
-    check(model)
+    model = as_model(Remembering())
+    record(model, sample_of(PHOTO))
     assert model.mask is not None
     for tensor in (model.mask, model.last):
         assert not torch._is_functional_tensor(tensor)
     assert bool((model.mask == (torch.arange(7) > 2)).all())
+    check(model)
 
 
 def switches() -> tuple[Any, ...]:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 from references.architectures import build
-
 from spadelens.interpret.methods import METHODS
 from spadelens.measure.diagnosis import MethodDiagnosis, diagnose_method
 from spadelens.settings import parse_configured

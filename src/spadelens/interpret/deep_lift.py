@@ -60,10 +60,9 @@ class DeepLift(Method):
         before = tape.replay(baseline)
         start = torch.zeros_like(tape.values[tape.scores])
         start[0, target] = 1.0
-        multipliers = tape.send_back(start, _Rescale.over(tape, before))
-        values = multipliers * (batch - baseline)
-        change = (tape.values[tape.scores] - before[tape.scores])[0, target]
-        return Attribution(values, float(values.double().sum() - change.double()))
+        values = tape.send_back(start, _Rescale.over(tape, before)) * (batch - baseline)
+        scores = [one[tape.scores][0, target].cpu().double() for one in (tape.values, before)]
+        return Attribution(values, float(values.cpu().double().sum() - (scores[0] - scores[1])))
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,9 +128,8 @@ class _Rescale:
                     return [found[k] for k in order]
         return pull_back(step, [(value + before) / 2 for value, before in zip(now, then, strict=True)], messages)
 
-    def _of_maximum(self, step: Step, now: Tensor, then: Tensor, message: Tensor | None) -> Tensor | None:
-        if message is None:  # the places of maxima were asked for, and not their values
-            return None
+    def _of_maximum(self, step: Step, now: Tensor, then: Tensor, message: Tensor | None) -> Tensor:
+        assert message is not None
         change = message * (self.tape.values[step.output] - self.before[step.output])
         is_larger = self.tape.values[step.output] >= self.before[step.output]
         rest = [None] * (len(step.outputs) - 1)
@@ -170,10 +168,9 @@ def _of_quotient(
     return [(message * of_a).sum_to_size(now[0].shape), (message * of_second).sum_to_size(now[1].shape)]
 
 
-def _of_normalization(step: Step, now: Tensor, then: Tensor, message: Tensor | None) -> Tensor | None:
+def _of_normalization(step: Step, now: Tensor, then: Tensor, message: Tensor | None) -> Tensor:
     """Return the multipliers of y = w (x - mean) / std + b, by way of x - mean, std, and the variance in it."""
-    if message is None:
-        return None
+    assert message is not None
     shape, weight, epsilon = normalization_of(step, now)
     multiplier = (message * weight).reshape(shape)
     centered = [value.reshape(shape) - value.reshape(shape).mean(-1, keepdim=True) for value in (now, then)]
@@ -211,7 +208,7 @@ def _mean_power(first: Tensor, second: Tensor) -> Tensor:
     """Return (e^a - e^b) / (a - b), which is e^a where both are equal, and 0 where both are masked."""
     distance = (first - second).abs()
     factor = torch.where(distance > 0, -torch.expm1(-distance) / distance, 1.0)
-    return torch.where(torch.maximum(first, second).isneginf(), 0.0, torch.maximum(first, second).exp() * factor)
+    return torch.maximum(first, second).exp() * factor
 
 
 def _is_nearly(now: Tensor, then: Tensor) -> Tensor:

@@ -21,6 +21,8 @@ from spadelens.randomness import seeded
 class Saliency(Method):
     """The gradient of the score (Simonyan et al. 2014), with its sign."""
 
+    has_rules = False
+
     def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:
         """Return the gradient."""
         from captum.attr import Saliency as CaptumSaliency
@@ -32,6 +34,8 @@ class Saliency(Method):
 @dataclass(frozen=True)
 class InputXGradient(Method):
     """The gradient times the input (Shrikumar et al. 2016)."""
+
+    has_rules = False
 
     def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:
         """Return the product."""
@@ -51,6 +55,7 @@ class IntegratedGradients(Method):
         batch_size: Points that are run at a time.
     """
 
+    has_rules = False
     reference = "input_x_gradient"
     most_missed = 0.05  # the error of the numerical integral
 
@@ -90,6 +95,7 @@ class GradientShap(Method):
         seed: Determines the points; the same for every model, so that dense and sparse maps see the same draws.
     """
 
+    has_rules = False
     reference = "input_x_gradient"
     most_missed = 0.5  # the error of a mean over few random points
 
@@ -145,6 +151,7 @@ class SmoothGrad(Method):
         batch_size: Copies that are run at a time.
     """
 
+    has_rules = False
     reference = "gradient"
 
     noise_std: float = 0.25

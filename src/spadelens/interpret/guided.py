@@ -12,7 +12,6 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spadelens.errors import AttributionError
-from spadelens.interpret.layout import kind_of as input_kind
 from spadelens.interpret.method import Attribution, Method
 from spadelens.interpret.operations import Kind, Role, fused, kind_of, role_of
 from spadelens.interpret.tape import Step, Tape, pull_back, record
@@ -57,7 +56,7 @@ class GuidedGradCam(Method):
 
     def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:
         """Return the product."""
-        if input_kind(sample[0]) != "photo" or sample.dim() != 4:
+        if sample.dim() != 4:
             raise AttributionError(
                 f"The method {_CAM_NAME!r} needs photos: the sample has the shape {list(sample.shape[1:])}."
             )
@@ -102,9 +101,7 @@ def _roles(tape: Tape, method: str) -> Mapping[int, Role]:
 
 
 def _is_factor(number: int, tape: Tape, kinds: Mapping[int, Kind]) -> bool:
-    """Whether all that is done with a value g is to multiply something with it, or with 1 - g; or it is the scores."""
-    if number == tape.scores:
-        return True
+    """Whether all that is done with a value g, if anything, is to multiply something with it, or with 1 - g."""
     users = [step for step in tape.steps if number in step.inputs]
     return all(
         kinds[step.output] is Kind.PRODUCT or (kinds[step.output] in _CARRIED and _is_factor(step.output, tape, kinds))
@@ -143,8 +140,7 @@ def _grad_cam(model: nn.Module, sample: Tensor, target: int) -> Tensor:
     if gradient is None:
         raise AttributionError(f"The method {_CAM_NAME!r} fails: the last feature map has no part in the score.")
     weights = gradient.mean((2, 3), keepdim=True)
-    cam = (weights * found[0].detach()).sum(1, keepdim=True).clamp(min=0)
-    return cam if cam.dtype == torch.float64 else cam.float()
+    return (weights * found[0].detach()).sum(1, keepdim=True).clamp(min=0)
 
 
 class _Attention(TorchDispatchMode):

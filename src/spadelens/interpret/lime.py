@@ -26,7 +26,7 @@ class Lime(Method):
     The parts are superpixels of a photo, tokens of a text, columns of a row. With z in {0, 1}^parts for what is left of
     the input, x_z for the input with all other parts at the baseline, and a fraction q(z) of the parts left:
 
-        minimize over b, a   sum over z of w(z) (score(x_z) - a - b z)² + penalty * v * |b|²
+        minimize over b, a   sum over z of w(z) (score(x_z) - a - b z)² + penalty * v * b²
         w(z) = exp(-d(z)² / (2 * kernel_width²)),   d(z) = 1 - sqrt(q(z))
 
     d is the cosine distance between z and the whole, as in the authors' package. v is the sum over z of w(z) times the
@@ -47,6 +47,8 @@ class Lime(Method):
         seed: Determines the versions; the same for every model, so that dense and sparse maps see the same ones.
         batch_size: Versions that are run at a time.
     """
+
+    has_rules = False
 
     num_samples: int = 500
     num_segments: int = 64

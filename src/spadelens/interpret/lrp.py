@@ -40,14 +40,14 @@ class LRP(Method):
     Convolutions and linear layers share it out by the rules of `lrp_rules`, with a batch normalization that follows
     multiplied into their weights. All else:
 
-        activation          R passes
-        sum                 R in proportion to the summands; what a constant gets, as bias does
-        average, pooling    epsilon; the largest value takes all
-        normalization       linear, its standard deviation taken as constant (Ali et al. 2022)
-        product             a gate, attention weights, a normalizing factor and one that is spread over the other count
-                            as constants (Ali et al. 2022), else half to each factor (Achtibat et al. 2024)
-        length              in proportion to the squares
-        joined constants    what they get (a class token) goes to what they are joined with, by its own relevance
+        - activation: R passes.
+        - sum: R in proportion to the summands; what a constant gets, as bias does.
+        - average, pooling: epsilon; the largest value takes all.
+        - normalization: linear, its standard deviation taken as constant (Ali et al. 2022).
+        - product: a gate, attention weights, a normalizing factor and one that is spread over the other count as
+          constants (Ali et al. 2022), else half to each factor (Achtibat et al. 2024).
+        - length: in proportion to the squares.
+        - joined constants: what they get (a class token) goes to what they are joined with, by its own relevance.
 
     Takes the memory of a training step, and the time of several.
 

@@ -37,12 +37,15 @@ class Method(ABC):
     """An attribution method.
 
     Attributes:
+        has_rules: Whether it has rules of its own, by which it may lose what the model does. Gradients, and scores of
+            changed inputs, are what they are.
         reference: What it should be compared with to see whether its rules do anything: 'gradient' for sensitivities,
             'input_x_gradient' for contributions; None for these two themselves, and for methods without gradients.
         most_missed: By how much its values may miss the change of the score, as a fraction of it; None for a method
             that promises no sum.
     """
 
+    has_rules: ClassVar[bool] = True
     reference: ClassVar[Literal["gradient", "input_x_gradient"] | None] = None
     most_missed: ClassVar[float | None] = None
 

@@ -27,6 +27,8 @@ class Occlusion(Method):
         batch_size: Windows that are run at a time.
     """
 
+    has_rules = False
+
     window: float = 0.125
     stride: float = 0.5
     baseline: float = 0.0

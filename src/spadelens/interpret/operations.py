@@ -219,8 +219,6 @@ def _joined(
     kind = _KIND_OF.get(step.name)
     if len(step.inputs) != 2 or kind not in _JOINING or _without_rule(step, kind) is not None:
         return None
-    if len({tape.values[number].shape for number in (*step.inputs, step.output)}) != 1:
-        return None
     chains = [_chain(number, parents) for number in step.inputs]
     for root in chains[0]:
         if root in chains[1] and tape.values[root].shape == tape.values[step.output].shape:

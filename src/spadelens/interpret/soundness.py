@@ -91,7 +91,7 @@ def check_soundness(
         _conservation_problem(found, noise),
         _fit_problem(found),
         _gradient_problem(method, gradient),
-        _randomized_problem(randomized),
+        _randomized_problem(method, randomized),
     )
     return replace(
         soundness,
@@ -186,8 +186,8 @@ def _gradient_problem(method: Method, similarity: float | None) -> str:
     return "The map is the plain gradient: the rule of the method has changed nothing."
 
 
-def _randomized_problem(similarity: float | None) -> str:
-    if similarity is None or similarity <= _INSENSITIVE:
+def _randomized_problem(method: Method, similarity: float | None) -> str:
+    if not method.has_rules or similarity is None or similarity <= _INSENSITIVE:
         return ""
     return (
         f"With random weights in the last layer the map stays the same (similarity {similarity:.3f}): it does not "

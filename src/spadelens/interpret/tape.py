@@ -150,13 +150,13 @@ def record(model: nn.Module, batch: Tensor) -> Tape:
         AttributionError: The code of the model decides by the values of its input what it does next, or works in a way
             that cannot be recorded.
     """
-    source = batch.detach().clone()
+    source = batch.detach()
     with torch.no_grad():
-        scores = model(batch.detach().clone())  # which fills what the model keeps for later passes
+        scores = model(source.clone())  # which fills what the model keeps for later passes
     recorder = _Recorder()
     recorder.know(source)
     try:
-        with _decomposed(), _kept_attributes(model), torch.no_grad(), recorder, _Watch(recorder):
+        with sdpa_kernel(SDPBackend.MATH), _kept_attributes(model), torch.no_grad(), recorder, _Watch(recorder):
             number = recorder.number_of(_run_without_changes(model, source))
     except (AttributionError, ModelOutputError):
         raise
@@ -319,18 +319,6 @@ _DIFFERENTIABLE = {
 
 
 @contextmanager
-def _decomposed() -> Iterator[None]:
-    """Let attention be computed by products and a softmax, and not by one operation that hides them."""
-    is_fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(is_fast)
-
-
-@contextmanager
 def _kept_attributes(model: nn.Module) -> Iterator[None]:
     """Let modules forget what they have noted in the meantime, such as a mask for the next pass: it is wrapped."""
     spaces = [space for module in model.modules() for space in (module.__dict__, module._buffers)]
@@ -345,11 +333,10 @@ def _kept_attributes(model: nn.Module) -> Iterator[None]:
 
 
 def _check_scores(tape: Tape, scores: Any) -> None:
-    """Refuse a tape that does not give the scores of the model, as it is and run again: the model keeps a state."""
-    recorded = tape.values[tape.scores]
+    """Refuse a tape that does not give the scores of the model, which keeps a state, or does what is not seen."""
     again = tape.replay(tape.values[tape.source])[tape.scores]
     limit = max(_TOLERANCE, _NUM_ROUNDINGS * torch.finfo(scores.dtype).eps) * float(scores.abs().max())
-    if any(other.shape != scores.shape or float((other - scores).abs().max()) > limit for other in (recorded, again)):
+    if again.shape != scores.shape or float((again - scores).abs().max()) > limit:
         raise AttributionError(
             "The operations of the model cannot be recorded: they give other scores than the model did before. Use a "
             "method that needs forward passes alone, such as occlusion."
