@@ -33,4 +33,5 @@ for example in examples/*.py; do
     (cd "$temporary" && python "$OLDPWD/$example")
 done
 step 'pytest'
-pytest --cov --cov-report=term
+# Every process computes in one thread (tests/conftest.py); a file stays in one process, with what it has set up.
+pytest --numprocesses 2 --dist loadfile --cov --cov-report=term
