@@ -321,3 +321,22 @@ def test_averages_lose_nothing(average: nn.Module) -> None:
         found = handed_back(average, inputs, relevance, Rule.Z_PLUS, epsilon=0.05)
         assert float(found.sum()) == pytest.approx(float(relevance.sum()))
         assert bool((found != 0).all())
+
+
+def test_a_product_with_a_factor_of_its_own() -> None:
+    """torch.addmm can scale the product and the bias."""
+    torch.manual_seed(3)
+    bias, matrix, inputs = torch.randn(4).double(), torch.randn(3, 4).double(), torch.randn(2, 3).double()
+    relevance = torch.randn(2, 4).double()
+
+    class Scaled(nn.Module):
+        def forward(self, values: Tensor) -> Tensor:
+            return torch.addmm(bias, values, matrix, beta=0.5, alpha=3.0)
+
+    class Plain(nn.Module):
+        def forward(self, values: Tensor) -> Tensor:
+            return torch.addmm(0.5 * bias, values, 3.0 * matrix)
+
+    for rule in (Rule.EPSILON, Rule.GAMMA):
+        found, wanted = (handed_back(model(), inputs, relevance, rule, epsilon=0.1) for model in (Scaled, Plain))
+        torch.testing.assert_close(found, wanted)

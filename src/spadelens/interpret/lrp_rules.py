@@ -138,7 +138,7 @@ def linear_of(step: Step, inputs: Tensor, scale: Tensor | None = None) -> Linear
         arguments[where], arguments[matrix_at] = values, weights
         if bias_at is not None and arguments[bias_at] is not None:
             arguments[bias_at] = torch.zeros_like(arguments[bias_at])
-        result: Tensor = step.operation(*arguments)
+        result: Tensor = step.operation(*arguments, **step.keywords)
         return result
 
     return Linear(function, inputs, matrix)

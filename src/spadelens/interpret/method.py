@@ -21,7 +21,7 @@ class Attribution:
         convergence_delta: For methods that promise completeness, by how much the sum of the values misses the
             difference between the scores of the input and of the baseline; None for the others.
         conservation: For layer-wise relevance propagation, the sum of the values over the score that they share out: 1
-            where nothing is lost; None for the others.
+            where nothing is lost; None for the others, and where the score is 0.
         fit: For methods that fit a linear model to the scores, the share of their variance that it explains: 1 where
             the model is right, near or below 0 where it says nothing. None for the others, and for scores that are all
             the same.

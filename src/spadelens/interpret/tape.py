@@ -69,6 +69,12 @@ class Step:
         """What is among the arguments and does not depend on the input."""
         return tuple(item for item in self._arguments if not isinstance(item, _Slot))
 
+    @property
+    def keywords(self) -> Mapping[str, Any]:
+        """The arguments that are given by name, none of which depends on the input."""
+        named: Mapping[str, Any] = self._filled([_MARK] * len(self.inputs))[1]
+        return named
+
     def arguments(self, values: Sequence[Tensor]) -> tuple[Any, ...]:
         """Return the positional arguments, with `values` in place of the inputs; constants are as recorded."""
         positional: tuple[Any, ...] = self._filled(values)[0]
@@ -254,10 +260,7 @@ class _Recorder(TorchDispatchMode):
 
 
 class _Watch(TorchFunctionMode):
-    """Sees to what is not an operation on tensors: values that leave torch, and memory that is not yet filled.
-
-    Changes in place are replaced for tensors that torch has wrapped; it wraps all but what is empty.
-    """
+    """Sees values that leave torch: memory that stands for others is empty, and may be read as constants only."""
 
     def __init__(self, recorder: _Recorder) -> None:
         super().__init__()
@@ -271,10 +274,7 @@ class _Watch(TorchFunctionMode):
             if self.recorder.number_of(args[0]) is not None:
                 _refuse_reading()
             args = (torch._from_functional_tensor(args[0]), *args[1:])
-        result = func(*args, **(kwargs or {}))
-        if "empty" in name and isinstance(result, Tensor) and not torch._is_functional_tensor(result):
-            return torch._to_functional_tensor(result)
-        return result
+        return func(*args, **(kwargs or {}))
 
 
 def _run_without_changes(model: nn.Module, source: Tensor) -> Any:
