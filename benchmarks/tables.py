@@ -128,6 +128,11 @@ def commands(name: str, network: Network, shared: Path, out: Path) -> Iterator[t
         methods = [part for method in used for part in ("--method", method)]
         command = ["bench", "table1", "--model", model, "--out", str(folder), "--cases", str(network.num_rule_cases)]
         yield [*command, *rows, *methods], folder / "table1.json"
+    folder = out / f"rules-{name}"
+    rows = [part for row in ("dense", "balanced", "ensemble") for part in ("--row", row)]
+    methods = [part for method in (*CUE_METHODS[:2], *RULE_METHODS) for part in ("--method", method)]
+    command = ["bench", "table2", "--model", model, "--out", str(folder), *network.table2, *rows, *methods]
+    yield command, folder / "table2.json"
     if network.num_draw_cases:
         folder = out / f"draws-{name}"
         rows = ["--row", "dense", "--row", "ensemble", "--cases", str(network.num_draw_cases)]

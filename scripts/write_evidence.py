@@ -20,6 +20,7 @@ TITLES = {
     "tables/table1-faint": "faint patches",
     "transfer/table2": "schedules tuned for AUC, on clean photos",
     "rules/table1": "methods with rules of their own",
+    "rules/table2": "methods with rules of their own, by insertion and deletion",
     "lime/table1": "LIME",
     "draws/table1": "SmoothGrad with 100 draws",
     "ablations/ablations": "one setting varied at a time",
