@@ -283,13 +283,13 @@ def cam_refused(model: nn.Module, sample: Tensor, message: str) -> None:
 
 def test_guided_grad_cam_refuses_what_is_no_photo_or_has_no_map() -> None:
     rows = nn.Sequential(nn.Linear(11, 4), nn.ReLU(), nn.Linear(4, 3))
-    cam_refused(rows, sample_of((1, 11)), r"'guided_grad_cam' needs photos: the sample has the shape \[11\]")
+    cam_refused(rows, sample_of((1, 11)), r"'guided_grad_cam' needs photos \[C, H, W\]: the sample has the shape \[11\]")
     texts = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Flatten(), nn.Linear(20, 3))
-    cam_refused(texts, sample_of((1, 5, 6)), r"needs photos: the sample has the shape \[5, 6\]")
+    cam_refused(texts, sample_of((1, 5, 6)), r"needs photos \[C, H, W\]: the sample has the shape \[5, 6\]")
     clips = nn.Sequential(nn.Conv3d(2, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 2 * 4 * 5, 3))
-    cam_refused(clips, sample_of((1, 2, 3, 5, 6)), r"needs photos: the sample has the shape \[2, 3, 5, 6\]")
+    cam_refused(clips, sample_of((1, 2, 3, 5, 6)), r"needs photos \[C, H, W\]: the sample has the shape \[2, 3, 5, 6\]")
     flat = nn.Sequential(nn.Flatten(), nn.Linear(126, 4), nn.ReLU(), nn.Linear(4, 3))
-    cam_refused(flat, sample_of(PHOTO), "needs a feature map: no module of this model returns")
+    cam_refused(flat, sample_of(PHOTO), "needs a feature map near the scores: no module of this model returns")
     single = nn.Sequential(nn.Conv2d(2, 4, (7, 9)), nn.ReLU(), nn.Flatten(), nn.Linear(4, 3))
     cam_refused(single, sample_of(PHOTO), "of more than one place")
     cam_refused(Aside(), sample_of(PHOTO), "the last feature map has no part in the score")
@@ -318,7 +318,7 @@ def vision_transformer() -> nn.Module:
 def test_vision_transformers() -> None:
     """Their only feature map comes before attention; the rectifiers of their blocks have the rule."""
     sample = sample_of((1, 3, 16, 16))
-    cam_refused(vision_transformer(), sample, "comes before attention, which mixes its places")
+    cam_refused(vision_transformer(), sample, "without attention or tokens after it")
     found = guided(vision_transformer(), sample)
     assert float((found - gradient(vision_transformer(), sample)).abs().max()) > 0.01 * float(found.abs().max())
 
@@ -353,9 +353,9 @@ def test_attention_before_the_last_map_is_fine_and_after_it_is_not() -> None:
     before = nn.Sequential(nn.Conv2d(2, 4, 3), Function(attend), nn.Conv2d(4, 4, 3), *ends).double().eval()
     assert bool(GuidedGradCam().attribute(before, sample, TARGET).values.any())
     after = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), Function(lambda x: attend(x).mean((2, 3))), nn.Linear(4, 3))
-    cam_refused(after, sample, "comes before attention")
+    cam_refused(after, sample, "without attention or tokens after it")
     by_hand = Function(lambda x: (functional.softmax(x.flatten(2), -1) * x.flatten(2)).sum(-1))
-    cam_refused(nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), by_hand, nn.Linear(4, 3)), sample, "before attention")
+    cam_refused(nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), by_hand, nn.Linear(4, 3)), sample, "without attention or tokens after it")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

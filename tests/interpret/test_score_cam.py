@@ -206,7 +206,7 @@ def test_as_a_method_it_is_the_same_map_on_every_channel() -> None:
 def test_as_a_method_it_is_for_photos() -> None:
     for shape in ((6,), (3, 2), (1, 2, 3, 1)):
         model = nn.Sequential(nn.Flatten(), nn.Linear(6, 3))
-        with pytest.raises(AttributionError, match=r"expected a photo \[C, H, W\]"):
+        with pytest.raises(AttributionError, match=r"needs photos \[C, H, W\]"):
             attribute(model, torch.ones(shape), "score_cam")
 
 
@@ -232,7 +232,7 @@ class Tokens(nn.Module):
 @pytest.mark.parametrize("is_map", [True, False])
 def test_models_that_go_on_with_tokens_are_refused(is_map: bool) -> None:
     model = Tokens(is_map).double().eval()
-    with pytest.raises(AttributionError, match="does not end in maps"):
+    with pytest.raises(AttributionError, match="without attention or tokens after it"):
         score_cam(model, SAMPLE[:, :10, :10], 0)
     assert score_cam(model, SAMPLE[:, :10, :10], 0, "patches").shape == (10, 10)
 

@@ -116,7 +116,7 @@ def test_a_vision_transformer() -> None:
     model, sample = build("vit")
     found = diagnosed(model, "guided_grad_cam", "score_cam", "saliency", "deep_lift", sample=sample)
     assert found["guided_grad_cam"].verdict is Verdict.REFUSED
-    assert "attention, which mixes its places" in found["guided_grad_cam"].reason
+    assert "without attention or tokens after it" in found["guided_grad_cam"].reason
     assert found["score_cam"].verdict is Verdict.REFUSED
     assert found["saliency"].verdict is Verdict.SOUND
     assert found["deep_lift"].verdict is Verdict.SOUND, found["deep_lift"].reason

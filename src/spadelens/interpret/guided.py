@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from spadelens.errors import AttributionError
+from spadelens.interpret.feature_map import LastMap
 from spadelens.interpret.method import Attribution, Method
 from spadelens.interpret.operations import Kind, Role, fused, kind_of, role_of
 from spadelens.interpret.tape import Step, Tape, pull_back, record
@@ -47,9 +47,8 @@ class GuidedGradCam(Method):
 
         cam = max(sum over k of (mean gradient of channel k) * channel k, 0)
 
-    enlarged to the size of the sample (bilinear). The feature map is the last output of any module that is
-    `[1, channels, height, width]` with more than one place. A model that lets its places attend to one another after
-    that, such as a vision transformer, has mixed them: it is refused.
+    enlarged to the size of the sample (bilinear). Which map is the last one, `LastMap` says; a model without one, such
+    as a vision transformer, is refused.
     """
 
     reference = "gradient"
@@ -58,7 +57,7 @@ class GuidedGradCam(Method):
         """Return the product."""
         if sample.dim() != 4:
             raise AttributionError(
-                f"The method {_CAM_NAME!r} needs photos: the sample has the shape {list(sample.shape[1:])}."
+                f"The method {_CAM_NAME!r} needs photos [C, H, W]: the sample has the shape {list(sample.shape[1:])}."
             )
         cam = _grad_cam(model, sample, target)
         enlarged = functional.interpolate(cam, sample.shape[2:], mode="bilinear", align_corners=False)
@@ -111,50 +110,11 @@ def _is_factor(number: int, tape: Tape, kinds: Mapping[int, Kind]) -> bool:
 
 def _grad_cam(model: nn.Module, sample: Tensor, target: int) -> Tensor:
     """Return the map `[1, 1, h, w]` of the last feature map."""
-    spy = _Attention()
-    found: list[Tensor] = []
-
-    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.dim() == 4 and len(output) == 1 and output.shape[2:].numel() > 1:
-            found[:] = [output]
-            spy.is_seen = False
-
-    handles = [module.register_forward_hook(keep) for name, module in model.named_modules() if name]
-    try:
-        with torch.enable_grad(), spy:
-            score = model(sample.detach().clone().requires_grad_())[0, target]
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not found:
-        raise AttributionError(
-            f"The method {_CAM_NAME!r} needs a feature map: no module of this model returns [1, channels, height, "
-            "width] of more than one place. Use guided_backprop."
-        )
-    if spy.is_seen:
-        raise AttributionError(
-            f"The method {_CAM_NAME!r} needs a feature map near the scores: the last one of this model comes before "
-            "attention, which mixes its places. Use guided_backprop."
-        )
-    (gradient,) = torch.autograd.grad(score, found[0], allow_unused=True)
+    with torch.enable_grad(), LastMap(model, sample[0]) as last:
+        score = model(sample.detach().clone().requires_grad_())[0, target]
+    features, _ = last.found(_CAM_NAME)
+    (gradient,) = torch.autograd.grad(score, features, allow_unused=True)
     if gradient is None:
         raise AttributionError(f"The method {_CAM_NAME!r} fails: the last feature map has no part in the score.")
     weights = gradient.mean((2, 3), keepdim=True)
-    return (weights * found[0].detach()).sum(1, keepdim=True).clamp(min=0)
-
-
-class _Attention(TorchDispatchMode):
-    """Sees whether a softmax is taken, alone or within attention."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.is_seen = False
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        name = func.overloadpacket.__name__
-        result = func(*args, **(kwargs or {}))
-        is_scores = isinstance(result, Tensor) and result.dim() == 2  # of a model that ends in a softmax
-        self.is_seen |= ("softmax" in name and not is_scores) or "attention" in name
-        return result
+    return (weights * features.detach()).sum(1, keepdim=True).clamp(min=0)

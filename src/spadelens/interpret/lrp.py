@@ -57,8 +57,7 @@ class LRP(Method):
             'epsilon', 'gamma', 'alpha-beta' or 'z-plus' for all layers.
         epsilon: What the denominators of linear layers are kept away from zero by, as a fraction of the sizes of what
             is added up. More of it is smoother, and depends less on the class.
-        stabilizer: The same of everything else, where errors grow from layer to layer: with 0.01 in place of 0.1, the
-            rule 'epsilon' gives 10^5 times the score on a MobileNet.
+        stabilizer: The same of everything else. With less of it, relevance of both signs grows from layer to layer.
         gamma: How much more positive contributions count in the rule gamma.
         alpha: Of the rule alpha-beta; beta is alpha - 1.
     """

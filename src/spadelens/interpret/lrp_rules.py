@@ -12,7 +12,7 @@ the shares s_ij of every j have the sum 1: nothing is lost. p and n are the posi
 
 The rest is what bias and epsilon take: neither has an input to hand it to, so that it is shared out by the size of the
 contributions (equally, in the rule for recurrent networks by Arras et al. 2017). Without epsilon, outputs near zero
-whose contributions cancel blow relevance up from layer to layer, to 10^12 times the score on a MobileNet. Where there
+whose contributions cancel blow relevance up from layer to layer (docs/evidence.md). Where there
 is no contribution of the sign that a rule wants, those of the other sign take their place; where there is none at all,
 inputs share equally, as in the rule flat. Only what reaches an output that sees no input, such as the rim of a padded
 1 x 1 convolution, is lost.
@@ -102,10 +102,9 @@ class Linear:
     def parts(self, is_positive: bool) -> tuple[Linear, Linear]:
         """Return the two layers that together have the contributions of one sign."""
         low, high = self.inputs.clamp(max=0), self.inputs.clamp(min=0)
-        matrix = torch.ones_like(self.inputs[:0]) if self.matrix is None else self.matrix
-        falling, rising = matrix.clamp(max=0), matrix.clamp(min=0)
         if self.matrix is None:  # an average: all factors are positive
             return replace(self, inputs=high if is_positive else low), replace(self, inputs=torch.zeros_like(low))
+        falling, rising = self.matrix.clamp(max=0), self.matrix.clamp(min=0)
         first, second = (rising, falling) if is_positive else (falling, rising)
         return replace(self, inputs=high, matrix=first), replace(self, inputs=low, matrix=second)
 

@@ -17,11 +17,12 @@ from spadelens.extract.report import are_probabilities
 from spadelens.extract.sample import check_sample, check_target
 from spadelens.extract.trace import Trace, applied_or_dense
 from spadelens.extract.views import check_count
+from spadelens.interpret.feature_map import LastMap, is_map
 from spadelens.interpret.layout import spread_units
 from spadelens.interpret.method import Attribution, Method, check_at_least_one
 
 BATCH_SIZE = 16
-_MOST_STRETCHED = 4.0  # by how much a map may be wider or taller than the sample; with channels last it seems far more
+_NAME = "score_cam"
 
 
 @final
@@ -46,7 +47,7 @@ class ScoreCam(Method):
         inputs = sample.detach()[0]
         if inputs.dim() != 3:
             raise AttributionError(
-                f"Score-CAM cannot be run on a sample of shape {list(inputs.shape)}: expected a photo [C, H, W]."
+                f"The method {_NAME!r} needs photos [C, H, W]: the sample has the shape {list(inputs.shape)}."
             )
         found = score_cam(model, inputs, target, batch_size=self.batch_size).to(inputs.dtype)
         return Attribution(spread_units(found, inputs).expand_as(inputs).unsqueeze(0))
@@ -72,9 +73,8 @@ def score_cam(
         model: A trace, or a module that maps a batch of samples to class scores.
         sample: The input `[C, H, W]`, without a batch dimension.
         target: The class.
-        layer: The module whose output is used, called once in a pass; by default the output of the last call of any
-            module in the pass that has the shape `[batch, channels, height, width]`, more than one place, and about
-            the aspect of the sample. A model that goes on with tokens after it has no such layer.
+        layer: The module whose output is used, called once in a pass; by default the last feature map, as `LastMap`
+            finds it.
         batch_size: Masked samples that are run at a time.
 
     Raises:
@@ -129,39 +129,13 @@ def _probabilities(model: nn.Module, batch: Tensor, is_distribution: bool) -> Te
 
 def _channels(model: nn.Module, sample: Tensor, layer: str | None) -> tuple[Tensor, Tensor]:
     """Return the channels `[K, h, w]` of a layer's output that are not constant, and the scores of the sample."""
-    modules = {name: module for name, module in model.named_modules() if name}
-    if layer is not None and layer not in modules:
-        raise UnknownNameError("layer", layer, modules)
-    outputs: list[Any] = []
-
-    def keep(output: Any) -> None:
-        copy = output.detach().clone() if isinstance(output, Tensor) else output  # the next module may work in place
-        if layer is not None:
-            outputs.append(copy)
-        elif _is_map(copy) and _is_upright(copy, sample):
-            outputs[:] = [copy]
-        elif _has_tokens(copy):
-            outputs.clear()
-
-    watched = modules.values() if layer is None else [modules[layer]]
-    handles = [module.register_forward_hook(lambda _module, _inputs, output: keep(output)) for module in watched]
-    try:
-        scores = class_scores(model, sample.unsqueeze(0))[0]
-    finally:
-        for handle in handles:
-            handle.remove()
-    if layer is None and not outputs:
-        raise AttributionError(
-            "Score-CAM cannot be run on this model: it does not end in maps [batch, channels, height, width] of more "
-            "than one place, as a model made of convolutions does. Use another method, or name a layer."
-        )
-    if len(outputs) != 1 or not _is_map(outputs[0]):
-        found = f"is called {len(outputs)} times" if len(outputs) != 1 else f"returns {_shape(outputs[0])}"
-        raise InputError(
-            f"Cannot draw a Score-CAM map from layer {layer!r}: it {found}, expected one call that returns a tensor "
-            "[1, channels, height, width] of more than one place."
-        )
-    channels = _wide(outputs[0][0])
+    if layer is None:
+        with LastMap(model, sample) as last:
+            scores = class_scores(model, sample.unsqueeze(0))[0]
+        _, output = last.found(_NAME)
+    else:
+        output, scores = _output_of(model, sample, layer)
+    channels = _wide(output[0])
     if not bool(torch.isfinite(channels).all()):
         raise AttributionError(
             "The output of the layer is not finite (NaN or infinity). Use float32, or another layer."
@@ -169,19 +143,28 @@ def _channels(model: nn.Module, sample: Tensor, layer: str | None) -> tuple[Tens
     return channels[channels.amax((1, 2)) > channels.amin((1, 2))], scores
 
 
-def _is_map(output: Any) -> bool:
-    return isinstance(output, Tensor) and output.dim() == 4 and len(output) == 1 and output.shape[2:].numel() > 1
+def _output_of(model: nn.Module, sample: Tensor, layer: str) -> tuple[Tensor, Tensor]:
+    """Return what the module `layer` returns, and the scores of the sample."""
+    modules = {name: module for name, module in model.named_modules() if name}
+    if layer not in modules:
+        raise UnknownNameError("layer", layer, modules)
+    outputs: list[Any] = []
 
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        outputs.append(output.detach().clone() if isinstance(output, Tensor) else output)  # the next may work in place
 
-def _is_upright(output: Tensor, sample: Tensor) -> bool:
-    """Whether a map has about the aspect of the sample."""
-    stretched = (output.shape[2] * sample.shape[2]) / (output.shape[3] * sample.shape[1])
-    return 1 / _MOST_STRETCHED <= stretched <= _MOST_STRETCHED
-
-
-def _has_tokens(output: Any) -> bool:
-    """Whether an output has a list or a map of more than one token, features last."""
-    return isinstance(output, Tensor) and output.dim() >= 3 and output.shape[-1] > 1 and output.shape[1:-1].numel() > 1
+    handle = modules[layer].register_forward_hook(keep)
+    try:
+        scores = class_scores(model, sample.unsqueeze(0))[0]
+    finally:
+        handle.remove()
+    if len(outputs) != 1 or not is_map(outputs[0]):
+        found = f"is called {len(outputs)} times" if len(outputs) != 1 else f"returns {_shape(outputs[0])}"
+        raise InputError(
+            f"Cannot draw a Score-CAM map from layer {layer!r}: it {found}, expected one call that returns a tensor "
+            "[1, channels, height, width] of more than one place."
+        )
+    return outputs[0], scores
 
 
 def _shape(output: Any) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from spadelens.errors import AttributionError, ModelOutputError
 from spadelens.extract.capture import class_scores, probe
 from spadelens.extract.trace import swapped_weights
-from spadelens.interpret.gradient_methods import InputXGradient, Saliency, SmoothGrad
+from spadelens.interpret.gradient_methods import InputXGradient, Saliency
 from spadelens.interpret.method import Attribution, Method
 from spadelens.interpret.running import run_method
 from spadelens.layers import matrix_layers
@@ -179,9 +179,7 @@ def _fit_problem(found: Attribution) -> str:
 
 
 def _gradient_problem(method: Method, similarity: float | None) -> str:
-    if method.reference != "gradient" or similarity is None or similarity <= _THE_SAME:
-        return ""
-    if isinstance(method, SmoothGrad):  # where the model is linear, the mean is the plain gradient, and rightly so
+    if not method.has_rules or method.reference != "gradient" or similarity is None or similarity <= _THE_SAME:
         return ""
     return "The map is the plain gradient: the rule of the method has changed nothing."
 
