@@ -12,7 +12,6 @@ from torch import nn
 from spadelens.errors import InputError
 from spadelens.models import Encoding, LoadedModel, LoadedTable, LoadedText, Preprocessing
 from spadelens.present.inputs import (
-    MOST_CHARACTERS,
     MOST_LINES,
     PhotoFile,
     TableLine,
@@ -22,6 +21,7 @@ from spadelens.present.inputs import (
     unused_columns,
 )
 from spadelens.present.subjects import RowSubject, Subject, TextSubject, show
+from spadelens.text_files import MOST_CHARACTERS
 
 ANY = nn.Linear(2, 2)
 

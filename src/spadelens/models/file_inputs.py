@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from torch import Tensor
 
 from spadelens.errors import InputError, ModelSpecError
 from spadelens.models.loaded import Encoding, Tokenizer
+from spadelens.text_files import numbers, shown, table_lines
 
 
 def read_rows(path: str | Path, feature_names: Sequence[str]) -> Tensor:
@@ -25,40 +24,10 @@ def read_rows(path: str | Path, feature_names: Sequence[str]) -> Tensor:
     Raises:
         InputError: The file cannot be read, lacks a column, has no row, or holds something else than finite numbers.
     """
-    path = Path(path)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as opened:
-            reader = csv.DictReader(opened, strict=True)
-            header = [name.strip() for name in reader.fieldnames or ()]
-            reader.fieldnames = header
-            lines = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"Cannot read the table {str(path)!r}: {type(error).__name__}: {error}") from error
-    missing = [name for name in feature_names if name not in header]
-    if missing:
-        raise InputError(
-            f"The table {str(path)!r} lacks {len(missing)} of {len(feature_names)} columns (first: {missing[0]!r}). "
-            "Its first line has to name them."
-        )
-    if len({*header}) != len(header):
-        raise InputError(f"The table {str(path)!r} names a column twice.")
-    longer = next((number for number, line in enumerate(lines, 1) if None in line), None)
-    if longer is not None:
-        raise InputError(f"The table {str(path)!r} has more values in row {longer} than names in its first line.")
+    _, *lines = table_lines(Path(path))
     if not lines:
-        raise InputError(f"The table {str(path)!r} has no row below its first line.")
-    rows = [[_number(line[name], name, number, path) for name in feature_names] for number, line in enumerate(lines, 1)]
-    return torch.tensor(rows, dtype=torch.float32)
-
-
-def _number(text: str | None, column: str, row: int, path: Path) -> float:
-    try:
-        value = float(text or "")
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise InputError(f"The table {str(path)!r} holds {text!r} in row {row}, column {column!r}: expected a number.")
-    return value
+        raise InputError(f"There is no row in {shown(Path(path))}: expected at least one.")
+    return torch.tensor([numbers(line, feature_names) for line in lines], dtype=torch.float32)
 
 
 def file_feature_names(module: ModuleType, file_name: str) -> tuple[str, ...]:

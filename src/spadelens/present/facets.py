@@ -29,10 +29,10 @@ from spadelens.present.console import print_facets, stage_bar
 from spadelens.present.folder import whole_folder
 from spadelens.present.html import page_picture, page_thumbnail, render_page
 from spadelens.present.image import photo_picture, png_bytes
-from spadelens.present.subjects import displayable
 from spadelens.present.summary import describe_run, sparsity_of
 from spadelens.present.traces import TraceSettings
 from spadelens.present.visualize_report import as_picture
+from spadelens.text_files import displayable
 
 FORMAT = "spadelens-facets-1"
 _NUM_SHOWN, _NUM_LAYERS_SHOWN = 18, 8

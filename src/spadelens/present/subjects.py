@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from spadelens.extract.augmentation import Augmentation
 from spadelens.extract.kinds import RowSample, TextSample, embed_text, row_sample
 from spadelens.extract.presets import Kind, Preset
 from spadelens.models import Encoding, Loaded, LoadedModel, LoadedTable, LoadedText
+from spadelens.text_files import displayable
 
 
 @final
@@ -211,8 +211,3 @@ def unique_names(files: tuple[Path, ...]) -> tuple[str, ...]:
         taken.add(name.lower())
         names.append(name)
     return tuple(names)
-
-
-def displayable(file_name: str) -> str:
-    """Return a file's name with replacement characters where it is not valid text."""
-    return os.fsencode(file_name).decode("utf-8", "replace")
