@@ -3,11 +3,11 @@
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from references import dense
+from references.nets import PHOTO, TARGET, Function, sample_of
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -15,20 +15,7 @@ from spadelens.errors import AttributionError, InputError
 from spadelens.interpret.deep_lift import DeepLift
 from spadelens.interpret.method import Attribution
 
-PHOTO, TOKENS, ROW, TARGET = (1, 2, 7, 9), (1, 5, 6), (1, 11), 1
-
-
-class Function(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, inputs: Tensor) -> Any:
-        return self.function(inputs)
-
-
-def sample_of(shape: tuple[int, ...], seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+TOKENS, ROW = (1, 5, 6), (1, 11)
 
 
 def change_of(model: nn.Module, sample: Tensor, baseline: float = 0.0) -> float:

@@ -3,33 +3,18 @@
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 import torchvision
 from references import dense
+from references.nets import PHOTO, TARGET, Function, sample_of
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.swin_transformer import SwinTransformer
 
 from spadelens.errors import AttributionError
 from spadelens.interpret.guided import GuidedBackprop, GuidedGradCam
-
-PHOTO, TARGET = (1, 2, 7, 9), 1
-
-
-class Function(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, inputs: Tensor) -> Any:
-        return self.function(inputs)
-
-
-def sample_of(shape: tuple[int, ...], seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def guided(model: nn.Module, sample: Tensor) -> Tensor:
@@ -283,7 +268,9 @@ def cam_refused(model: nn.Module, sample: Tensor, message: str) -> None:
 
 def test_guided_grad_cam_refuses_what_is_no_photo_or_has_no_map() -> None:
     rows = nn.Sequential(nn.Linear(11, 4), nn.ReLU(), nn.Linear(4, 3))
-    cam_refused(rows, sample_of((1, 11)), r"'guided_grad_cam' needs photos \[C, H, W\]: the sample has the shape \[11\]")
+    cam_refused(
+        rows, sample_of((1, 11)), r"'guided_grad_cam' needs photos \[C, H, W\]: the sample has the shape \[11\]"
+    )
     texts = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Flatten(), nn.Linear(20, 3))
     cam_refused(texts, sample_of((1, 5, 6)), r"needs photos \[C, H, W\]: the sample has the shape \[5, 6\]")
     clips = nn.Sequential(nn.Conv3d(2, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 2 * 4 * 5, 3))
@@ -355,7 +342,11 @@ def test_attention_before_the_last_map_is_fine_and_after_it_is_not() -> None:
     after = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), Function(lambda x: attend(x).mean((2, 3))), nn.Linear(4, 3))
     cam_refused(after, sample, "without attention or tokens after it")
     by_hand = Function(lambda x: (functional.softmax(x.flatten(2), -1) * x.flatten(2)).sum(-1))
-    cam_refused(nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), by_hand, nn.Linear(4, 3)), sample, "without attention or tokens after it")
+    cam_refused(
+        nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), by_hand, nn.Linear(4, 3)),
+        sample,
+        "without attention or tokens after it",
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

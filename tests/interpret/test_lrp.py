@@ -4,13 +4,13 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torchvision
 from PIL import Image
+from references.lrp_nets import EPSILON, Net, noise, relevance
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
@@ -23,7 +23,6 @@ SHARED = Path(__file__).resolve().parents[3] / "shared"
 needs_shared = pytest.mark.skipif(
     not (SHARED / "models").is_dir(), reason=f"{SHARED} is not there: LRP was NOT tried on trained networks and photos"
 )
-EPSILON = 0.07
 every_rule = pytest.mark.parametrize("rule", COMPOSITES)
 
 
@@ -32,29 +31,6 @@ def seeded() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-class Net(nn.Module):
-    """A function with a few layers, in float64."""
-
-    def __init__(self, function: Callable[..., Tensor], **layers: nn.Module) -> None:
-        super().__init__()
-        self.function = function
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-        self.double().eval()
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.function(self, inputs)
-
-
-def relevance(model: nn.Module, sample: Tensor, target: int = 0, **settings: Any) -> Tensor:
-    settings = {"rule": "epsilon-plus", "epsilon": EPSILON, **settings}
-    return LRP(**{"stabilizer": settings["epsilon"], **settings}).attribute(model.eval(), sample, target).values
 
 
 def test_two_layers_by_hand() -> None:

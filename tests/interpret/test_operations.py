@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from references.nets import Function, sample_of
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -15,19 +16,9 @@ from spadelens.interpret.tape import Step, Tape, pull_back, record
 SHAPE = (1, 4, 3, 6)
 
 
-class Function(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, inputs: Tensor) -> Any:
-        return self.function(inputs)
-
-
 def tape_of(model: nn.Module | Callable[[Tensor], Any], shape: tuple[int, ...] = SHAPE) -> Tape:
     model = model if isinstance(model, nn.Module) else Function(model)
-    sample = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return record(model.double().eval(), sample)
+    return record(model.double().eval(), sample_of(shape))
 
 
 def names_of(tape: Tape) -> list[str]:

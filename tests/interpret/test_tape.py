@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from references.nets import Function, sample_of
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,23 +15,8 @@ from spadelens.interpret.tape import Step, Tape, pull_back, pull_back_function, 
 PHOTO, TOKENS = (1, 2, 5, 7), (1, 5, 6)
 
 
-class Function(nn.Module):
-    """A function as a model."""
-
-    def __init__(self, function: Callable[[Tensor], Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, inputs: Tensor) -> Any:
-        return self.function(inputs)
-
-
 def as_model(model: nn.Module | Callable[[Tensor], Any]) -> nn.Module:
     return (model if isinstance(model, nn.Module) else Function(model)).double().eval()
-
-
-def sample_of(shape: tuple[int, ...], seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def send_back(tape: Tape, start: Tensor) -> Tensor:
