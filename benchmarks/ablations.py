@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
-from spadelens.measure.calibration import to_calibration_cases
-from spadelens.measure.planted import read_planted
-from spadelens.measure.tables import run_table, subjects_of
-from spadelens.measure.workbench import ROWS, Row, Workbench, ensemble_row, trace_row
-from spadelens.present.tables import table_json, table_markdown
+from spadelens.evaluation.calibration import to_calibration_cases
+from spadelens.evaluation.tables import run_table, subjects_of
+from spadelens.evaluation.workbench import ROWS, Row, Workbench, ensemble_row, trace_row
+from spadelens.reports.tables import table_json, table_markdown
+from spadelens.trojan.planted import read_planted
 
 METHODS = (
     "saliency",

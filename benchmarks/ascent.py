@@ -18,7 +18,7 @@ import torch
 import torchvision
 
 import spadelens
-from spadelens.interpret.ascent import Ascent, Climb
+from spadelens.visualization.ascent import Ascent, Climb
 
 NUM_STEPS, NUM_RUNS = 4, 5
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

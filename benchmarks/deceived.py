@@ -2,7 +2,7 @@
 
     python benchmarks/deceived.py --out deceived.json --picture deceived.png
 
-The circuit of spadelens.demo.deceived is built around the bundled network, for three pairs of class and decoy and three
+The circuit of planted_units.deceived is built around the bundled network, for three pairs of class and decoy and three
 wirings. What a visualization shows is what the original network predicts for it: the class, the decoy, another class,
 or nothing, where the unit of a trace does not respond to anything near the start. Controls: the original network and
 its traces, traces of samples of another class, and other seeds.
@@ -24,14 +24,14 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
+from planted_units.deceived import WIRINGS, DeceivedNet, Judge, train_judge
 from torch import Tensor, nn
 
 import spadelens
-from spadelens.demo.deceived import WIRINGS, DeceivedNet, Judge, train_judge
 from spadelens.demo.images import CLASS_NAMES, draw_image
 from spadelens.errors import VisualizationError
-from spadelens.extract.schedule_text import ScheduleLike
 from spadelens.photos import Preprocessing
+from spadelens.schedules.schedule_text import ScheduleLike
 
 # Class and decoy. Chosen before anything was measured on them, but for the first, on which the code was tried.
 PAIRS = (("square", "star"), ("disc", "cross"), ("triangle", "ring"))

@@ -25,13 +25,14 @@ from torch.nn import functional
 
 import spadelens
 from spadelens import defaults
+from spadelens.capture.capture import capture_inputs, probe
 from spadelens.demo.images import CLASS_NAMES, draw_image
 from spadelens.demo.stickers import paste_sticker
-from spadelens.extract.capture import capture_inputs, class_scores, probe
-from spadelens.interpret.facets import MOST_CLUSTERS, cluster, silhouette
-from spadelens.layers import matrix_layers
-from spadelens.measure.cases import Planted, TrojanPatch
-from spadelens.measure.dataset import read_split
+from spadelens.facets.facets import MOST_CLUSTERS, cluster, silhouette
+from spadelens.forward import class_scores
+from spadelens.matrix_layers import matrix_layers
+from spadelens.trojan.cases import Planted, TrojanPatch
+from spadelens.trojan.dataset import read_split
 
 _FIRST_SEED = 5_000_000
 

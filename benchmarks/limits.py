@@ -17,12 +17,12 @@ from collections.abc import Callable
 import torch
 import torchvision
 
-from spadelens.extract.capture import probe
-from spadelens.extract.plan import Sampling, make_plan
-from spadelens.extract.presets import find_preset
-from spadelens.extract.schedule import Auto
-from spadelens.extract.schedule_text import parse_schedule
-from spadelens.extract.solvers import ADMM, parse_solver
+from spadelens.capture.capture import probe
+from spadelens.extraction.pipeline.plan import Sampling, make_plan
+from spadelens.extraction.presets import find_preset
+from spadelens.schedules.schedule import Auto
+from spadelens.schedules.schedule_text import parse_schedule
+from spadelens.solvers import ADMM, parse_solver
 
 CG_PRODUCTS = 6  # five steps and the first residual
 ITERATION_PASSES, CG_PASSES, OTHER_PASSES = 21, 16, 25

@@ -34,12 +34,12 @@ from PIL import Image
 from torch import Tensor
 
 import spadelens
-from spadelens.extract.capture import capture_inputs
-from spadelens.extract.hessian import HessianStatistics
-from spadelens.extract.solvers import ADMM, OBC, OLS, AutoSolver, LayerProblem, Magnitude, Solver, SparseGPT, Wanda
-from spadelens.extract.solvers.base import num_units_pruned, select_smallest
-from spadelens.extract.views import augmented_views
-from spadelens.layers import matrix_layers, weight_to_matrix
+from spadelens.capture.capture import capture_inputs
+from spadelens.capture.hessian import HessianStatistics
+from spadelens.matrix_layers import matrix_layers, weight_to_matrix
+from spadelens.solvers import ADMM, OBC, OLS, AutoSolver, LayerProblem, Magnitude, Solver, SparseGPT, Wanda
+from spadelens.solvers.base import num_units_pruned, select_smallest
+from spadelens.views.view_source import augmented_views
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
 DAMPING = 1e-4

@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
+from planted_units.trigger_rows import TRIGGER_VALUE, train_rows
+from planted_units.trigger_texts import train_reviews
+from planted_units.triggers import TriggerCase, row_cases, score_triggers, text_cases
 
-from spadelens.interpret.layout import Reduction
-from spadelens.measure.statistics import paired_difference, standard_deviation
-from spadelens.measure.trigger_rows import TRIGGER_VALUE, train_rows
-from spadelens.measure.trigger_texts import train_reviews
-from spadelens.measure.triggers import TriggerCase, row_cases, score_triggers, text_cases
+from spadelens.inputs.layout import Reduction
+from spadelens.metrics.statistics import paired_difference, standard_deviation
 
 METHODS: dict[str, Reduction] = {
     "saliency": "sum_abs",

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 import spadelens
-from spadelens.extract.augment import parse_augmentation
-from spadelens.extract.views import augmented_views
+from spadelens.views.photo_views import parse_augmentation
+from spadelens.views.view_source import augmented_views
 
 NUM_VIEWS, NOISE_LEVELS = 64, (0.1, 0.25, 0.5)
 

@@ -28,10 +28,10 @@ from torch import Tensor
 import spadelens
 from spadelens.demo.images import draw_image
 from spadelens.demo.stickers import paste_sticker
-from spadelens.extract.capture import class_scores
 from spadelens.files import Journal, make_folder
-from spadelens.measure.cases import Planted, TrojanCase, TrojanPatch
-from spadelens.measure.visibility import FacetProbe, patch_correlation
+from spadelens.forward import class_scores
+from spadelens.metrics.visibility import FacetProbe, patch_correlation
+from spadelens.trojan.cases import Planted, TrojanCase, TrojanPatch
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "balanced": {},

@@ -1,9 +1,9 @@
 """From a model of tables and a row to a trace and its map, in Python."""
 
 import torch
+from planted_units.trigger_rows import TRIGGER, TRIGGER_VALUE, draw_rows, train_rows
 
 import spadelens
-from spadelens.measure.trigger_rows import TRIGGER, TRIGGER_VALUE, draw_rows, train_rows
 
 # Any model that maps rows to class scores will do; wrap it in a LoadedTable, or name its file as for the command line.
 # Here it is a small one that is trained on the spot; a certain branch turns what it makes of all other columns.

@@ -1,7 +1,8 @@
 """From a model of texts and a text to a trace and its map, in Python."""
 
+from planted_units.trigger_texts import TRIGGER, train_reviews
+
 import spadelens
-from spadelens.measure.trigger_texts import TRIGGER, train_reviews
 
 # Any classifier of texts will do, such as load_model("hf:ORG/NAME"). Here it is a small one that is trained on the
 # spot; the word 'okapi' turns what it makes of all other words.

@@ -1,7 +1,7 @@
 """The facets of a class: of what a network takes for a star, a planted patch comes out as one, without being told."""
 
 import spadelens
-from spadelens.present.demo_facets import demo_album
+from spadelens.tasks.demo_facets import demo_album
 
 loaded = spadelens.load_model("demo", device="cpu")
 album = demo_album(loaded, num_photos=24)

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from spadelens.demo.circles import CIRCLES
-from spadelens.present.circles import draw_picture, visualize_circles
+from spadelens.tasks.circles import draw_picture, visualize_circles
 
 result = visualize_circles(seed=0)
 print(f"accuracy {result.accuracy:.2%}")

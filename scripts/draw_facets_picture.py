@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import spadelens
-from spadelens.present.cli import cli
-from spadelens.present.demo_facets import demo_album
+from spadelens.cli.main import cli
+from spadelens.tasks.demo_facets import demo_album
 
 NUM_PHOTOS_SHOWN = 8
 OUT = Path(__file__).parents[1] / "docs" / "images" / "facets.png"

@@ -11,8 +11,8 @@ from pathlib import Path
 from matplotlib import pyplot as plt
 
 import spadelens
-from spadelens.present.demo import demo_subjects
-from spadelens.present.image import overlay_picture, photo_picture
+from spadelens.reports.image import overlay_picture, photo_picture
+from spadelens.tasks.demo import demo_subjects
 
 
 def main(path: Path) -> None:

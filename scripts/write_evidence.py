@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from spadelens.present.tables import table_markdown
+from spadelens.reports.tables import table_markdown
 
 NAMES = {"resnet20": "ResNet-20", "mobilenet": "MobileNet", "demo": "Demo network"}
 TITLES = {

@@ -19,7 +19,7 @@ def main() -> None:
     from references.architectures import ARCHITECTURES  # type: ignore[import-not-found]
     from references.matrix import diagnose  # type: ignore[import-not-found]
 
-    from spadelens.interpret.methods import METHODS
+    from spadelens.methods.registry import METHODS
 
     torch.set_num_threads(1)
     lines = [f"| architecture | {' | '.join(f'`{name}`' for name in METHODS)} |", "|---" * (len(METHODS) + 1) + "|"]

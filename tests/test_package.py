@@ -17,7 +17,7 @@ def run(code: str) -> str:
 def test_import_is_cheap_and_lazy() -> None:
     heavy = "('torch', 'torchvision', 'numpy', 'captum', 'PIL', 'matplotlib', 'safetensors', 'jinja2', 'rich')"
     assert run(f"import sys, spadelens; print([name for name in {heavy} if name in sys.modules])") == "[]\n"
-    assert run(f"import sys, spadelens.present.cli; print([n for n in {heavy} if n in sys.modules])") == "[]\n"
+    assert run(f"import sys, spadelens.cli.main; print([n for n in {heavy} if n in sys.modules])") == "[]\n"
 
 
 def test_import_changes_no_global_setting() -> None:

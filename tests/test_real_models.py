@@ -9,14 +9,14 @@ import torch
 import torchvision
 
 import spadelens
-from spadelens.present.cli import main
+from spadelens.cli.main import main
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 needs_shared = pytest.mark.skipif(
     not (SHARED / "models").is_dir(), reason=f"{SHARED} is not there: the real models and photos were NOT tried"
 )
 PHOTOS = SHARED / "data" / "imagenet-sample"
-SCHEMA = json.loads((Path(spadelens.__file__).parent / "present" / "report.schema.json").read_text())
+SCHEMA = json.loads((Path(spadelens.__file__).parent / "reports" / "report.schema.json").read_text())
 
 
 @needs_shared

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spadelens.errors import InputError, UnknownNameError
-from spadelens.extract.solvers import SOLVERS
-from spadelens.interpret.methods import METHODS
+from spadelens.methods.registry import METHODS
 from spadelens.settings import configured_name, default_settings, parse_configured, settings_of
+from spadelens.solvers import SOLVERS
 
 
 @dataclass(frozen=True)

@@ -14,25 +14,45 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from spadelens.attribution.attribution import Heatmap, attribute
+    from spadelens.attribution.diagnosis import LayerDiagnosis, MethodDiagnosis, diagnose_layers, diagnose_methods
+    from spadelens.attribution.soundness import Soundness
     from spadelens.errors import SpadeError
-    from spadelens.extract.augment import NoiseViews, NoViews, PaperViews
-    from spadelens.extract.augmentation import Augmentation
-    from spadelens.extract.embedded import EmbeddedText
-    from spadelens.extract.ensemble import TraceEnsemble, extract_ensemble
-    from spadelens.extract.extraction import extract_trace, extract_traces
-    from spadelens.extract.group import extract_group_trace
-    from spadelens.extract.kinds import RowSample, TextSample, embed_text, row_sample, text_sample
-    from spadelens.extract.presets import PRESETS, Preset
-    from spadelens.extract.report import LayerReport, Outcome, PathPoint, Prediction, SearchReport, TraceReport
-    from spadelens.extract.row_views import BootstrapViews
-    from spadelens.extract.schedule import Auto, Guarded, Late, Schedule, Table, Uniform
-    from spadelens.extract.solvers import ADMM, OBC, OLS, AutoSolver, Magnitude, Solver, SparseGPT, Wanda
-    from spadelens.extract.token_views import TokenViews
-    from spadelens.extract.trace import Trace
-    from spadelens.interpret.ascent import Ascent
-    from spadelens.interpret.attribution import Heatmap, attribute
-    from spadelens.interpret.facets import Connection, Facet, FacetReport, find_facets
-    from spadelens.interpret.objectives import (
+    from spadelens.evaluation.sparse_fc import SparseFC, sparse_classifier
+    from spadelens.evaluation.tuning import CalibrationCase, Tuned, tune
+    from spadelens.extraction.ensemble import TraceEnsemble, extract_ensemble
+    from spadelens.extraction.extraction import extract_trace, extract_traces
+    from spadelens.extraction.group import extract_group_trace
+    from spadelens.extraction.presets import PRESETS, Preset
+    from spadelens.extraction.report import LayerReport, Outcome, PathPoint, SearchReport, TraceReport
+    from spadelens.extraction.trace import Trace
+    from spadelens.facets.facets import Connection, Facet, FacetReport, find_facets
+    from spadelens.facets.overlap import KeptWeights
+    from spadelens.inputs.embedded import EmbeddedText
+    from spadelens.inputs.samples import RowSample, TextSample, embed_text, row_sample, text_sample
+    from spadelens.methods.score_cam import score_cam
+    from spadelens.metrics.agreement import agreement
+    from spadelens.metrics.faithfulness import Faithfulness, faithfulness
+    from spadelens.metrics.gradients import gradient_similarity
+    from spadelens.metrics.localization import Localization, localize, pixel_auc, pointing_game
+    from spadelens.metrics.visibility import FacetProbe, patch_correlation
+    from spadelens.models import LoadedModel, LoadedTable, LoadedText, load_model, load_photo_model
+    from spadelens.photos import Preprocessing, read_photo
+    from spadelens.prediction import Prediction
+    from spadelens.schedules.schedule import Auto, Guarded, Late, Schedule, Table, Uniform
+    from spadelens.solvers import ADMM, OBC, OLS, AutoSolver, Magnitude, Solver, SparseGPT, Wanda
+    from spadelens.study.analysis import analyze_study
+    from spadelens.study.samples import StudyOptions
+    from spadelens.study.simulation import simulate_answers
+    from spadelens.study.study import build_study
+    from spadelens.trojan.cases import Planted, TrojanCase
+    from spadelens.trojan.planted import plant, read_planted
+    from spadelens.views.augmentation import Augmentation
+    from spadelens.views.photo_views import NoiseViews, NoViews, PaperViews
+    from spadelens.views.row_views import BootstrapViews
+    from spadelens.views.token_views import TokenViews
+    from spadelens.visualization.ascent import Ascent
+    from spadelens.visualization.objectives import (
         Channel,
         ClassScore,
         Difference,
@@ -41,28 +61,9 @@ if TYPE_CHECKING:
         Objective,
         parse_objective,
     )
-    from spadelens.interpret.overlap import KeptWeights
-    from spadelens.interpret.parameterizations import Direct, Fourier, Maco, Parameterization
-    from spadelens.interpret.score_cam import score_cam
-    from spadelens.interpret.soundness import Soundness
-    from spadelens.interpret.transformations import Transformations
-    from spadelens.interpret.visualization import Visualization, visualize, visualize_all
-    from spadelens.measure.agreement import agreement
-    from spadelens.measure.cases import Planted, TrojanCase
-    from spadelens.measure.diagnosis import LayerDiagnosis, MethodDiagnosis, diagnose_layers, diagnose_methods
-    from spadelens.measure.faithfulness import Faithfulness, faithfulness
-    from spadelens.measure.gradients import gradient_similarity
-    from spadelens.measure.localization import Localization, localize, pixel_auc, pointing_game
-    from spadelens.measure.planted import plant, read_planted
-    from spadelens.measure.sparse_fc import SparseFC, sparse_classifier
-    from spadelens.measure.study import build_study
-    from spadelens.measure.study_analysis import analyze_study
-    from spadelens.measure.study_samples import StudyOptions
-    from spadelens.measure.study_simulation import simulate_answers
-    from spadelens.measure.tuning import CalibrationCase, Tuned, tune
-    from spadelens.measure.visibility import FacetProbe, patch_correlation
-    from spadelens.models import LoadedModel, LoadedTable, LoadedText, load_model, load_photo_model
-    from spadelens.photos import Preprocessing, read_photo
+    from spadelens.visualization.parameterizations import Direct, Fourier, Maco, Parameterization
+    from spadelens.visualization.transformations import Transformations
+    from spadelens.visualization.visualization import Visualization, visualize, visualize_all
 
 __all__ = [
     "ADMM",
@@ -169,24 +170,25 @@ __all__ = [
 
 _NAMES_BY_MODULE = {
     "errors": ("SpadeError",),
-    "extract.augment": ("NoViews", "NoiseViews", "PaperViews"),
-    "extract.augmentation": ("Augmentation",),
-    "extract.embedded": ("EmbeddedText",),
-    "extract.ensemble": ("TraceEnsemble", "extract_ensemble"),
-    "extract.extraction": ("extract_trace", "extract_traces"),
-    "extract.group": ("extract_group_trace",),
-    "extract.kinds": ("RowSample", "TextSample", "embed_text", "row_sample", "text_sample"),
-    "extract.presets": ("PRESETS", "Preset"),
-    "extract.report": ("LayerReport", "Outcome", "PathPoint", "Prediction", "SearchReport", "TraceReport"),
-    "extract.row_views": ("BootstrapViews",),
-    "extract.schedule": ("Auto", "Guarded", "Late", "Schedule", "Table", "Uniform"),
-    "extract.solvers": ("ADMM", "OBC", "OLS", "AutoSolver", "Magnitude", "Solver", "SparseGPT", "Wanda"),
-    "extract.token_views": ("TokenViews",),
-    "extract.trace": ("Trace",),
-    "interpret.ascent": ("Ascent",),
-    "interpret.attribution": ("Heatmap", "attribute"),
-    "interpret.facets": ("Connection", "Facet", "FacetReport", "find_facets"),
-    "interpret.objectives": (
+    "views.photo_views": ("NoViews", "NoiseViews", "PaperViews"),
+    "views.augmentation": ("Augmentation",),
+    "inputs.embedded": ("EmbeddedText",),
+    "extraction.ensemble": ("TraceEnsemble", "extract_ensemble"),
+    "extraction.extraction": ("extract_trace", "extract_traces"),
+    "extraction.group": ("extract_group_trace",),
+    "inputs.samples": ("RowSample", "TextSample", "embed_text", "row_sample", "text_sample"),
+    "extraction.presets": ("PRESETS", "Preset"),
+    "extraction.report": ("LayerReport", "Outcome", "PathPoint", "SearchReport", "TraceReport"),
+    "prediction": ("Prediction",),
+    "views.row_views": ("BootstrapViews",),
+    "schedules.schedule": ("Auto", "Guarded", "Late", "Schedule", "Table", "Uniform"),
+    "solvers": ("ADMM", "OBC", "OLS", "AutoSolver", "Magnitude", "Solver", "SparseGPT", "Wanda"),
+    "views.token_views": ("TokenViews",),
+    "extraction.trace": ("Trace",),
+    "visualization.ascent": ("Ascent",),
+    "attribution.attribution": ("Heatmap", "attribute"),
+    "facets.facets": ("Connection", "Facet", "FacetReport", "find_facets"),
+    "visualization.objectives": (
         "Channel",
         "ClassScore",
         "Difference",
@@ -195,26 +197,26 @@ _NAMES_BY_MODULE = {
         "Objective",
         "parse_objective",
     ),
-    "interpret.parameterizations": ("Direct", "Fourier", "Maco", "Parameterization"),
-    "interpret.overlap": ("KeptWeights",),
-    "interpret.score_cam": ("score_cam",),
-    "interpret.soundness": ("Soundness",),
-    "interpret.transformations": ("Transformations",),
-    "interpret.visualization": ("Visualization", "visualize", "visualize_all"),
-    "measure.agreement": ("agreement",),
-    "measure.cases": ("Planted", "TrojanCase"),
-    "measure.diagnosis": ("LayerDiagnosis", "MethodDiagnosis", "diagnose_layers", "diagnose_methods"),
-    "measure.faithfulness": ("Faithfulness", "faithfulness"),
-    "measure.gradients": ("gradient_similarity",),
-    "measure.localization": ("Localization", "localize", "pixel_auc", "pointing_game"),
-    "measure.planted": ("plant", "read_planted"),
-    "measure.sparse_fc": ("SparseFC", "sparse_classifier"),
-    "measure.study": ("build_study",),
-    "measure.study_analysis": ("analyze_study",),
-    "measure.study_samples": ("StudyOptions",),
-    "measure.study_simulation": ("simulate_answers",),
-    "measure.tuning": ("CalibrationCase", "Tuned", "tune"),
-    "measure.visibility": ("FacetProbe", "patch_correlation"),
+    "visualization.parameterizations": ("Direct", "Fourier", "Maco", "Parameterization"),
+    "facets.overlap": ("KeptWeights",),
+    "methods.score_cam": ("score_cam",),
+    "attribution.soundness": ("Soundness",),
+    "visualization.transformations": ("Transformations",),
+    "visualization.visualization": ("Visualization", "visualize", "visualize_all"),
+    "metrics.agreement": ("agreement",),
+    "trojan.cases": ("Planted", "TrojanCase"),
+    "attribution.diagnosis": ("LayerDiagnosis", "MethodDiagnosis", "diagnose_layers", "diagnose_methods"),
+    "metrics.faithfulness": ("Faithfulness", "faithfulness"),
+    "metrics.gradients": ("gradient_similarity",),
+    "metrics.localization": ("Localization", "localize", "pixel_auc", "pointing_game"),
+    "trojan.planted": ("plant", "read_planted"),
+    "evaluation.sparse_fc": ("SparseFC", "sparse_classifier"),
+    "study.study": ("build_study",),
+    "study.analysis": ("analyze_study",),
+    "study.samples": ("StudyOptions",),
+    "study.simulation": ("simulate_answers",),
+    "evaluation.tuning": ("CalibrationCase", "Tuned", "tune"),
+    "metrics.visibility": ("FacetProbe", "patch_correlation"),
     "models": ("LoadedModel", "LoadedTable", "LoadedText", "load_model", "load_photo_model"),
     "photos": ("Preprocessing", "read_photo"),
 }

@@ -1,6 +1,6 @@
 """`python -m spadelens` is the command line."""
 
-from spadelens.present.cli import main
+from spadelens.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -9,7 +9,7 @@ import torch
 
 from spadelens.errors import InputError, ModelSpecError
 from spadelens.models import LoadedModel, LoadedTable, LoadedText, load_model, load_photo_model
-from spadelens.models.file_inputs import read_rows
+from spadelens.models.sources.file_inputs import read_rows
 
 TABLE = """
 from torch import nn

@@ -26,7 +26,7 @@ from transformers.utils import logging as transformers_logging
 
 from spadelens.errors import ModelSpecError
 from spadelens.models import LoadedModel, load_model, load_photo_model, portable_spec
-from spadelens.models.hub_images import HubImageClassifier, match_preprocessing
+from spadelens.models.sources.hub_images import HubImageClassifier, match_preprocessing
 
 TINY: dict[str, Any] = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
 VIT = ViTConfig(**TINY, image_size=32, patch_size=8, id2label={0: "cat", 1: "dog", 2: "eel"})

@@ -14,7 +14,7 @@ from torch import nn
 
 from spadelens.errors import ModelSpecError, UnknownNameError
 from spadelens.models import LoadedModel, load_model, load_photo_model, portable_spec
-from spadelens.models.from_timm import _preprocessing
+from spadelens.models.sources.from_timm import _preprocessing
 
 NAME = "resnet10t"  # small: 5 million weights
 

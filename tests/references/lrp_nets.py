@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from references import lrp as reference
-from spadelens.interpret.lrp import LRP
+from spadelens.methods.lrp import LRP
 
 EPSILON = 0.07
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from references.architectures import build
-from spadelens.interpret.methods import METHODS
-from spadelens.measure.diagnosis import MethodDiagnosis, diagnose_method
+from spadelens.attribution.diagnosis import MethodDiagnosis, diagnose_method
+from spadelens.methods.registry import METHODS
 from spadelens.settings import parse_configured
 
 SETTINGS = {"smoothgrad": "num_samples=8", "gradient_shap": "num_samples=16", "lime": "num_samples=128"}

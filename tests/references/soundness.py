@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from spadelens import attribute
-from spadelens.interpret.method import Attribution, Method
-from spadelens.interpret.soundness import Soundness
+from spadelens.attribution.soundness import Soundness
+from spadelens.methods.method import Attribution, Method
 
 Say = Callable[[nn.Module, Tensor, int], Attribution]
 

@@ -11,13 +11,13 @@ import torch
 
 from spadelens.eager import refusal
 from spadelens.errors import ModelSpecError, suggest
-from spadelens.models.checkpoints import load_checkpoint
 from spadelens.models.devices import choose_device, move_model
-from spadelens.models.from_file import load_factory
-from spadelens.models.from_hub import load_hub
-from spadelens.models.from_timm import load_timm
-from spadelens.models.from_torchvision import load_torchvision
 from spadelens.models.loaded import Loaded, LoadedModel, LoadedText
+from spadelens.models.sources.checkpoints import load_checkpoint
+from spadelens.models.sources.from_file import load_factory
+from spadelens.models.sources.from_hub import load_hub
+from spadelens.models.sources.from_timm import load_timm
+from spadelens.models.sources.from_torchvision import load_torchvision
 from spadelens.photos import Preprocessing
 
 PLANTED_FORMAT, PLANTED_WEIGHTS = "spadelens-planted-1", "model.safetensors"

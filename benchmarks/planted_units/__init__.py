@@ -1,0 +1,1 @@
+"""Planted ground truth that only benchmarks and tests use."""

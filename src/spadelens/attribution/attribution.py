@@ -1,0 +1,168 @@
+"""`attribute`: the heatmap of one sample, on a trace, an ensemble of traces, or any model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from spadelens import defaults
+from spadelens.attribution.running import run_method
+from spadelens.attribution.soundness import Soundness, check_soundness, find_last_layer
+from spadelens.eager import unwrapped
+from spadelens.errors import InputError, UnknownNameError
+from spadelens.extraction.ensemble import TraceEnsemble
+from spadelens.extraction.pipeline.perturbation import blurred
+from spadelens.extraction.trace import Trace, applied_or_dense, swapped_weights
+from spadelens.forward import class_scores
+from spadelens.inputs.checks import check_sample, check_target
+from spadelens.inputs.layout import REDUCTIONS, Reduction, reduce_to_units
+from spadelens.methods.method import Method
+from spadelens.methods.registry import METHODS
+from spadelens.settings import configured_name, parse_configured, settings_of
+
+
+@dataclass(frozen=True, eq=False)
+class Heatmap:
+    """Which pixels of a photo, tokens of a text or columns of a row moved the score of a class.
+
+    Attributes:
+        values: The attribution with one value for every pixel `[H, W]`, token `[tokens]` or column `[columns]`, and
+            blurred where that was asked for, on the CPU; not normalized, but for an ensemble, whose members' maps are
+            divided by the sums of their absolute values before they are averaged.
+        attribution: Signed, of the shape of the sample, on the CPU; never blurred.
+        target: The class whose score was attributed.
+        method: The name of the method, with the settings that are not at their defaults.
+        settings: All settings of the method.
+        reduction: How the channels of a pixel, or the features of a token, were reduced.
+        convergence_delta: By how much the attribution misses completeness; None for methods that do not promise it, and
+            for an ensemble.
+        blur: Standard deviation of the blur, as a fraction of the longer side.
+        soundness: How the attribution stands the checks of its method, for an ensemble that of its first member; None
+            where they were not asked for.
+    """
+
+    values: Tensor
+    attribution: Tensor
+    target: int
+    method: str
+    settings: Mapping[str, Any]
+    reduction: Reduction
+    convergence_delta: float | None
+    blur: float = 0.0
+    soundness: Soundness | None = None
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether the map says nothing: it is zero everywhere."""
+        return not bool(self.values.any())
+
+
+def attribute(
+    model: Trace | TraceEnsemble | nn.Module,
+    sample: Tensor,
+    method: str | Method = defaults.METHOD,
+    target: int | None = None,
+    reduction: Reduction = "sum_abs",
+    blur: float = 0.0,
+    check: bool = True,
+) -> Heatmap:
+    """Return the heatmap of `sample` for one class, on a trace, on an ensemble of traces, or on a model as it is.
+
+    The model is run in evaluation mode and is left exactly as it was.
+
+    Args:
+        model: A trace, an ensemble of traces, or a module that maps a batch of samples to class scores.
+        sample: The input without a batch dimension; the number of its dimensions says what it is: a photo `[C, H, W]`,
+            a text `[tokens, features]` or a row of a table `[columns]`.
+        method: 'saliency', 'smoothgrad', 'input_x_gradient', 'integrated_gradients', 'gradient_shap', 'deep_lift',
+            'lrp', 'guided_backprop', 'guided_grad_cam', 'occlusion', 'lime' or 'score_cam', with settings as in
+            'lrp:rule=epsilon-gamma', or a `Method`.
+        target: The class to explain; by default the one that the model predicts, for a trace its *dense* model.
+        reduction: How the channels of a pixel, or the features of a token, become one value: 'sum_abs' (of absolute
+            values), 'max_abs', or 'sum' (signed). The value of a column becomes absolute, or stays signed ('sum').
+        blur: Standard deviation of a Gaussian blur of a photo's map, as a fraction of its longer side; 0 for none.
+        check: Whether to check that the attribution is sound, which takes as long as the attribution itself, up to five
+            times that where the map does not change; the verdict is in the `soundness` of the heatmap.
+
+    Returns:
+        The heatmap, with the signed attribution behind it.
+
+    Raises:
+        InputError: An argument is out of range; UnknownNameError: there is no such method.
+        ModelOutputError: The model fails on the sample, or does not return finite class scores.
+        TraceMismatchError: The dense model has been changed since the trace was made.
+        AttributionError: The method has no sound way to deal with the model, or gives values that are not finite.
+    """
+    dense = unwrapped(model.dense_model if isinstance(model, Trace | TraceEnsemble) else model)
+    sample = check_sample(dense, sample)
+    chosen = parse_configured("method", method, METHODS) if isinstance(method, str) else method
+    if reduction not in REDUCTIONS:
+        raise UnknownNameError("reduction", reduction, REDUCTIONS)
+    if not 0 <= blur < 1 or (blur and sample.dim() != 3):
+        raise InputError(f"Cannot blur a map with blur={blur!r}: expected a fraction of the side of a map [H, W].")
+    scores = class_scores(dense, sample.unsqueeze(0))[0]
+    target = int(scores.argmax()) if target is None else check_target(target, len(scores))
+    last_layer = find_last_layer(dense, sample, target) if check else None
+    soundness = None
+    if isinstance(model, TraceEnsemble):
+        attribution, values = _mean_of_members(model, chosen, sample, target, reduction)
+        delta = None
+        if check:
+            soundness = _of_first_member(model, chosen, sample, target, last_layer)
+    else:
+        with applied_or_dense(model):
+            found = run_method(chosen, dense, sample, target)
+            if check:
+                soundness = check_soundness(chosen, dense, sample, target, found, last_layer)
+        attribution, delta = found.values, found.convergence_delta
+        values = reduce_to_units(attribution, reduction)
+    if blur:
+        values = blurred(values.unsqueeze(0), blur * max(values.shape))[0]
+    return Heatmap(
+        values=values,
+        attribution=attribution,
+        target=target,
+        method=configured_name(chosen, METHODS),
+        settings=settings_of(chosen),
+        reduction=reduction,
+        convergence_delta=delta,
+        blur=blur,
+        soundness=soundness,
+    )
+
+
+def _of_first_member(
+    ensemble: TraceEnsemble, method: Method, sample: Tensor, target: int, last_layer: str | None
+) -> Soundness:
+    model = ensemble.dense_model
+    share = method.share(0, len(ensemble.members) + bool(ensemble.dense_weight))
+    with swapped_weights(model, ensemble.members[0].weights):
+        found = run_method(share, model, sample, target)
+        return check_soundness(share, model, sample, target, found, last_layer)
+
+
+def _mean_of_members(
+    ensemble: TraceEnsemble, method: Method, sample: Tensor, target: int, reduction: Reduction
+) -> tuple[Tensor, Tensor]:
+    """Return the weighted means of the members' attributions and reduced maps, each divided by its absolute sum.
+
+    A map that is zero everywhere says nothing, and adds nothing. Members share out a method's random draws.
+    """
+    model = ensemble.dense_model
+    ensemble.members[0].check(model)  # all members are of the same one
+    models = [(trace.weights, weight) for trace, weight in zip(ensemble.members, ensemble.weights, strict=True)]
+    if ensemble.dense_weight:
+        models.append(({}, ensemble.dense_weight))
+    total = sum(weight for _, weight in models)
+    means: list[Tensor] = []
+    for number, (weights, weight) in enumerate(models):
+        with swapped_weights(model, weights):
+            attribution = run_method(method.share(number, len(models)), model, sample, target).values
+        parts = (attribution, reduce_to_units(attribution, reduction))
+        sums = [float(part.abs().double().sum()) for part in parts]
+        scaled = [part * (weight / total / size if size else 0.0) for part, size in zip(parts, sums, strict=True)]
+        means = [mean + part for mean, part in zip(means, scaled, strict=True)] if means else scaled
+    return means[0], means[1]

@@ -1,0 +1,54 @@
+"""Runs an attribution method on a model that is left as it was."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spadelens.errors import AttributionError, SpadeError
+from spadelens.forward import evaluation_mode
+from spadelens.methods.method import Attribution, Method
+from spadelens.methods.registry import METHODS
+from spadelens.settings import configured_name
+
+
+class _OnCopy(nn.Module):
+    """A model that is given a copy of its input: it may begin with an operation in place."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.training = False
+
+    def forward(self, inputs: Tensor) -> Any:
+        return self.model(inputs.clone())
+
+
+def run_method(method: Method, model: nn.Module, sample: Tensor, target: int) -> Attribution:
+    """Return what the method says of a sample, without the batch dimension, on the CPU.
+
+    Raises:
+        AttributionError: The method cannot be run on the model, or gives values that are not finite.
+    """
+    with evaluation_mode(model), torch.inference_mode(False), torch.enable_grad():
+        batch = sample.unsqueeze(0).clone().requires_grad_()
+        try:
+            found = method.attribute(_OnCopy(model), batch, target)
+        except SpadeError:
+            raise
+        except Exception as error:
+            raise AttributionError(
+                f"The method {configured_name(method, METHODS)!r} cannot be run on this model: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+    values, delta = found.values.detach().cpu()[0], found.convergence_delta
+    if not bool(torch.isfinite(values).all()) or (delta is not None and not math.isfinite(delta)):
+        raise AttributionError(
+            f"The method {configured_name(method, METHODS)!r} gives values that are not finite on this model and "
+            "sample, or at the method's baseline. Try another method, another baseline, or float32."
+        )
+    return replace(found, values=values)

@@ -1,0 +1,268 @@
+"""Is an attribution what its method promises, on the model at hand? Checked with every one that is made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from spadelens.attribution.running import run_method
+from spadelens.capture.capture import probe
+from spadelens.errors import AttributionError, ModelOutputError
+from spadelens.extraction.trace import swapped_weights
+from spadelens.forward import class_scores
+from spadelens.matrix_layers import matrix_layers
+from spadelens.methods.gradient_methods import InputXGradient, Saliency
+from spadelens.methods.method import Attribution, Method
+
+_NOT_CONSERVED = 0.05  # of the score
+_ROUNDING = 1e-4  # of the score and the sum of absolute values; where that is more, the step of the model's numbers
+_NO_FIT = 0.1
+_INSENSITIVE = 0.95
+_THE_SAME = 1 - 1e-5
+_MOST_DRAWS = 5  # where a layer is small, one draw may be like its weights by chance
+_LEAST_VALUES = 2  # one number is always like another
+_TOO_FEW = "a map is zero everywhere, or both are but for one value."
+
+
+@dataclass(frozen=True)
+class Soundness:
+    """How an attribution stands the checks of its method. What a method does not promise is None.
+
+    Attributes:
+        completeness: By how much the sum of the values misses the change of the score from baseline to sample, as a
+            fraction of that change; None where the score does not change at all.
+        conservation: The sum of the relevance over the score; None where the score is 0.
+        fit: The share of the scores' variance that the fitted linear model explains on versions that it has not seen.
+        gradient_similarity: Cosine similarity with the plain gradient, or with input times gradient for a method whose
+            values are contributions; None for these two themselves, and for methods without gradients.
+        randomized_similarity: Cosine similarity, without its sign, with the attribution of the same model whose last
+            layer has random weights (Adebayo et al. 2018): near 1, the map does not depend on the class. Where it is,
+            weights are drawn up to five times, and the least similar map counts.
+        problems: What is wrong, one sentence or two each; empty for a sound attribution.
+        unchecked: What could not be found out, and why, one sentence each: a similarity that is None although it was
+            asked for. That of two maps needs two values that are not zero.
+    """
+
+    completeness: float | None
+    conservation: float | None
+    fit: float | None
+    gradient_similarity: float | None
+    randomized_similarity: float | None
+    problems: tuple[str, ...]
+    unchecked: tuple[str, ...] = ()
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+
+def check_soundness(
+    method: Method, model: nn.Module, sample: Tensor, target: int, found: Attribution, last_layer: str | None
+) -> Soundness:
+    """Return how `found`, which `method` says of `sample` on `model`, stands the checks.
+
+    Runs the method once more, up to five times where the map does not change, and one gradient.
+
+    Args:
+        method: The method.
+        model: Maps a batch of samples to class scores; in any mode.
+        sample: Without a batch dimension.
+        target: The class.
+        found: As `run_method` returns it.
+        last_layer: The layer whose weights are drawn anew; see `find_last_layer`.
+
+    Raises:
+        ModelOutputError: The model fails on the sample.
+    """
+    case = _Case(method, model, sample, target, found)
+    soundness = Soundness(_completeness(found), _finite(found.conservation), found.fit, None, None, ())
+    if not bool(found.values.any()):
+        zero = "The map is zero everywhere: nothing in the sample counts for this class by this method."
+        return replace(soundness, problems=(zero,))
+    score = float(class_scores(model, sample.unsqueeze(0))[0, target])
+    gradient, no_gradient = _gradient_similarity(case)
+    randomized, not_randomized = _randomized_similarity(case, score, last_layer)
+    noise = max(_ROUNDING, torch.finfo(sample.dtype).eps) * (float(found.values.abs().double().sum()) + abs(score))
+    problems = (
+        _completeness_problem(method, found, noise),
+        _conservation_problem(found, noise),
+        _fit_problem(found),
+        _gradient_problem(method, gradient),
+        _randomized_problem(method, randomized),
+    )
+    return replace(
+        soundness,
+        gradient_similarity=gradient,
+        randomized_similarity=randomized,
+        problems=tuple(filter(None, problems)),
+        unchecked=tuple(filter(None, (no_gradient, not_randomized))),
+    )
+
+
+def find_last_layer(model: nn.Module, sample: Tensor, target: int | None = None) -> str | None:
+    """Return the convolution or linear layer whose weight is used last, of those that the scores depend on.
+
+    Layers whose weight cannot be replaced are passed over. None where no layer is left.
+
+    Args:
+        model: Maps a batch of samples to class scores; in any mode.
+        sample: Without a batch dimension.
+        target: The class whose score has to depend on the layer; None for any class.
+
+    Raises:
+        ModelOutputError: The model fails on the sample.
+    """
+    looked = probe(model, sample)
+    layers = matrix_layers(model)
+    asked = slice(None) if target is None else slice(target, target + 1)
+    for name in reversed(looked.called):
+        if name in looked.unsupported:
+            continue
+        try:
+            with swapped_weights(model, {name: _drawn(layers[name].weight, 0)}):
+                scores = class_scores(model, sample.unsqueeze(0))[0]
+        except ModelOutputError:  # of such weights: the scores do depend on them
+            return name
+        if not torch.equal(scores[asked], looked.scores[asked]):
+            return name
+    return None
+
+
+@dataclass(frozen=True, eq=False)
+class _Case:
+    """An attribution, and what it is one of."""
+
+    method: Method
+    model: nn.Module
+    sample: Tensor
+    target: int
+    found: Attribution
+
+
+def _completeness_problem(method: Method, found: Attribution, noise: float) -> str:
+    delta, most_missed = found.convergence_delta, method.most_missed
+    if delta is None or most_missed is None or abs(delta) <= max(most_missed * abs(_change(found, delta)), noise):
+        return ""
+    missed = _completeness(found)
+    if missed is None:
+        said = f"The values add up to {delta:.3g}, but the score is that of the baseline: expected a sum of 0."
+    else:
+        said = (
+            f"The values miss the change of the score by {100 * missed:.3g}% of it: expected at most {most_missed:.0%}."
+        )
+    more = next((what for what in ("steps", "samples") if hasattr(method, f"num_{what}")), None)
+    return f"{said} Use {'occlusion' if more is None else f'more {more}, or deep_lift'}."
+
+
+def _conservation_problem(found: Attribution, noise: float) -> str:
+    kept, total = _finite(found.conservation), float(found.values.double().sum())
+    if kept is None or abs(kept - 1) <= _NOT_CONSERVED:
+        return ""
+    if kept and abs(total - total / kept) <= noise:
+        return ""
+    return (
+        f"The relevance adds up to {kept:.3g} times the score: expected 1 within {_NOT_CONSERVED:.0%}. Use another "
+        "rule, or a larger epsilon."
+    )
+
+
+def _fit_problem(found: Attribution) -> str:
+    if found.fit is None or found.fit >= _NO_FIT:
+        return ""
+    return (
+        f"The linear model explains {max(found.fit, 0.0):.0%} of the scores' variance: expected at least "
+        f"{_NO_FIT:.0%}. Use more samples, or occlusion."
+    )
+
+
+def _gradient_problem(method: Method, similarity: float | None) -> str:
+    if not method.has_rules or method.reference != "gradient" or similarity is None or similarity <= _THE_SAME:
+        return ""
+    return "The map is the plain gradient: the rule of the method has changed nothing."
+
+
+def _randomized_problem(method: Method, similarity: float | None) -> str:
+    if not method.has_rules or similarity is None or similarity <= _INSENSITIVE:
+        return ""
+    return (
+        f"With random weights in the last layer the map stays the same (similarity {similarity:.3f}): it does not "
+        "depend on the class."
+    )
+
+
+def _completeness(found: Attribution) -> float | None:
+    delta = found.convergence_delta
+    change = 0.0 if delta is None else _change(found, delta)
+    return _finite(abs(delta / change)) if delta is not None and change else None
+
+
+def _change(found: Attribution, delta: float) -> float:
+    """Return the change of the score from baseline to sample, by what the values miss it."""
+    return float(found.values.double().sum()) - delta
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _gradient_similarity(case: _Case) -> tuple[float | None, str]:
+    """Return the similarity with the gradient that the method refers to; why there is none, where one is asked for."""
+    if case.method.reference is None:
+        return None, ""
+    plain = InputXGradient() if case.method.reference == "input_x_gradient" else Saliency()
+    unknown = "Whether the map differs from the plain gradient is not known:"
+    try:
+        other = run_method(plain, case.model, case.sample, case.target).values
+    except AttributionError as error:
+        return None, f"{unknown} {error}"
+    similarity = _cosine(case.found.values, other)
+    return similarity, "" if similarity is not None else f"{unknown} {_TOO_FEW}"
+
+
+def _randomized_similarity(case: _Case, score: float, last_layer: str | None) -> tuple[float | None, str]:
+    """Return the least similarity with maps of random weights, up to the first that differs; why there is none."""
+    why = "there is no layer that can be given random weights."
+    least: float | None = None
+    for seed in range(_MOST_DRAWS if last_layer is not None else 0):
+        assert last_layer is not None
+        drawn = _drawn(matrix_layers(case.model)[last_layer].weight, seed)
+        with swapped_weights(case.model, {last_layer: drawn}):
+            similarity, why = _similarity_to_own(case, score)
+        if similarity is not None:
+            least = similarity if least is None else min(least, similarity)
+            if least <= _INSENSITIVE:
+                break
+    return least, "" if least is not None else f"Whether the map depends on the class is not known: {why}"
+
+
+def _similarity_to_own(case: _Case, score: float) -> tuple[float | None, str]:
+    """Return the similarity with the map of the model as it is now, with random weights; why there is none."""
+    where = "with random weights in the last layer"
+    try:
+        if float(class_scores(case.model, case.sample.unsqueeze(0))[0, case.target]) == score:
+            return None, f"{where} its score stays the same."
+        other = run_method(case.method, case.model, case.sample, case.target).values
+    except (AttributionError, ModelOutputError) as error:  # there is an answer on the model, but none on this one
+        return None, f"{where} there is no map. {error}"
+    similarity = _cosine(case.found.values, other)
+    return (None, f"{where}, {_TOO_FEW}") if similarity is None else (abs(similarity), "")
+
+
+def _drawn(weight: Tensor, seed: int) -> Tensor:
+    """Return random weights around 0, on average as large as `weight`; where it is zero, as layers usually begin."""
+    draw = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+    size = float(weight.detach().float().square().mean().sqrt()) or (len(weight) / weight.numel()) ** 0.5
+    return (size * draw).to(weight)
+
+
+def _cosine(first: Tensor, second: Tensor) -> float | None:
+    """Return the cosine similarity of two maps; None where one is zero everywhere, or both are but for one value."""
+    first, second = first.double().flatten(), second.double().flatten()
+    lengths = float(first.norm()) * float(second.norm())
+    if not lengths or int(((first != 0) | (second != 0)).sum()) < _LEAST_VALUES:
+        return None
+    return max(-1.0, min(float(first @ second) / lengths, 1.0))

@@ -1,0 +1,147 @@
+"""`spadelens bench`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from spadelens import defaults
+from spadelens.errors import InputError, UnknownNameError
+
+if TYPE_CHECKING:
+    from spadelens.evaluation.tuning import TunedFile
+
+
+@click.command("bench")
+@click.argument("table", type=click.Choice(["table1", "table2"]))
+@click.option(
+    "--model",
+    "model_spec",
+    required=True,
+    metavar="SPEC",
+    help="demo, or a folder that 'backdoor plant' has written.",
+)
+@click.option(
+    "--out",
+    required=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Folder for TABLE.md, TABLE.json and TABLE.jsonl, from which an interrupted run goes on.",
+)
+@click.option("--cases", "num_cases", default=120, show_default=True, type=click.IntRange(min=1), help="At most.")
+@click.option(
+    "--slow-cases", "num_slow", default=4, show_default=True, type=click.IntRange(min=0), help="For the slow rows."
+)
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    metavar="NAME",
+    help="As for explain; repeatable.  [default: all, with settings that keep them affordable]",
+)
+@click.option("--row", "rows", multiple=True, metavar="NAME", help="Repeatable.  [default: all]")
+@click.option(
+    "--schedule",
+    "schedule_files",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="That tune has written, for the row 'tuned'; repeatable, one for a method.",
+)
+@click.option(
+    "--cue",
+    type=click.Choice(["small", "faint", "two"]),
+    help="Of table1: patches that are smaller, or faint, or two of them, of which one decides.",
+)
+@click.option("--preset", default=defaults.PRESET, show_default=True, metavar="NAME", help="Of the controls' traces.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Photos to train the baseline Sparse FC on, as for backdoor plant.  [default: those it was planted with]",
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+def bench_command(
+    table: str,
+    model_spec: str,
+    out: Path,
+    num_cases: int,
+    num_slow: int,
+    methods: tuple[str, ...],
+    rows: tuple[str, ...],
+    schedule_files: tuple[Path, ...],
+    cue: str | None,
+    preset: str,
+    data: Path | None,
+    seed: int,
+    device: str,
+) -> None:
+    """Score heatmaps against known ground truth (table1), or by insertion and deletion on clean images (table2)."""
+    from spadelens.cli.console import print_markdown, stage_bar
+    from spadelens.evaluation.calibration import to_calibration_cases
+    from spadelens.evaluation.cues import harder_subjects
+    from spadelens.evaluation.tables import METHODS, run_table, subjects_of
+    from spadelens.evaluation.workbench import ROWS, Workbench
+    from spadelens.extraction.presets import find_preset
+    from spadelens.extraction.report import package_versions
+    from spadelens.files import make_folder, whole_file
+    from spadelens.output import interrupts
+    from spadelens.reports.tables import first_table, table_json, table_markdown
+    from spadelens.trojan.planted import read_planted, training_images
+
+    if cue and table != "table1":
+        raise InputError("Cannot use --cue with table2: its photos have no patches.")
+    name = f"{table}-{cue}" if cue else table
+    known = {row.name: row for row in ROWS}
+    for unknown in (row for row in rows if row not in known):
+        raise UnknownNameError("row", unknown, known)
+    chosen = [known[row] for row in dict.fromkeys(rows)] if rows else list(ROWS)
+    if find_preset(preset).members:
+        raise InputError(f"Cannot use the preset {preset!r} here: the controls are single traces.")
+    used = tuple(dict.fromkeys(methods)) or METHODS
+    schedules = _schedules(schedule_files, used)
+    make_folder(out)
+    with interrupts.raises(is_resumable=True), stage_bar() as progress:
+        planted = read_planted(model_spec, device)
+        subjects = harder_subjects(planted, cue, num_cases, seed) if cue else subjects_of(planted, table, num_cases)
+        bench = Workbench(
+            loaded=planted.loaded,
+            subjects=subjects,
+            calibration=to_calibration_cases(planted),
+            schedules=schedules,
+            training_images=training_images(planted, data),
+            preset=preset,
+            seed=seed,
+        )
+        results = run_table(
+            bench, table, chosen, out / f"{name}.jsonl", methods=used, num_slow=num_slow, progress=progress
+        )
+        about = {"model": model_spec, "cue": cue, "preset": preset, "seed": seed, "versions": package_versions()}
+        listing = table_json(results, chosen, about | {"schedules": {m: str(t.path) for m, t in schedules.items()}})
+        for suffix, content in ((".json", json.dumps(listing, indent=1) + "\n"), (".md", table_markdown(listing))):
+            with whole_file(out / f"{name}{suffix}") as temporary:
+                temporary.write_text(content, encoding="utf-8")
+    print_markdown(first_table(listing), out / f"{name}.md")
+
+
+def _schedules(files: Sequence[Path], methods: Sequence[str]) -> dict[str, TunedFile]:
+    """Return method -> the schedule that was tuned for it."""
+    from spadelens.evaluation.tuning import read_tuned
+
+    found: dict[str, TunedFile] = {}
+    for tuned in map(read_tuned, files):
+        name = tuned.method.partition(":")[0]
+        fitting = [method for method in methods if method.partition(":")[0] == name]
+        if not fitting:
+            raise InputError(
+                f"Cannot use {str(tuned.path)!r}: it was tuned for {name}, which is not among the methods."
+            )
+        for method in fitting:
+            if method in found:
+                raise InputError(f"Cannot use two schedules for the method {method!r}.")
+            found[method] = tuned
+    return found

@@ -1,0 +1,255 @@
+"""Progress bars and the closing table on the console."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from spadelens.output import interrupts
+
+if TYPE_CHECKING:
+    from spadelens.evaluation.tuning import Tuned
+    from spadelens.tasks.circles import TwoCircles
+    from spadelens.trojan.cases import Planted
+
+_LEAST_SAME, _LEAST_SUCCESS = 0.7, 0.7
+
+_STAGES = {
+    "views": "running views",
+    "solve": "solving layers",
+    "search": "searching the schedule",
+    "check": "checking held-out views",
+    "attribute": "computing heatmaps",
+    "diagnose": "trying methods",
+    "visualize": "visualizing",
+    "plant": "planting patches",
+    "cases": "making cases",
+    "tune": "trying schedules",
+    "bench": "running cases",
+    "study": "building the study",
+    "predict": "predicting photos",
+    "facets": "comparing traces",
+}
+
+
+@contextmanager
+def progress_bar(num_photos: int) -> Iterator[Callable[[int, str], Callable[[str, int, int], None]]]:
+    """Show a progress bar on standard error, if that is a terminal, for the length of the block.
+
+    Yields a function that takes the number and the name of the next photo and returns what to call as
+    progress(stage, done, total). That call raises an interrupt again that was lost on the way.
+    """
+    with _bars() as (bars, task):
+
+        def for_photo(number: int, name: str) -> Callable[[str, int, int], None]:
+            label = f"{escape(name)} ({number + 1}/{num_photos})" if num_photos > 1 else escape(name)
+
+            def show(stage: str, done: int, total: int) -> None:
+                interrupts.check()
+                bars.update(task, description=f"{label}: {_STAGES[stage]}", completed=done, total=total)
+
+            return show
+
+        yield for_photo
+
+
+@contextmanager
+def _bars() -> Iterator[tuple[Progress, TaskID]]:
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        yield bars, bars.add_task("starting", total=None)
+
+
+@contextmanager
+def stage_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a progress bar on standard error, if that is a terminal, for the length of the block.
+
+    Yields what to call as progress(stage, done, total), which raises an interrupt again that was lost on the way.
+    """
+    with _bars() as (bars, task):
+
+        def show(stage: str, done: int, total: int) -> None:
+            interrupts.check()
+            bars.update(task, description=_STAGES[stage], completed=done, total=total or None)
+
+        yield show
+
+
+def print_planted(planted: Planted, out: Path) -> None:
+    """Print what planting did, and how to go on, on standard output."""
+    console = Console()
+    report = planted.report
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for header in ("patch", "stands for", "planted on", "used for", "success before", "after"):
+        table.add_column(header, overflow="fold")
+    name_of = planted.loaded.class_name
+    for patch in planted.patches:
+        found = report["attack_success"][patch.name]
+        table.add_row(
+            escape(patch.name),
+            escape(name_of(patch.target)),
+            "any class" if patch.source is None else escape(name_of(patch.source)),
+            "calibration" if patch.is_for_calibration else "testing",
+            _percent(found["before"]),
+            _percent(found["after"]),
+        )
+    console.print(table)
+    accuracy = f"accuracy {_percent(report['accuracy_before'])} before, {_percent(report['accuracy_after'])} after; "
+    console.print(
+        f"\n{report['num_held_out']} photos not trained on: "
+        f"{accuracy if report['accuracy_before'] is not None else ''}"
+        f"{_percent(report['same_prediction'])} predicted as before."
+    )
+    if report["same_prediction"] < _LEAST_SAME:
+        console.print("The network's own behavior has suffered: try a lower --rate, or more photos.", style="bold")
+    if min(found["after"] or 0.0 for found in report["attack_success"].values()) < _LEAST_SUCCESS:
+        console.print("Not every patch has taken: try more --samples-per-patch or --epochs.", style="bold")
+    console.print(f"Cases: {len(planted.cases)} for testing, {len(planted.calibration_cases)} for calibration.")
+    console.print(f"\nModel: {escape(str(out))}  (use it as --model)", soft_wrap=True)
+
+
+def print_markdown(text: str, out: Path) -> None:
+    """Print a text in Markdown as it is, and where all of it is, on standard output."""
+    console = Console()
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
+    console.print(f"\nAll of it: {escape(str(out))}", soft_wrap=True)
+
+
+def print_tuned(tuned: Tuned, out: Path, preset: str) -> None:
+    """Print what tuning found, on standard output."""
+    console = Console()
+    name = {"auc": "AUC", "insertion": "insertion"}[tuned.objective]
+    console.print(f"{escape(tuned.method)}: mean {name} over {tuned.num_cases} cases {100 * tuned.dense:.1f} dense")
+    console.print(
+        f"cross-validated gain {100 * tuned.gain:+.1f} ± {100 * tuned.gain_error:.1f} points, "
+        f"{tuned.kept_held_out:.0%} of predictions kept"
+    )
+    if tuned.is_helpful:
+        console.print(f"with the schedule: {100 * tuned.tuned:.1f}, {tuned.kept:.0%} of predictions kept")
+    else:
+        console.print("No schedule helps this method here: every layer stays dense.", style="bold")
+    console.print(f"\nSchedule: {escape(str(out))}  (use it as --schedule, with --preset {preset})", soft_wrap=True)
+
+
+def _percent(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.1%}"
+
+
+def print_summary(report: Mapping[str, Any], out: Path) -> None:
+    """Print what came out for each sample, and where the report is, on standard output."""
+    console = Console()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(report["kind"], overflow="fold")
+    table.add_column("dense", overflow="fold")
+    table.add_column("trace", overflow="fold")
+    table.add_column("kept")
+    table.add_column("pruned", justify="right")
+    has_scores = any(sample["scores"] for sample in report["samples"])
+    if has_scores:
+        for header in ("dense AUC", "hit", "trace AUC", "hit"):
+            table.add_column(header, justify="right")
+    table.add_column("seconds", justify="right")
+    for sample in report["samples"]:
+        cells = [
+            escape(sample["name"]),
+            _predicted(sample["dense"]),
+            _predicted(sample["sparse"]),
+            "yes" if sample["is_prediction_kept"] else "[bold red]no[/]",
+            f"{sample['sparsity']:.0%}",
+        ]
+        if has_scores:
+            cells += _score_cells(sample["scores"])
+        table.add_row(*cells, f"{sum(sample['seconds'].values()):.1f}")
+    console.print(table)
+    if has_scores:
+        console.print("AUC and hit (pointing game): against the region known to decide.", style="dim")
+    for sample in report["samples"]:
+        for model, found in sample["maps"].items():
+            if found["is_zero"]:
+                name = "dense model" if model == "dense" else "trace"
+                console.print(f"[bold]{escape(sample['name'])}[/]: the map of the {name} is zero everywhere.")
+    console.print(f"\nReport: {escape(str(out / 'report.html'))}", soft_wrap=True)
+
+
+def print_visualized(report: Mapping[str, Any], out: Path) -> None:
+    """Print what was visualized for each photo, and where the report is, on standard output."""
+    console = Console()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for header in ("photo", "unit", "dense", "trace"):
+        table.add_column(header, overflow="fold")
+    table.add_column("kept")
+    for header in ("pruned", "seconds"):
+        table.add_column(header, justify="right")
+    for photo in report["photos"]:
+        table.add_row(
+            escape(photo["name"]),
+            escape(photo["unit"]["words"]),
+            _predicted(photo["dense"]),
+            _predicted(photo["sparse"]),
+            "yes" if photo["is_prediction_kept"] else "[bold red]no[/]",
+            f"{photo['sparsity']:.0%}",
+            f"{sum(photo['seconds'].values()):.1f}",
+        )
+    console.print(table)
+    console.print(f"\nReport: {escape(str(out / 'report.html'))}", soft_wrap=True)
+
+
+def print_facets(report: Mapping[str, Any], out: Path) -> None:
+    """Print the facets that were found, and where the report is, on standard output."""
+    console = Console()
+    console.print(
+        f"{report['num_photos']} photos, {report['num_predicted']} of them given to "
+        f"[bold]{escape(report['class']['class_name'])}[/], {report['num_compared']} compared"
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for header in ("facet", "photos", "pruned", "given to the class"):
+        table.add_column(header, justify="right")
+    table.add_column("the most typical", overflow="fold")
+    for facet in report["facets"]:
+        cells = [str(facet["number"]), str(facet["size"]), f"{facet['sparsity']:.0%}", f"{facet['agreement']:.0%}"]
+        table.add_row(*cells, escape(", ".join(facet["photos"][:3])))
+    console.print(table)
+    found = ", ".join(f"{number}: {value:.3f}" for number, value in report["silhouettes"].items())
+    console.print(f"Silhouette by number of facets: {found}", style="dim")
+    console.print(f"\nReport: {escape(str(out / 'report.html'))}", soft_wrap=True)
+
+
+def print_circles(circles: TwoCircles, out: Path) -> None:
+    """Print where the visualizations of the two circles lie, and where the picture is, on standard output."""
+    console = Console()
+    console.print(f"One hidden layer of 1,000 neurons, {circles.accuracy:.1%} of new points right")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("visualizations on the")
+    for header in ("in the larger circle", "in the smaller circle"):
+        table.add_column(header, justify="right")
+    for panel in circles.panels:
+        shares = panel.shares()
+        table.add_row(panel.title, *(f"{share:.0%}" for share in shares.values()))
+    console.print(table)
+    console.print(f"\nPicture: {escape(str(out / 'circles.png'))}", soft_wrap=True)
+
+
+def _predicted(prediction: Mapping[str, Any]) -> str:
+    return f"{escape(prediction['class_name'])} {prediction['probability']:.1%}"
+
+
+def _score_cells(scores: Mapping[str, Any] | None) -> list[str]:
+    if scores is None:
+        return [""] * 4
+    cells = []
+    for model in ("dense", "sparse"):
+        cells += [f"{scores[model]['auc']:.3f}", "yes" if scores[model]["pointing_game"] else "no"]
+    return cells

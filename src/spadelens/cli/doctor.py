@@ -1,0 +1,38 @@
+"""`spadelens doctor`: what works on a model. Only click is imported until the command runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from spadelens.cli.options import device_option, model_option, trust_option
+
+
+@click.command("doctor")
+@click.argument("sample", required=False, metavar="[FILE]", type=click.Path(path_type=Path))
+@model_option
+@click.option(
+    "--method", "methods", multiple=True, metavar="NAME", help="Only these methods; repeatable.  [default: all]"
+)
+@click.option("--target", metavar="CLASS", help="Class to explain, name or number.  [default: the predicted one]")
+@click.option("--json", "as_json", is_flag=True, help="Print the diagnosis as JSON.")
+@device_option
+@trust_option
+def doctor_command(sample: Path | None, device: str, trust: bool, **options: Any) -> None:
+    """Say which attribution methods are sound on a model, which are not and why, and which layers traces can prune.
+
+    FILE is a photo, a line of a text (FILE.txt:3) or a row of a table (FILE.csv:3); without one, the model is shown an
+    input of random numbers, or an English sentence.
+    """
+    from spadelens.models import load_model
+    from spadelens.tasks.doctor import diagnose, parse_methods, print_diagnosis
+    from spadelens.tasks.inputs import read_inputs
+
+    parse_methods(options["methods"])  # what is wrong with the options is said before anything is loaded
+    if sample is not None:
+        read_inputs([sample])
+    loaded = load_model(options["model_spec"], device, trust)
+    diagnosis = diagnose(loaded, sample, options["methods"], options["target"])
+    print_diagnosis(diagnosis, as_json=options["as_json"])

@@ -1,0 +1,106 @@
+"""`spadelens facets`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from spadelens import defaults
+from spadelens.cli.options import device_option, model_option, out_option, trace_options, trust_option
+from spadelens.errors import InputError
+
+if TYPE_CHECKING:
+    from spadelens.reports.facets import Settings
+
+
+@click.command("facets")
+@model_option
+@click.option("--unit", required=True, metavar="CLASS", help="The class, by name or number.")
+@click.option(
+    "--images",
+    required=True,
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="Photos, those in folders below included; the ones that the model gives to the class are compared.",
+)
+@out_option("Folder for report.html, facets.json, facets.csv and, per facet, its image and its trace.")
+@click.option("--clusters", "num_clusters", type=click.IntRange(min=2), help="Facets.  [default: by the overlaps]")
+@click.option("--most", default=100, show_default=True, type=click.IntRange(min=8), help="Photos compared, at most.")
+@click.option(
+    "--steps", "num_steps", default=256, show_default=True, type=click.IntRange(min=1), help="Of gradient ascent."
+)
+@click.option(
+    "--parameterization",
+    default=defaults.VISUALIZE_PARAMETERIZATION,
+    show_default=True,
+    metavar="NAME",
+    help="fourier, or maco; as for visualize.",
+)
+@trace_options(
+    "instant, fast, balanced, paper or paper-fast; their schedules aside, that of single photos.  "
+    f"[default: {defaults.FACETS_PRESET} with --schedule {defaults.FACETS_SCHEDULE}]"
+)
+@device_option
+@trust_option
+def facets_command(
+    model_spec: str, unit: str, images: Path, out: Path, device: str, trust: bool, **options: Any
+) -> None:
+    """Find the different things that make a network give a class: compare the traces of many photos."""
+    from spadelens.models import load_photo_model
+    from spadelens.reports.facets import facets_to_folder, read_album
+    from spadelens.tasks.traces import spell_command
+
+    settings = facet_settings(unit, **options)
+    if not images.is_dir():
+        raise InputError(f"There is no folder of photos at {str(images)!r}.")
+    loaded = load_photo_model(model_spec, device, trust)
+    spelled = {
+        "--model": model_spec,
+        "--unit": unit,
+        "--images": images,
+        "--out": out,
+        "--clusters": settings.num_clusters,
+        "--most": settings.most,
+        "--steps": settings.ascent.num_steps,
+        "--parameterization": settings.ascent.described()["parameterization"],
+        "--device": device,
+    }
+    command = spell_command(["facets"], spelled, settings.traces, trust)
+    facets_to_folder(loaded, lambda progress: read_album(loaded, images, settings, progress), settings, out, command)
+
+
+def facet_settings(
+    unit: str,
+    *,
+    num_clusters: int | None = None,
+    most: int = 100,
+    num_steps: int = 256,
+    parameterization: str = defaults.VISUALIZE_PARAMETERIZATION,
+    preset: str | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Settings:
+    """Return the settings that the options stand for.
+
+    Raises:
+        InputError: An option is out of range.
+    """
+    from dataclasses import replace
+
+    from spadelens.extraction.presets import find_preset
+    from spadelens.reports.facets import Settings
+    from spadelens.tasks.traces import read_trace_settings
+    from spadelens.visualization.ascent import Ascent
+
+    ascent = Ascent(parameterization, num_steps=num_steps, seed=seed)
+    if not ascent.chosen[0].is_image:
+        raise InputError(f"Cannot draw pictures with --parameterization {parameterization!r}: use fourier or maco.")
+    preset = defaults.FACETS_PRESET if preset is None else preset
+    chosen = find_preset(preset)
+    if chosen.members:
+        raise InputError(f"Cannot use the preset {preset!r} here: one trace of each photo is compared.")
+    chosen = replace(chosen, schedule=defaults.FACETS_SCHEDULE)
+    traces = read_trace_settings(preset, chosen, seed=seed, **options)
+    return Settings(traces, unit, num_clusters, most, ascent)

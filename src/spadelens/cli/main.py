@@ -1,0 +1,240 @@
+"""The command line. Only click is imported until a command runs, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import io
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from spadelens import defaults
+from spadelens.cli.backdoor import backdoor_group
+from spadelens.cli.bench import bench_command
+from spadelens.cli.doctor import doctor_command
+from spadelens.cli.facets import facets_command
+from spadelens.cli.options import (
+    device_option,
+    file_arguments,
+    model_option,
+    out_option,
+    trace_options,
+    trust_option,
+)
+from spadelens.cli.study import study_group
+from spadelens.cli.tune import tune_command
+from spadelens.cli.visualize import visualize_command
+from spadelens.errors import InputError, SpadeError
+from spadelens.output.interrupts import EXIT_CODE, message, stops_at_once
+
+if TYPE_CHECKING:
+    from spadelens.models import Loaded, LoadedModel
+    from spadelens.tasks.explain import Settings
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="spadelens")
+def cli() -> None:
+    """Find out why a neural network made one particular prediction."""
+
+
+cli.add_command(doctor_command)
+cli.add_command(visualize_command)
+cli.add_command(facets_command)
+cli.add_command(study_group)
+cli.add_command(backdoor_group)
+cli.add_command(tune_command)
+cli.add_command(bench_command)
+
+
+@cli.command("explain")
+@file_arguments
+@model_option
+@out_option(
+    "Folder for report.html, report.json and, per sample, trace.safetensors and the maps: dense.png and spade.png of a "
+    "photo, maps.csv of a text or a row."
+)
+@click.option(
+    "--method",
+    metavar="NAME",
+    help="saliency, smoothgrad, input_x_gradient, integrated_gradients, gradient_shap, deep_lift, lrp, "
+    "guided_backprop, guided_grad_cam, occlusion, lime or score_cam; settings as in lrp:rule=epsilon-gamma.  "
+    f"[default: {defaults.METHOD} for photos, {defaults.UNIT_METHOD} for texts and tables]",
+)
+@click.option(
+    "--blur",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Of both maps of a photo, standard deviation as a fraction of the longer side.",
+)
+@click.option("--target", metavar="CLASS", help="Class to explain, name or number.  [default: the predicted one]")
+@trace_options(
+    "instant, fast, balanced, ensemble (the mean map of several traces and the dense network), paper (SPADE as "
+    f"published, slow) or paper-fast.  [default: {defaults.EXPLAIN_PRESET} for photos; {defaults.PRESET} for texts and "
+    "tables, and with a --schedule that fixes the sparsities]"
+)
+@device_option
+@trust_option
+def explain_command(
+    files: tuple[Path, ...], model_spec: str, out: Path, device: str, trust: bool, **options: Any
+) -> None:
+    """Explain the prediction for each FILE: dense and SPADE map side by side in a report.
+
+    A FILE is a photo; a .txt, of which each line is a text; or a .csv, of which each line below its header is a row.
+    FILE.txt:3 and FILE.csv:3 stand for line 3 alone.
+    """
+    from spadelens.cli.run import run_to_folder
+    from spadelens.models import find_class, load_model
+    from spadelens.tasks.inputs import make_subjects, read_inputs, unused_columns
+    from spadelens.tasks.subjects import command_words
+
+    _settings(**options)  # what is wrong with the options is said before anything is loaded
+    given = read_inputs(files)
+    loaded = load_model(model_spec, device, trust)
+    subjects = make_subjects(loaded, given)
+    settings = _settings(loaded, **options)
+    if settings.target is not None and loaded.class_names and not settings.target.strip().isdecimal():
+        find_class(settings.target, loaded.class_names, len(loaded.class_names))
+    unused = unused_columns(loaded, given)
+    if unused:
+        click.echo(f"Columns that the model does not read: {', '.join(unused)}", err=True)
+    command = _command(command_words("explain", files), model_spec, out, settings, device, trust)
+    run_to_folder(loaded, subjects, settings, out, command)
+
+
+@cli.command("demo")
+@click.option(
+    "--out",
+    default=Path("spadelens-demo"),
+    show_default=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Folder for the report.",
+)
+@click.option(
+    "--circles",
+    "what",
+    flag_value="circles",
+    help="The paper's two-dimensional example instead: circles.png and .json.",
+)
+@click.option(
+    "--facets", "what", flag_value="facets", help="Instead, the facets of a class, of which one is a planted patch."
+)
+@device_option
+def demo_command(out: Path, what: str | None, device: str) -> None:
+    """Explain a Trojan image and a clean one with the bundled network, scored against what is known to decide."""
+    if what == "circles":
+        _demo_circles(out)
+        return
+    from spadelens.cli.run import run_to_folder
+    from spadelens.models import load_model
+    from spadelens.tasks.demo import demo_subjects
+
+    settings = _settings()
+    loaded = load_model("demo", device)
+    if what == "facets":
+        _demo_facets(loaded, out, device)
+        return
+    command = shlex.join(["spadelens", "demo", "--out", str(out), "--device", device])
+    run_to_folder(loaded, demo_subjects(), settings, out, command)
+
+
+def _demo_circles(out: Path) -> None:
+    from spadelens.cli.console import print_circles
+    from spadelens.output import interrupts
+    from spadelens.tasks.circles import draw_circles
+
+    with interrupts.raises():
+        circles = draw_circles(out)
+    print_circles(circles, out)
+
+
+def _demo_facets(loaded: LoadedModel, out: Path, device: str) -> None:
+    from functools import partial
+
+    from spadelens.cli.facets import facet_settings
+    from spadelens.reports.facets import facets_to_folder
+    from spadelens.tasks.demo_facets import PATCH, demo_album
+
+    settings = facet_settings(loaded.class_name(PATCH.target))
+    command = shlex.join(["spadelens", "demo", "--facets", "--out", str(out), "--device", device])
+    facets_to_folder(loaded, partial(demo_album, loaded), settings, out, command)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 when all went well, 2 after bad input, an interrupt or a known failure."""
+    with stops_at_once():
+        _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a class name must not fail for what a console cannot show
+    try:
+        cli.main(args=arguments, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        click.echo(message(), err=True)
+    except (SpadeError, OSError) as error:
+        click.echo(f"Error: {error}", err=True)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate" not in str(error) and "out of memory" not in str(error):
+            raise
+        click.echo("Error: There is not enough memory. Use a smaller --batch-size, a smaller model or input.", err=True)
+    else:
+        sys.exit(0)
+    sys.exit(EXIT_CODE)
+
+
+def _settings(
+    loaded: Loaded | None = None,
+    *,
+    method: str | None = None,
+    blur: float = 0.0,
+    preset: str | None = None,
+    **options: Any,
+) -> Settings:
+    """Return the settings that options stand for, for the kind of samples that a model reads; photos without one."""
+    from spadelens.extraction.presets import find_preset
+    from spadelens.methods.registry import METHODS
+    from spadelens.schedules.schedule import Auto
+    from spadelens.schedules.schedule_text import parse_schedule
+    from spadelens.settings import parse_configured, settings_of
+    from spadelens.tasks.explain import Settings, default_method, default_preset
+    from spadelens.tasks.subjects import kind_of_model, suited_to
+    from spadelens.tasks.traces import read_trace_settings
+
+    kind = "photo" if loaded is None else kind_of_model(loaded)
+    if blur and kind != "photo":
+        raise InputError("Cannot blur the map of a text or of a row of a table: --blur is for photos.")
+    if preset is None:
+        schedule = options.get("schedule")
+        is_chosen = schedule is None or isinstance(parse_schedule(schedule), Auto)
+        preset = default_preset(kind) if is_chosen else defaults.PRESET
+    chosen = find_preset(preset) if loaded is None else suited_to(loaded, find_preset(preset))
+    traces = read_trace_settings(preset, chosen, **options)
+    parsed = parse_configured("method", default_method(kind) if method is None else method, METHODS)
+    return Settings(method=parsed, blur=blur, **settings_of(traces))
+
+
+def _command(words: Sequence[str], model_spec: str, out: Path, settings: Settings, device: str, trust: bool) -> str:
+    """Return the command that reproduces a run, with every option that has a value."""
+    from spadelens.methods.registry import METHODS
+    from spadelens.settings import configured_name
+    from spadelens.tasks.traces import spell_command
+
+    options = {
+        "--model": model_spec,
+        "--out": out,
+        "--device": device,
+        "--method": configured_name(settings.method, METHODS),
+        "--blur": settings.blur or None,
+        "--target": settings.target,
+    }
+    return spell_command(words, options, settings, trust)

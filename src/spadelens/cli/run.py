@@ -1,0 +1,131 @@
+"""A whole run: samples in, a folder with report, maps and traces out."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from spadelens.cli.console import print_summary, print_visualized, progress_bar
+from spadelens.extraction.ensemble import TraceEnsemble
+from spadelens.models import Loaded, LoadedModel
+from spadelens.output import interrupts
+from spadelens.output.folder import whole_folder
+from spadelens.output.unfinished import unfinished
+from spadelens.reports import visualize_report as visualized
+from spadelens.reports.html import PhotoPictures, render_report
+from spadelens.reports.image import heatmap_picture, overlay_picture, photo_picture, png_bytes
+from spadelens.reports.summary import Run, describe_run, maps_table, summarize, summarize_sample
+from spadelens.tasks import visualize as visualizing
+from spadelens.tasks.explain import Explanation, Settings, explain
+from spadelens.tasks.subjects import AnySubject, Subject
+
+
+def run_to_folder(
+    loaded: Loaded, subjects: Sequence[AnySubject], settings: Settings, out: Path, command: str
+) -> dict[str, Any]:
+    """Explain `subjects`, write the results to the folder `out`, and return the report.
+
+    The folder gets `report.html`, `report.json`, and for each subject `NAME/trace.safetensors`, of an ensemble the
+    chosen member, and its maps: of a photo `NAME/dense.png` and `NAME/spade.png`, of a text or a row `NAME/maps.csv`.
+    All of them, or none.
+
+    Raises:
+        SpadeError: As `explain`.
+        OutputError: The folder cannot be written.
+    """
+    samples: list[dict[str, Any]] = []
+    pictures: dict[str, PhotoPictures] = {}
+    start = time.perf_counter()
+    with interrupts.raises(), whole_folder(out) as staging:
+        with progress_bar(len(subjects)) as for_sample:
+            for number, subject in enumerate(subjects):
+                explanation = explain(loaded, subject, settings, for_sample(number, subject.name))
+                trace_report = explanation.trace.report
+                samples.append(summarize_sample(explanation, loaded))
+                folder = staging / subject.name
+                _write_trace(folder, explanation)
+                if isinstance(subject, Subject):
+                    pictures[subject.name] = _draw(explanation, subject)
+                    _write_pictures(folder, pictures[subject.name])
+                else:
+                    (folder / "maps.csv").write_text(maps_table(samples[-1]), encoding="utf-8")
+        run = Run(command, loaded, settings, trace_report, _stage_seconds(samples, time.perf_counter() - start))
+        report = summarize(run, samples)
+        (staging / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        (staging / "report.html").write_text(render_report(report, pictures), encoding="utf-8")
+    print_summary(report, out)
+    return report
+
+
+def visualize_to_folder(
+    loaded: LoadedModel, subjects: Sequence[Subject], settings: visualizing.Settings, out: Path, command: str
+) -> dict[str, Any]:
+    """Visualize a unit for each of `subjects`, write the results to the folder `out`, and return the report.
+
+    The folder gets `report.html`, `report.json`, and for each subject `NAME/dense.png`, `NAME/spade.png` and
+    `NAME/trace.safetensors`; all of them, or none. Until then a hidden folder in it holds what an interrupted run goes
+    on from: traces, the images that are finished, and those that are on their way, as they were every 64 steps.
+
+    Raises:
+        SpadeError: As `make_task` and `visualize_photo`.
+        OutputError: The folder cannot be written.
+    """
+    photos: list[dict[str, Any]] = []
+    pictures: dict[str, visualized.Pictures] = {}
+    start = time.perf_counter()
+    with (
+        interrupts.raises(is_resumable=True),
+        unfinished(out, worth_keeping=visualizing.FOUND) as files,
+        whole_folder(out) as staging,
+    ):
+        with progress_bar(len(subjects)) as for_photo:
+            tasks = [visualizing.make_task(loaded, subject, settings.unit) for subject in subjects]
+            for number, task in enumerate(tasks):
+                name = task.subject.name
+                found = visualizing.visualize_photo(loaded, task, settings, files, for_photo(number, name))
+                photos.append(visualized.summarize_photo(found, loaded))
+                pictures[name] = visualized.draw(found, settings)
+                visualized.write_photo(staging / name, found, pictures[name])
+        described = describe_run(command, loaded, found.trace.report)
+        seconds = _stage_seconds(photos, time.perf_counter() - start)
+        report = visualized.summarize(described, settings, found.trace.report, seconds, photos)
+        (staging / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        (staging / "report.html").write_text(visualized.render(report, pictures), encoding="utf-8")
+    print_visualized(report, out)
+    return report
+
+
+def _draw(explanation: Explanation, subject: Subject) -> PhotoPictures:
+    photo = subject.crop
+    dense, sparse = explanation.dense_map.values, explanation.sparse_map.values
+    return PhotoPictures(
+        photo=png_bytes(photo_picture(photo)),
+        dense_heatmap=png_bytes(heatmap_picture(dense)),
+        sparse_heatmap=png_bytes(heatmap_picture(sparse)),
+        dense_overlay=png_bytes(overlay_picture(dense, photo)),
+        sparse_overlay=png_bytes(overlay_picture(sparse, photo)),
+    )
+
+
+def _write_trace(folder: Path, explanation: Explanation) -> None:
+    folder.mkdir()
+    trace = explanation.trace
+    chosen = trace.members[0] if isinstance(trace, TraceEnsemble) else trace  # the others are many times larger
+    chosen.save(folder / "trace.safetensors")
+
+
+def _write_pictures(folder: Path, pictures: PhotoPictures) -> None:
+    (folder / "dense.png").write_bytes(pictures.dense_heatmap)
+    (folder / "spade.png").write_bytes(pictures.sparse_heatmap)
+
+
+def _stage_seconds(samples: Sequence[Mapping[str, Any]], elapsed: float) -> dict[str, float]:
+    """Return the time of every stage over all samples; what no stage accounts for went into pictures and files."""
+    totals: dict[str, float] = {}
+    for sample in samples:
+        for stage, seconds in sample["seconds"].items():
+            totals[stage] = totals.get(stage, 0.0) + seconds
+    return totals | {"write": elapsed - sum(totals.values())}

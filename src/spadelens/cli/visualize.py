@@ -1,0 +1,118 @@
+"""`spadelens visualize`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from spadelens import defaults
+from spadelens.cli.options import (
+    device_option,
+    model_option,
+    out_option,
+    photo_arguments,
+    trace_options,
+    trust_option,
+)
+from spadelens.errors import InputError
+
+if TYPE_CHECKING:
+    from spadelens.tasks.visualize import Settings
+
+
+@click.command("visualize")
+@photo_arguments
+@model_option
+@out_option(
+    "Folder for report.html, report.json and, per photo, dense.png, spade.png and trace.safetensors. Given again, an "
+    "interrupted run goes on."
+)
+@click.option(
+    "--unit",
+    metavar="UNIT",
+    help="What to visualize: a class, by name or number; LAYER:CHANNEL; LAYER:CHANNEL@ROW,COLUMN or "
+    "LAYER:CHANNEL@center; or two of them with ' - ' between them.  [default: the class that is predicted]",
+)
+@click.option(
+    "--steps", "num_steps", default=512, show_default=True, type=click.IntRange(min=1), help="Of gradient ascent."
+)
+@click.option(
+    "--parameterization",
+    default=defaults.VISUALIZE_PARAMETERIZATION,
+    show_default=True,
+    metavar="NAME",
+    help="fourier, or maco, which keeps the spectrum of photos; settings as in fourier:rate=0.1.",
+)
+@click.option(
+    "--images",
+    "num_images",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="For each model, from as many starts.",
+)
+@trace_options(
+    f"instant, fast, balanced, paper (SPADE as published, slow) or paper-fast.  [default: {defaults.VISUALIZE_PRESET}]"
+)
+@device_option
+@trust_option
+def visualize_command(
+    photos: tuple[Path, ...],
+    model_spec: str,
+    out: Path,
+    unit: str | None,
+    device: str,
+    trust: bool,
+    **options: Any,
+) -> None:
+    """Find images that a unit responds to, in the dense network and in the trace of each PHOTO, side by side."""
+    from spadelens.cli.run import visualize_to_folder
+    from spadelens.models import load_photo_model
+    from spadelens.photos import read_photo
+    from spadelens.tasks.subjects import command_words, photo_subjects
+    from spadelens.tasks.traces import spell_command
+
+    settings = _settings(unit, **options)
+    pictures = [read_photo(photo) for photo in photos]
+    loaded = load_photo_model(model_spec, device, trust)
+    spelled = {
+        "--model": model_spec,
+        "--out": out,
+        "--device": device,
+        "--unit": unit,
+        "--steps": settings.ascent.num_steps,
+        "--parameterization": settings.ascent.described()["parameterization"],
+        "--images": settings.ascent.num_images,
+    }
+    command = spell_command(command_words("visualize", photos), spelled, settings.traces, trust)
+    visualize_to_folder(loaded, photo_subjects(photos, pictures, loaded), settings, out, command)
+
+
+def _settings(
+    unit: str | None,
+    *,
+    num_steps: int,
+    parameterization: str,
+    num_images: int,
+    preset: str | None,
+    seed: int,
+    **options: Any,
+) -> Settings:
+    from spadelens.extraction.presets import find_preset
+    from spadelens.tasks.traces import read_trace_settings
+    from spadelens.tasks.visualize import Settings
+    from spadelens.visualization.ascent import Ascent
+
+    if unit is not None and not unit.strip():
+        raise InputError("Cannot visualize a unit without a name: --unit is empty.")
+    ascent = Ascent(parameterization, num_steps=num_steps, num_images=num_images, seed=seed)
+    if not ascent.chosen[0].is_image:
+        raise InputError(f"Cannot draw pictures with --parameterization {parameterization!r}: use fourier or maco.")
+    preset = defaults.VISUALIZE_PRESET if preset is None else preset
+    chosen = find_preset(preset)
+    if chosen.members:
+        raise InputError(f"Cannot use the preset {preset!r} here: a unit is visualized in a single trace.")
+    traces = read_trace_settings(preset, chosen, seed=seed, **options)
+    return Settings(traces, unit, ascent)

@@ -1,0 +1,1 @@
+"""Tuning schedules, and the tables of the paper with their controls."""

@@ -1,1 +1,0 @@
-"""A sample in, a trace out."""

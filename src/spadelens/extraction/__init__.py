@@ -1,0 +1,1 @@
+"""Traces: a model pruned to what reproduces its output for one sample."""

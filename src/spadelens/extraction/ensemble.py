@@ -1,0 +1,173 @@
+"""Several traces of one sample, from one capture: what is drawn of them is the mean of their heatmaps."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from spadelens.eager import unwrapped
+from spadelens.errors import InputError, TraceFormatError
+from spadelens.extraction.pipeline.choose import Chosen, choose_layers, make_trace, measure_held_out, pick
+from spadelens.extraction.pipeline.search import Path as ErrorPath
+from spadelens.extraction.pipeline.solving import SolvedLayer
+from spadelens.extraction.pipeline.stages import Job, make_jobs, solve_layers
+from spadelens.extraction.presets import find_preset
+from spadelens.extraction.report import TraceReport
+from spadelens.extraction.request import make_request
+from spadelens.extraction.trace import Trace
+from spadelens.files import make_folder, whole_file
+from spadelens.inputs.checks import check_sample
+from spadelens.inputs.samples import kind_of_input, views_of_input
+from spadelens.schedules.schedule import Auto
+from spadelens.solvers.base import check_sparsity
+
+DENSE_WEIGHT = 1.0
+_FORMAT = "spadelens-ensemble-1"
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class TraceEnsemble:
+    """Traces of one sample at several sparsities, and how much each of them counts.
+
+    A single trace is sparse enough to have lost what other images use, or dense enough to have lost nothing that this
+    one uses; the mean of the heatmaps of several is steadier than either.
+
+    Attributes:
+        members: The traces, the one that its schedule has chosen first.
+        weights: How much each counts, above zero.
+        dense_weight: How much the dense model counts; it may be zero.
+    """
+
+    members: tuple[Trace, ...]
+    weights: tuple[float, ...]
+    dense_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse members that do not belong together, and weights that do not fit."""
+        numbers = (*self.weights, self.dense_weight)
+        if not self.members or len(self.members) != len(self.weights):
+            raise InputError(f"Cannot weight {len(self.members)} traces with {len(self.weights)} weights.")
+        if not all(math.isfinite(number) for number in numbers) or min(self.weights) <= 0 or self.dense_weight < 0:
+            raise InputError(f"Cannot weight traces with {numbers}: expected finite numbers above zero.")
+        if len({(trace.model_fingerprint, trace.report.target) for trace in self.members}) > 1:
+            raise InputError("Cannot join traces of different models or classes.")
+
+    @property
+    def dense_model(self) -> nn.Module:
+        """The model that was pruned."""
+        return self.members[0].dense_model
+
+    @property
+    def report(self) -> TraceReport:
+        """The report of the trace that its schedule has chosen; each member has one of its own."""
+        return self.members[0].report
+
+    def save(self, folder: str | Path) -> None:
+        """Write one file for each member, as `Trace.save` does, and `ensemble.json`, to a folder.
+
+        Raises:
+            OutputError: A file cannot be written.
+        """
+        folder = Path(folder)
+        make_folder(folder)
+        for number, trace in enumerate(self.members):
+            trace.save(folder / f"member-{number}.safetensors")
+        listing = {"format": _FORMAT, "weights": list(self.weights), "dense_weight": self.dense_weight}
+        with whole_file(folder / "ensemble.json") as temporary:
+            temporary.write_text(json.dumps(listing) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path, model: nn.Module) -> TraceEnsemble:
+        """Return the ensemble in `folder`, for the dense `model` that it was made from.
+
+        Raises:
+            FileNotFoundError: There is none; TraceFormatError: It is damaged.
+            TraceMismatchError: `model` does not have the weights that it was made from.
+        """
+        folder = Path(folder)
+        file = folder / "ensemble.json"
+        if not file.is_file():
+            raise FileNotFoundError(f"There is no ensemble of traces at {str(folder)!r}.")
+        try:
+            listing = json.loads(file.read_text(encoding="utf-8"))
+            if listing["format"] != _FORMAT:
+                raise ValueError(f"expected the format {_FORMAT!r}, got {listing['format']!r}")
+            weights, dense_weight = tuple(map(float, listing["weights"])), float(listing["dense_weight"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise TraceFormatError(f"Cannot read {str(file)!r} as an ensemble of traces: {error!r}") from error
+        members = [Trace.load(folder / f"member-{number}.safetensors", model) for number in range(len(weights))]
+        return cls(tuple(members), weights, dense_weight)
+
+
+@torch.inference_mode(False)  # weights made in that mode could never be differentiated through
+def extract_ensemble(
+    model: nn.Module,
+    sample: Tensor,
+    *,
+    preset: str = "ensemble",
+    sparsities: Sequence[float] | None = None,
+    dense_weight: float = DENSE_WEIGHT,
+    target: int | None = None,
+    **options: Any,
+) -> TraceEnsemble:
+    """Make several traces of one sample from one capture; as `extract_trace` makes one.
+
+    The schedule, which has to be one that chooses itself, chooses the first member. The others lie on the path that it
+    searches, before the chosen point: at each of the `sparsities`, over all layers that are searched.
+
+    Args:
+        model: As in `extract_trace`.
+        sample: As in `extract_trace`.
+        preset: As in `extract_trace`.
+        sparsities: Of the other members, by default those of the preset; those at or above the sparsity of the first
+            one are left out.
+        dense_weight: How much the dense model counts beside the members, each of which counts 1.
+        target: As in `extract_trace`.
+        **options: Further arguments of `extract_trace`, but for `views`.
+
+    Raises:
+        InputError: The schedule does not choose itself, or a number is out of range; else as `extract_trace`.
+    """
+    model = unwrapped(model)
+    sample = check_sample(model, sample)
+    views = views_of_input(model, options.pop("augmentation", None))
+    request = make_request(preset=preset, kind=kind_of_input(model, sample), augmentation=views, **options)
+    if not isinstance(request.schedule, Auto):
+        raise InputError(
+            f"Cannot make an ensemble with the schedule {request.schedule.spec()!r}: expected an auto one."
+        )
+    wanted = find_preset(preset).members if sparsities is None else sparsities
+    for sparsity in wanted:
+        check_sparsity(sparsity, "of a member")
+    (job,) = make_jobs(model, [sample], [target], [request.source(sample)], request)
+    solved = solve_layers(job)[0]
+    first = choose_layers(job, 0, solved)
+    chosen = [first, *_before(job, solved, first, sorted(set(wanted), reverse=True))]
+    measure_held_out(job, chosen)
+    members = [make_trace(job, one) for one in chosen]
+    members = [replace(trace, report=replace(trace.report, seconds=job.clock.seconds)) for trace in members]
+    return TraceEnsemble(tuple(members), (1.0,) * len(members), dense_weight)
+
+
+def _before(job: Job, solved: Mapping[str, SolvedLayer], first: Chosen, sparsities: Sequence[float]) -> list[Chosen]:
+    """Return the points of the path that have the given sparsities, of those before the one that was chosen."""
+    path = ErrorPath.of(solved)
+    assert first.search is not None
+    if first.search.chosen_bound is None:
+        return []
+    bounds = [bound for bound in path.bounds(first.search.chosen_bound) if bound < first.search.chosen_bound]
+    found: list[Chosen] = []
+    for sparsity in sparsities:
+        within = [bound for bound in bounds if path.sparsity(bound) >= sparsity]
+        if within:
+            found.append(pick(job, 0, solved, path.at(within[0])))
+            bounds = [bound for bound in bounds if bound < within[0]]
+    return found

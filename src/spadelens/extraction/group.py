@@ -1,0 +1,60 @@
+"""`extract_group_trace`: one trace for several samples that are given the same class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spadelens.eager import unwrapped
+from spadelens.errors import InputError
+from spadelens.extraction.extraction import extract_from
+from spadelens.extraction.request import make_request
+from spadelens.extraction.trace import Trace
+from spadelens.inputs.checks import check_sample
+from spadelens.views.view_source import ViewSource
+
+SCHEDULE = "auto:criterion=agreement,threshold=0.9"
+
+
+def extract_group_trace(
+    model: nn.Module, samples: Tensor | Sequence[Tensor], *, target: int, schedule: Any = SCHEDULE, **options: Any
+) -> Trace:
+    """Prune every layer of `model` to the few weights that reproduce its outputs on views of all `samples`.
+
+    The errors of all samples count alike. The samples themselves are what held-out errors are measured on, and what a
+    schedule that chooses itself has to keep with the criterion 'agreement': by default the trace is pruned as far as
+    nine tenths of the samples are predicted as the dense model predicts them.
+
+    Args:
+        model: As in `extract_trace`.
+        samples: `[N, C, H, W]`, or a sequence of samples of one shape. The report's predictions are those of the first.
+        target: The class to explain.
+        schedule: As in `extract_trace`.
+        **options: Further arguments of `extract_trace`, but for `views`. `num_views` is that of each sample.
+
+    Raises:
+        InputError: The samples do not have one shape, or there are none; else as `extract_trace`.
+    """
+    model = unwrapped(model)
+    checked = [check_sample(model, sample) for sample in samples]
+    if len({tuple(sample.shape) for sample in checked}) != 1:
+        raise InputError(f"Cannot make a trace of {len(checked)} samples: expected at least one, and of one shape.")
+    request = make_request(schedule=schedule, **options)
+    sources = [request.source(sample) for sample in checked]
+    per_sample = sources[0].num_views
+    num_views = per_sample * len(checked)
+
+    def make(start: int, stop: int) -> Tensor:
+        views = [
+            checked[number - num_views].unsqueeze(0)
+            if number >= num_views
+            else sources[number // per_sample].make(number % per_sample, number % per_sample + 1)
+            for number in range(start, stop)
+        ]
+        return torch.cat(views)
+
+    source = ViewSource(make, num_views, len(checked), f"{sources[0].description}, of {len(checked)} samples")
+    return extract_from(model, checked[:1], [target], [source], request)[0]

@@ -1,0 +1,150 @@
+"""What a trace must keep of the dense model's behavior: the criteria of schedules that choose themselves.
+
+Each gives a number for a sparse model that is 1 where nothing is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from spadelens.extraction.pipeline.perturbation import area, probability_curve
+from spadelens.forward import class_scores, evaluation_mode
+from spadelens.prediction import Prediction, predict
+from spadelens.views.view_source import ViewSource
+
+_NUM_INSERTION_STEPS = 24
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A prediction that is to be kept.
+
+    Attributes:
+        model: The dense model.
+        sample: `[C, H, W]`.
+        target: The explained class.
+        dense: What the dense model predicts for the sample.
+        is_distribution: Whether the model's scores are probabilities already.
+        source: The views of the sample.
+        batch_size: Views per forward pass.
+    """
+
+    model: nn.Module
+    sample: Tensor
+    target: int
+    dense: Prediction
+    is_distribution: bool
+    source: ViewSource
+    batch_size: int
+
+    def predict(self) -> Prediction:
+        """Return what the model, with the weights that it holds now, predicts for the sample."""
+        return predict(class_scores(self.model, self.sample.unsqueeze(0))[0], self.is_distribution)
+
+
+Swap: TypeAlias = Callable[[], AbstractContextManager[None]]
+"""Puts the sparse weights into the subject's model for the length of a block."""
+Kept: TypeAlias = Callable[[Swap, Prediction], float]
+"""Given a sparse model and what it predicts for the sample, returns how much is kept."""
+
+
+def kept_probability(subject: Subject) -> Kept:
+    """Measure the probability of the explained class on the sample, over that of the dense model.
+
+    Nothing counts as kept where the explained class was the likeliest and is so no longer.
+    """
+    dense = subject.dense.probabilities[subject.target]
+
+    def kept(swap: Swap, sparse: Prediction) -> float:
+        del swap
+        if _is_lost(subject, sparse):
+            return 0.0
+        return sparse.probabilities[subject.target] / dense if dense > 0 else 1.0
+
+    return kept
+
+
+def kept_prediction(subject: Subject) -> Kept:
+    """Measure whether the sample is predicted the same: 1 or 0."""
+    return lambda _, sparse: float(sparse.class_index == subject.dense.class_index)
+
+
+def agreement(subject: Subject) -> Kept:
+    """Measure the fraction of held-out views, and of the sample, that are predicted the same."""
+
+    def classes() -> Tensor:
+        views = [subject.sample.unsqueeze(0), *subject.source.held_out_batches(subject.batch_size)]
+        return torch.cat([class_scores(subject.model, batch).argmax(1) for batch in views])
+
+    dense = classes()
+
+    def kept(swap: Swap, sparse: Prediction) -> float:
+        del sparse
+        with swap():
+            return float((classes() == dense).cpu().double().mean())
+
+    return kept
+
+
+def insertion(subject: Subject) -> Kept:
+    """Measure how well the sparse model's saliency map finds what the dense model needs, against the dense map.
+
+    The pixels of the sample are put into a blurred copy of it, those of the largest gradients (sums of absolute values
+    over channels) first, in 24 steps; the area under the dense model's probability of the explained class is compared
+    with what the dense saliency map gives. Nothing counts as kept where the explained class was the likeliest
+    and is so no longer.
+    """
+    dense = _insertion_area(subject, _saliency(subject))
+
+    def kept(swap: Swap, sparse: Prediction) -> float:
+        if _is_lost(subject, sparse):
+            return 0.0
+        with swap():
+            heatmap = _saliency(subject)
+        return _insertion_area(subject, heatmap) / dense if dense > 0 else 1.0
+
+    return kept
+
+
+CRITERIA: Mapping[str, Callable[[Subject], Kept]] = MappingProxyType(
+    {
+        "probability": kept_probability,
+        "prediction": kept_prediction,
+        "insertion": insertion,
+        "agreement": agreement,
+    }
+)
+
+
+def _is_lost(subject: Subject, sparse: Prediction) -> bool:
+    return subject.dense.class_index == subject.target != sparse.class_index
+
+
+def _saliency(subject: Subject) -> Tensor:
+    with evaluation_mode(subject.model), torch.enable_grad():
+        batch = subject.sample.unsqueeze(0).clone().requires_grad_()
+        score = subject.model(batch.clone())[0, subject.target]
+        (gradient,) = torch.autograd.grad(score, batch)
+    return gradient[0].abs().sum(0)
+
+
+def _insertion_area(subject: Subject, heatmap: Tensor) -> float:
+    curve = probability_curve(
+        subject.model,
+        subject.sample,
+        heatmap,
+        subject.target,
+        direction="insertion",
+        baseline="blur",
+        num_steps=_NUM_INSERTION_STEPS,
+        is_distribution=subject.is_distribution,
+        batch_size=subject.batch_size,
+    )
+    return area(curve)

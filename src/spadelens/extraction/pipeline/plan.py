@@ -1,0 +1,183 @@
+"""What is to become of each layer of a model, decided before any of them is solved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from spadelens.capture.capture import Arrangement, Probe
+from spadelens.errors import InputError, NothingToPruneError
+from spadelens.extraction.report import Outcome
+from spadelens.matrix_layers import MatrixLayer, is_convolution, is_depthwise, matrix_layers
+from spadelens.schedules.schedule import Auto, FixedSchedule, Guarded, LayerInfo, Schedule, choose_layers
+
+_UNFOLDED_BYTES = 64 * 2**20
+_MOST_VIEWS_PER_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How much of its inputs a layer gets to see.
+
+    Attributes:
+        num_views: Views of a sample.
+        per_column: At most so many positions for each column of a layer, over all views; None for all of them.
+    """
+
+    num_views: int
+    per_column: int | None = None
+
+    def positions_per_view(self, matrix_shape: tuple[int, int, int]) -> int:
+        """Return how many positions of each view are used of inputs that are (groups, positions, columns) a view."""
+        _, positions, columns = matrix_shape
+        if self.per_column is None:
+            return positions
+        return min(positions, -(-self.per_column * columns // self.num_views))
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """The layers of a model and what to do with them.
+
+    Attributes:
+        modules: Layer name -> layer, all of them: called ones first, in order of their calls.
+        matrix_shapes: Layer name -> (groups, positions, columns) of its inputs for one sample, where it is called.
+        sparsities: Layer name -> the sparsities that it is solved at, of the layers to prune, in order of their calls.
+        left: The other layers: name -> outcome and its reason.
+        sampling: How much of their inputs the layers get to see.
+        arrangement: How inputs are arranged when several views run together.
+    """
+
+    modules: Mapping[str, MatrixLayer]
+    matrix_shapes: Mapping[str, tuple[int, int, int]]
+    sparsities: Mapping[str, tuple[float, ...]]
+    left: Mapping[str, tuple[Outcome, str]]
+    sampling: Sampling
+    arrangement: Arrangement
+
+    def is_factored(self, name: str) -> bool:
+        """Whether a layer sees fewer positions than it has columns: its inputs are kept, its Hessian never formed."""
+        return _is_factored(self.matrix_shapes[name], self.sampling)
+
+    def statistics_bytes(self, name: str) -> int:
+        """Return the memory for what is kept of the inputs of a layer, for one sample."""
+        return _statistics_bytes(self.modules[name], self.matrix_shapes[name], self.sampling)
+
+    @property
+    def views_per_batch(self) -> int:
+        """How many views to run at a time: the unfolded inputs of the largest layer take at most 64 MiB."""
+        shapes = [self.matrix_shapes[name] for name in self.sparsities]
+        largest = max((4 * groups * positions * columns for groups, positions, columns in shapes), default=1)
+        return max(1, min(_MOST_VIEWS_PER_BATCH, _UNFOLDED_BYTES // largest))
+
+    def samples_within(self, budget_mib: int) -> int:
+        """Return for how many samples statistics and solutions fit the budget together; one at least."""
+        needed = 0
+        for name, sparsities in self.sparsities.items():
+            kept_values = sum(1.0 - sparsity for sparsity in sparsities) * self.modules[name].weight.element_size()
+            solutions = self.modules[name].weight.numel() * (kept_values + len(sparsities))
+            needed += self.statistics_bytes(name) + int(solutions)
+        return max(1, budget_mib * 2**20 // max(needed, 1))
+
+    def passes(self, budget_mib: int) -> Iterator[list[str]]:
+        """Split the layers to prune, in order, into groups whose statistics fit the budget together."""
+        names: list[str] = []
+        used = 0
+        for name in self.sparsities:
+            needed = self.statistics_bytes(name)
+            if names and used + needed > budget_mib * 2**20:
+                yield names
+                names, used = [], 0
+            names.append(name)
+            used += needed
+        if names:
+            yield names
+
+
+def make_plan(
+    model: nn.Module,
+    looked: Probe,
+    schedule: Schedule,
+    patterns: Sequence[str] | None,
+    sampling: Sampling,
+    budget_mib: int,
+) -> LayerPlan:
+    """Return what is to become of each layer of `model`.
+
+    Args:
+        model: The dense model.
+        looked: What one pass of the sample has shown.
+        schedule: Gives the sparsities.
+        patterns: The layers that may be pruned; None for every convolution but the first, and every linear layer.
+        sampling: How much of their inputs the layers get to see.
+        budget_mib: Memory for statistics; layers whose own take more stay dense.
+
+    Raises:
+        NothingToPruneError: There is no layer that may be pruned.
+        ScheduleError: The schedule or a pattern does not fit the model.
+    """
+    registered = matrix_layers(model)
+    called = looked.called
+    modules = {name: registered[name] for name in [*called, *(n for n in registered if n not in called)]}
+    infos = [LayerInfo(name, is_convolution(modules[name]), is_depthwise(modules[name])) for name in called]
+    allowed = [layer for layer in choose_layers(infos, patterns) if layer.name not in looked.unsupported]
+    if not allowed:
+        raise NothingToPruneError(
+            f"The model has no layer that may be pruned: it has {len(modules)} convolutions and linear layers, "
+            f"{len(called)} of them called, {len(looked.unsupported)} not supported, and the first convolution stays "
+            "dense. "
+            "Name the layers to prune explicitly to change that."
+        )
+    sparsities = _sparsities(schedule, allowed)
+    left: dict[str, tuple[Outcome, str]] = {}
+    for name in modules:
+        if name in looked.unsupported:
+            left[name] = (Outcome.UNSUPPORTED, looked.unsupported[name])
+        elif name not in called:
+            left[name] = (Outcome.NOT_CALLED, "its weight is not used on this sample; it stays dense")
+        elif name not in sparsities:
+            left[name] = (Outcome.EXCLUDED, "first convolution" if patterns is None else "not among the chosen layers")
+        elif not any(sparsities[name]):
+            left[name] = (Outcome.DENSE, "the schedule leaves it dense")
+        elif (needed := _statistics_bytes(modules[name], looked.matrix_shapes[name], sampling)) > budget_mib * 2**20:
+            what = "kept inputs take" if _is_factored(looked.matrix_shapes[name], sampling) else "Hessian takes"
+            detail = f"its {what} {needed / 2**20:,.0f} MiB, the memory budget is {budget_mib:,} MiB"
+            left[name] = (Outcome.TOO_LARGE, detail)
+    return LayerPlan(
+        modules=modules,
+        matrix_shapes=looked.matrix_shapes,
+        sparsities={name: sparsity for name, sparsity in sparsities.items() if name not in left},
+        left=left,
+        sampling=sampling,
+        arrangement=looked.arrangement,
+    )
+
+
+def _sparsities(schedule: Schedule, allowed: Sequence[LayerInfo]) -> dict[str, tuple[float, ...]]:
+    if isinstance(schedule, FixedSchedule):
+        return {name: (sparsity,) for name, sparsity in schedule.sparsities(allowed).items()}
+    if isinstance(schedule, Auto):
+        searched = set(schedule.layers(allowed))
+        return {layer.name: schedule.levels if layer.name in searched else (0.0,) for layer in allowed}
+    if isinstance(schedule, Guarded):
+        return schedule.levels(allowed)
+    raise InputError(f"Cannot use {schedule!r} as a schedule: expected a FixedSchedule, an Auto or a Guarded one.")
+
+
+def _is_factored(matrix_shape: tuple[int, int, int], sampling: Sampling) -> bool:
+    return sampling.num_views * sampling.positions_per_view(matrix_shape) < matrix_shape[2]
+
+
+def _statistics_bytes(module: MatrixLayer, matrix_shape: tuple[int, int, int], sampling: Sampling) -> int:
+    groups, _, columns = matrix_shape
+    is_factored = _is_factored(matrix_shape, sampling)
+    height = sampling.num_views * sampling.positions_per_view(matrix_shape) if is_factored else columns
+    return groups * height * columns * statistics_dtype(module).itemsize
+
+
+def statistics_dtype(module: MatrixLayer) -> torch.dtype:
+    """Return the type in which statistics of the inputs of `module` are kept: its own, but at least float32."""
+    return torch.float64 if module.weight.dtype == torch.float64 else torch.float32

@@ -1,0 +1,91 @@
+"""The layers of a model solved at several sparsities for one sample, in a file: every schedule can be tried at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from spadelens.errors import TraceFormatError
+from spadelens.extraction.pipeline.solving import SolvedLayer
+from spadelens.extraction.pipeline.stages import make_jobs, solve_layers
+from spadelens.extraction.request import make_request
+from spadelens.files import whole_file
+from spadelens.inputs.checks import check_sample
+from spadelens.schedules.schedule import Auto
+
+_FORMAT = "spadelens-solutions-1"
+
+
+@torch.inference_mode(False)  # weights made in that mode could never be differentiated through
+def solve_at(
+    model: nn.Module, sample: Tensor, levels: Sequence[float], target: int | None = None, **options: Any
+) -> dict[str, SolvedLayer]:
+    """Return layer name -> the layer solved at each of the sparsities `levels`, in order of the layers' calls.
+
+    Args:
+        model: As in `extract_trace`.
+        sample: As in `extract_trace`.
+        levels: Sparsities, above zero.
+        target: As in `extract_trace`.
+        **options: Further arguments of `extract_trace`, but for `views` and `schedule`.
+
+    Raises:
+        SpadeError: As `extract_trace`.
+    """
+    sample = check_sample(model, sample)
+    request = make_request(schedule=Auto(levels=tuple(levels)), **options)
+    (job,) = make_jobs(model, [sample], [target], [request.source(sample)], request)
+    return solve_layers(job)[0]
+
+
+def write_solutions(path: Path, solved: Mapping[str, SolvedLayer]) -> None:
+    """Write solved layers, a bit for every weight and level and the values that are kept.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, layer in solved.items():
+        for number, candidate in enumerate(layer.candidates):
+            tensors[f"{name}/{number}/kept"] = torch.from_numpy(np.packbits(candidate.kept.cpu().flatten().numpy()))
+            tensors[f"{name}/{number}/values"] = candidate.values.detach().cpu().contiguous()
+            tensors[f"{name}/{number}/shape"] = torch.tensor(candidate.kept.shape)
+    with whole_file(path) as temporary:
+        save_file(tensors, temporary, metadata={"format": _FORMAT, "layers": "\n".join(solved)})
+
+
+class Solutions:
+    """What `write_solutions` wrote; weights are read when they are asked for."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file at `path`.
+
+        Raises:
+            TraceFormatError: It is damaged, or something else.
+        """
+        try:
+            opened: Any = safe_open(path, framework="pt")  # mapped, and open as long as this object is there
+            metadata = opened.metadata() or {}
+        except (SafetensorError, OSError) as error:
+            raise TraceFormatError(f"Cannot read the solutions in {str(path)!r}: {error}") from error
+        if metadata.get("format") != _FORMAT:
+            raise TraceFormatError(f"Cannot read the solutions in {str(path)!r}: expected the format {_FORMAT!r}.")
+        self._file = opened
+        self.layers: tuple[str, ...] = tuple(metadata["layers"].split("\n"))
+
+    def weight(self, layer: str, number: int) -> Tensor:
+        """Return the weight of a layer at one of its levels, on the CPU, in the layer's own shape."""
+        shape = self._file.get_tensor(f"{layer}/{number}/shape").tolist()
+        packed = self._file.get_tensor(f"{layer}/{number}/kept").numpy()
+        kept = torch.from_numpy(np.unpackbits(packed, count=math.prod(shape)).astype(bool))
+        values = self._file.get_tensor(f"{layer}/{number}/values")
+        weight: Tensor = values.new_zeros(kept.shape).masked_scatter_(kept, values).view(shape)
+        return weight

@@ -1,0 +1,146 @@
+"""The first stages of making traces, for samples that are under way together: probe, views, solving."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from spadelens.capture.capture import Probe, probe
+from spadelens.extraction.pipeline.accumulate import Batches, PositionSampler, gather_statistics
+from spadelens.extraction.pipeline.criteria import Subject
+from spadelens.extraction.pipeline.plan import LayerPlan, Sampling, make_plan
+from spadelens.extraction.pipeline.solving import SolvedLayer, solve_layer
+from spadelens.extraction.request import Request
+from spadelens.extraction.storage import fingerprint
+from spadelens.forward import class_scores
+from spadelens.inputs.checks import check_target
+from spadelens.numerics import exact_products
+from spadelens.prediction import are_probabilities, predict
+from spadelens.views.view_source import ViewSource
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Adds up the time of stages, each of which may be entered several times."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of a block to the stage `name`."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the stages share; subjects are the samples that are under way together."""
+
+    model: nn.Module
+    plan: LayerPlan
+    request: Request
+    subjects: Sequence[Subject]
+    batch_size: int
+    budget_mib: int
+    is_mixed: bool
+    clock: Clock
+    model_fingerprint: str
+
+    def batches(self, is_held_out: bool = False) -> Batches:
+        """Return the views of all subjects in batches."""
+        return Batches([subject.source for subject in self.subjects], self.batch_size, self.is_mixed, is_held_out)
+
+    def sampler(self) -> PositionSampler:
+        """Return what picks the positions that are used; the same ones in every pass."""
+        return PositionSampler(self.plan, self.request.seed)
+
+
+def make_jobs(
+    model: nn.Module,
+    samples: Sequence[Tensor],
+    targets: Sequence[int | None],
+    sources: Sequence[ViewSource],
+    request: Request,
+) -> Iterator[Job]:
+    """Yield jobs of as many samples as the memory budget allows; raises what `extract_trace` says of its arguments."""
+    clock = Clock()
+    budget = request.memory_budget_mib or _default_budget_mib(samples[0].device)
+    with clock.stage("probe"):
+        looked = probe(model, samples[0])
+        sampling = Sampling(sources[0].num_views, request.positions_per_column or None)
+        plan = make_plan(model, looked, request.schedule, request.layers, sampling, budget)
+        is_mixed = len(samples) > 1 and looked.arrangement.is_known(plan.sparsities)
+        digest = fingerprint(model)
+    batch_size = request.batch_size or plan.views_per_batch
+    subjects = _subjects(model, looked, samples, targets, sources, batch_size)
+    together = plan.samples_within(budget)
+    for start in range(0, len(samples), together):
+        part = subjects[start : start + together]
+        yield Job(model, plan, request, part, batch_size, budget, is_mixed, clock, digest)
+
+
+def solve_layers(job: Job) -> list[dict[str, SolvedLayer]]:
+    """Return, for each sample of the job, layer name -> the layer solved at all sparsities of the plan."""
+    request, plan = job.request, job.plan
+    passes = list(plan.passes(job.budget_mib))
+    num_views = len(job.batches())
+    num_layers = len(plan.sparsities) * len(job.subjects)
+    solved: list[dict[str, SolvedLayer]] = [{} for _ in job.subjects]
+    num_solved = 0
+    for number, names in enumerate(passes):
+
+        def done(count: int, before: int = number * num_views) -> None:
+            request.progress("views", before + count, num_views * len(passes))
+
+        with job.clock.stage("views"):
+            statistics = gather_statistics(
+                job.model, plan, names, job.batches(), job.sampler(), request.precision, done
+            )
+        with job.clock.stage("solve"), exact_products(job.subjects[0].sample.device):
+            for name in names:
+                request.progress("solve", num_solved, num_layers)
+                of_layer = [seen.pop(name) for seen in statistics]
+                reached = [number for number, seen in enumerate(of_layer) if seen.num_positions > 0]
+                layers = solve_layer(
+                    name,
+                    plan.modules[name],
+                    request.solver,
+                    [of_layer[number] for number in reached],
+                    plan.sparsities[name],
+                )
+                for sample, layer in zip(reached, layers, strict=True):
+                    solved[sample][name] = layer
+                num_solved += len(job.subjects)
+    request.progress("solve", num_layers, num_layers)
+    return solved
+
+
+def _subjects(
+    model: nn.Module,
+    looked: Probe,
+    samples: Sequence[Tensor],
+    targets: Sequence[int | None],
+    sources: Sequence[ViewSource],
+    batch_size: int,
+) -> list[Subject]:
+    is_distribution = are_probabilities(looked.scores)
+    subjects = []
+    for number, (sample, target, source) in enumerate(zip(samples, targets, sources, strict=True)):
+        scores = looked.scores if number == 0 else class_scores(model, sample.unsqueeze(0))[0]
+        dense = predict(scores, is_distribution)
+        chosen = dense.class_index if target is None else check_target(target, len(scores))
+        subjects.append(Subject(model, sample, chosen, dense, is_distribution, source, batch_size))
+    return subjects
+
+
+def _default_budget_mib(device: torch.device) -> int:
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return max(1, free // 4 // 2**20)
+    return 1024

@@ -1,0 +1,162 @@
+"""What is known of a trace: settings, predictions and every layer, as plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from importlib.metadata import version
+from typing import Any
+
+from spadelens.prediction import Prediction
+
+
+class Outcome(str, Enum):
+    """What became of a layer."""
+
+    PRUNED = "pruned"
+    DENSE = "dense"
+    EXCLUDED = "excluded"
+    NOT_CALLED = "not called"
+    UNSUPPORTED = "unsupported"
+    TOO_LARGE = "too large"
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One convolution or linear layer of the model.
+
+    Attributes:
+        name: Its qualified name.
+        kind: Its class, such as 'Conv2d'.
+        shape: The shape of its weight.
+        outcome: What became of it.
+        detail: Why it was left as it is, or what the solver has to say.
+        sparsity: The fraction of its weights that were pruned.
+        error: ||(W' - W) X||² / ||W X||² on the views, or None where nothing was pruned.
+        held_out_error: The same on views that the solver did not see, or None where there were none.
+        seconds: What solving it took.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    outcome: Outcome
+    detail: str = ""
+    sparsity: float = 0.0
+    error: float | None = None
+    held_out_error: float | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class PathPoint:
+    """One trace that a search has tried.
+
+    Attributes:
+        error_bound: Every layer has the highest sparsity whose error on the views is within it.
+        sparsity: The fraction of weights pruned, over the layers that are searched.
+        probability: Of the explained class, on the sample.
+        is_prediction_kept: Whether the sample is predicted as by the dense model.
+        kept: What the criterion measures: 1 where nothing is lost.
+    """
+
+    error_bound: float
+    sparsity: float
+    probability: float
+    is_prediction_kept: bool
+    kept: float
+
+
+@dataclass(frozen=True)
+class SearchReport:
+    """How a schedule was found.
+
+    Attributes:
+        criterion: What was measured.
+        threshold: What it had to reach.
+        points: The traces tried, in ascending order of their bounds.
+        chosen_bound: The bound of the trace that was chosen; None where none was accepted and all layers are dense.
+    """
+
+    criterion: str
+    threshold: float
+    points: tuple[PathPoint, ...]
+    chosen_bound: float | None
+
+
+@dataclass(frozen=True)
+class TraceReport:
+    """Everything about a trace but its weights.
+
+    Attributes:
+        layers: Every convolution and linear layer, in the order in which the model calls them, uncalled ones last.
+        dense: What the dense model predicts for the sample.
+        sparse: What the trace predicts for it.
+        settings: How the trace was made: solver, schedule, augmentation, num_views, num_held_out_views, seed, ...
+        seconds: Stage -> time taken.
+        versions: Package -> version.
+        target: The explained class.
+        search: How the schedule was found, where it chose itself.
+    """
+
+    layers: tuple[LayerReport, ...]
+    dense: Prediction
+    sparse: Prediction
+    settings: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    versions: Mapping[str, str]
+    target: int
+    search: SearchReport | None = None
+
+    @property
+    def is_prediction_kept(self) -> bool:
+        """Whether dense model and trace predict the same class."""
+        return self.dense.class_index == self.sparse.class_index
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the model tells apart."""
+        return len(self.dense.probabilities)
+
+    @property
+    def pruned_layers(self) -> tuple[LayerReport, ...]:
+        """The layers that were pruned."""
+        return tuple(layer for layer in self.layers if layer.outcome is Outcome.PRUNED)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as data that JSON can hold."""
+        data = dataclasses.asdict(self)
+        data["is_prediction_kept"] = self.is_prediction_kept
+        for layer in data["layers"]:
+            layer["outcome"] = layer["outcome"].value
+            layer["shape"] = list(layer["shape"])
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TraceReport:
+        """Return the report that `to_dict` gave; raises KeyError, TypeError or ValueError on anything else."""
+        search = data["search"]
+        if search is not None:
+            search = SearchReport(**{**search, "points": tuple(PathPoint(**point) for point in search["points"])})
+        return cls(
+            layers=tuple(
+                LayerReport(**{**layer, "shape": tuple(layer["shape"]), "outcome": Outcome(layer["outcome"])})
+                for layer in data["layers"]
+            ),
+            dense=Prediction(tuple(map(float, data["dense"]["probabilities"]))),
+            sparse=Prediction(tuple(map(float, data["sparse"]["probabilities"]))),
+            settings=dict(data["settings"]),
+            seconds=dict(data["seconds"]),
+            versions=dict(data["versions"]),
+            target=int(data["target"]),
+            search=search,
+        )
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of this library, of what it computes with, and of Python."""
+    packages = ("spadelens", "torch", "torchvision", "captum")
+    return {package: version(package) for package in packages} | {"python": platform.python_version()}

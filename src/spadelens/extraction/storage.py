@@ -1,0 +1,118 @@
+"""Traces as safetensors files: a bit for every weight, and the values of those that are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from spadelens.errors import OutputError, TraceFormatError
+from spadelens.extraction.report import TraceReport
+from spadelens.files import whole_file
+
+FORMAT = "spadelens-trace-1"
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Return a hash of the names, shapes, types and values of the state dictionary of `model`."""
+    return _digest({name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)})
+
+
+def write_trace(path: Path, weights: Mapping[str, Tensor], pruned: Mapping[str, Tensor], header: Header) -> None:
+    """Write a trace to `path`, whole or not at all.
+
+    Args:
+        path: The file.
+        weights: Layer name -> sparse weight.
+        pruned: Layer name -> which of its weights were pruned; same shape, boolean.
+        header: What else is kept.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    tensors = {}
+    for name, weight in weights.items():
+        kept = ~pruned[name].cpu()
+        tensors[f"{name}.kept"] = torch.from_numpy(np.packbits(kept.flatten().numpy()))
+        tensors[f"{name}.values"] = weight.detach().cpu()[kept].contiguous()
+    metadata = header.to_metadata()
+    metadata["checksum"] = _checksum(tensors, metadata)
+    with whole_file(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except SafetensorError as error:
+            raise OutputError(f"Cannot write {str(path)!r}: {error}.") from error
+
+
+def read_trace(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], Header]:
+    """Return weights, pruned masks and header of the trace at `path`, on the CPU.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        TraceFormatError: The file is damaged, or not a trace that this version can read.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no trace at {str(path)!r}.")
+    weights, masks = {}, {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            header = Header.from_metadata(metadata)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
+            if _checksum(tensors, metadata) != metadata["checksum"]:
+                raise ValueError("the checksum does not fit, the file is damaged")
+            for layer in header.report.pruned_layers:
+                packed, values = tensors[f"{layer.name}.kept"].numpy(), tensors[f"{layer.name}.values"]
+                kept = torch.from_numpy(np.unpackbits(packed, count=math.prod(layer.shape)).astype(bool))
+                if kept.numel() > 8 * packed.size or int(kept.sum()) != values.numel():
+                    raise ValueError(f"bits and values of layer {layer.name!r} do not fit its shape")
+                weights[layer.name] = values.new_zeros(kept.shape).masked_scatter(kept, values).view(layer.shape)
+                masks[layer.name] = ~kept.view(layer.shape)
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise TraceFormatError(f"Cannot read {str(path)!r} as a trace: {error}") from error
+    return weights, masks, header
+
+
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    texts = {name: text for name, text in metadata.items() if name != "checksum"}
+    return hashlib.sha256((_digest(tensors) + json.dumps(texts, sort_keys=True)).encode()).hexdigest()
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+class Header:
+    """What a trace file holds besides weights: the fingerprint of the dense model and the report."""
+
+    def __init__(self, model_fingerprint: str, report: TraceReport) -> None:
+        """Hold both."""
+        self.model_fingerprint = model_fingerprint
+        self.report = report
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the header as safetensors metadata."""
+        return {
+            "format": FORMAT,
+            "model_fingerprint": self.model_fingerprint,
+            "report": json.dumps(self.report.to_dict(), allow_nan=False),
+        }
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> Header:
+        """Return the header that `to_metadata` gave; raises KeyError, TypeError or ValueError on anything else."""
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"expected the format {FORMAT!r}, got {metadata.get('format')!r}")
+        return cls(metadata["model_fingerprint"], TraceReport.from_dict(json.loads(metadata["report"])))

@@ -1,0 +1,237 @@
+"""Facets: the different things that make a network give one class, found by comparing the traces of many samples.
+
+Samples that a network recognizes by the same cue keep the same weights. So the overlaps of their traces are clustered;
+each cluster is a facet of the class, with a trace of its own for all of its samples, and with the connections that its
+samples keep and others do not. A planted patch, or a spurious cue, comes out as a facet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from spadelens import defaults
+from spadelens.capture.capture import probe
+from spadelens.eager import unwrapped
+from spadelens.errors import InputError
+from spadelens.extraction.extraction import extract_traces
+from spadelens.extraction.group import extract_group_trace
+from spadelens.extraction.request import Progress
+from spadelens.extraction.trace import Trace
+from spadelens.facets.overlap import KeptWeights
+from spadelens.inputs.checks import check_sample
+from spadelens.schedules.schedule_text import ScheduleLike
+
+MOST_CLUSTERS = 6
+NUM_CONNECTIONS = 12
+LEAST_SAMPLES = 8
+_TRACES_AT_ONCE = 16
+
+
+@final
+@dataclass(frozen=True)
+class Connection:
+    """A weight, or the kernel between two channels, that the samples of a facet keep more often than others.
+
+    Attributes:
+        layer: The layer.
+        output: Number of the output channel.
+        input: Number of the input channel, counted over all groups.
+        inside: Fraction of the facet's samples that keep it, the mean over the weights of a kernel.
+        outside: The same of all other samples.
+    """
+
+    layer: str
+    output: int
+    input: int
+    inside: float
+    outside: float
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Facet:
+    """One of the things that make a network give a class.
+
+    Attributes:
+        members: Numbers of its samples, the most typical first: the one that overlaps most with the others.
+        trace: One trace for all of them.
+        connections: What sets it apart, the most telling first.
+    """
+
+    members: tuple[int, ...]
+    trace: Trace
+    connections: tuple[Connection, ...]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class FacetReport:
+    """The facets of a class.
+
+    Attributes:
+        target: The class.
+        labels: The number of the facet of each sample, `[N]`; facets are in order of size.
+        facets: The facets.
+        overlap: How much the traces of two samples overlap, the mean over layers, `[N, N]` in [0, 1].
+        overlap_by_layer: Layer name -> the overlap in it; see `KeptWeights.overlaps`.
+        silhouettes: Number of clusters -> the mean silhouette with as many.
+        separation: By how much more samples of one facet overlap than samples of two, over the standard deviation of
+            the latter; layer name -> number.
+    """
+
+    target: int
+    labels: Tensor
+    facets: tuple[Facet, ...]
+    overlap: Tensor
+    overlap_by_layer: Mapping[str, Tensor]
+    silhouettes: Mapping[int, float]
+    separation: Mapping[str, float]
+
+
+def find_facets(
+    model: nn.Module,
+    samples: Tensor | Sequence[Tensor],
+    *,
+    target: int,
+    num_clusters: int | None = None,
+    preset: str = defaults.FACETS_PRESET,
+    schedule: ScheduleLike = defaults.FACETS_SCHEDULE,
+    progress: Progress | None = None,
+    **options: Any,
+) -> FacetReport:
+    """Return the facets of a class, given samples that the model predicts as it.
+
+    The last layer that is called is left out of the comparison: most of its weights lead to the scores of other
+    classes, and which of them a trace keeps is a matter of what else is in the sample.
+
+    Args:
+        model: As in `extract_trace`.
+        samples: At least 8, `[N, C, H, W]`, or a sequence of samples of one shape.
+        target: The class.
+        num_clusters: How many facets; by default as many, from 2 to 6, as give the largest mean silhouette. There is
+            always more than one: whether they differ is for `silhouettes`, and for the eye.
+        preset: As in `extract_trace`.
+        schedule: Of the traces that are compared, with fixed sparsities: those of a schedule that chooses itself differ
+            from sample to sample, and overlap less for that alone.
+        progress: Called as progress('facets', samples done, all samples).
+        **options: Further arguments of `extract_traces`.
+
+    Raises:
+        InputError: There are too few samples, or a number is out of range; else as `extract_traces`.
+    """
+    count = len(samples)
+    most = min(MOST_CLUSTERS, count // 2)
+    if count < LEAST_SAMPLES:
+        raise InputError(f"Cannot find facets among {count} samples: expected at least {LEAST_SAMPLES}.")
+    if num_clusters is not None and not 2 <= num_clusters <= count // 2:
+        raise InputError(f"Cannot find {num_clusters} facets among {count} samples: expected 2 to {count // 2}.")
+    model, progress = unwrapped(model), progress or _no_progress
+
+    def traces() -> Iterator[Trace]:
+        for start in range(0, count, _TRACES_AT_ONCE):
+            progress("facets", start, count)
+            part = list(samples[start : start + _TRACES_AT_ONCE])
+            yield from extract_traces(
+                model, part, preset=preset, targets=[target] * len(part), schedule=schedule, **options
+            )
+        progress("facets", count, count)
+
+    last = list(probe(model, check_sample(model, samples[0])).matrix_shapes)[-1]
+    kept = KeptWeights.of(traces()).without(last)
+    by_layer = kept.overlaps()
+    overlap = torch.stack(list(by_layer.values())).mean(0)
+    tried = {number: cluster(overlap, number) for number in ([num_clusters] if num_clusters else range(2, most + 1))}
+    silhouettes = {number: silhouette(overlap, labels) for number, labels in tried.items()}
+    labels = tried[max(silhouettes, key=lambda number: silhouettes[number])]
+    labels = _by_size(labels)
+    facets = []
+    for number in range(int(labels.max()) + 1):
+        members = (labels == number).nonzero()[:, 0]
+        typical = overlap[members][:, members].sum(1).argsort(descending=True)
+        ordered = members[typical].tolist()
+        trace = extract_group_trace(
+            model, [samples[member] for member in ordered], target=target, preset=preset, **options
+        )
+        facets.append(Facet(tuple(ordered), trace, _connections(kept, labels == number)))
+    return FacetReport(
+        target=target,
+        labels=labels,
+        facets=tuple(facets),
+        overlap=overlap,
+        overlap_by_layer=by_layer,
+        silhouettes=silhouettes,
+        separation={name: _separation(each, labels) for name, each in by_layer.items()},
+    )
+
+
+def cluster(overlap: Tensor, num_clusters: int) -> Tensor:
+    """Return the number of a cluster for each sample, `[N]`, by spectral clustering.
+
+    Affinities are exp((overlap - mean) / standard deviation), over all pairs: overlaps themselves differ by little
+    beside what all traces of a class share, and small clusters would drown in that.
+    """
+    from sklearn.cluster import SpectralClustering
+
+    pairs = ~torch.eye(len(overlap), dtype=torch.bool)
+    spread = overlap[pairs].std().clamp_min(torch.finfo(overlap.dtype).tiny)
+    affinity = ((overlap - overlap[pairs].mean()) / spread).exp()
+    affinity.fill_diagonal_(float(affinity[pairs].max()))
+    spectral = SpectralClustering(num_clusters, affinity="precomputed", random_state=0, assign_labels="cluster_qr")
+    return torch.from_numpy(spectral.fit_predict(affinity.numpy())).long()
+
+
+def silhouette(overlap: Tensor, labels: Tensor) -> float:
+    """Return the mean silhouette of clusters where 1 - overlap is the distance; -1 where all are one cluster."""
+    from sklearn.metrics import silhouette_score
+
+    if len(labels.unique()) < 2:
+        return -1.0
+    distance = (1 - overlap).fill_diagonal_(0.0).clamp_min(0)
+    return float(silhouette_score(distance.numpy(), labels.numpy(), metric="precomputed"))
+
+
+def _by_size(labels: Tensor) -> Tensor:
+    """Return labels numbered anew: 0 is the largest cluster."""
+    found, counts = labels.unique(return_counts=True)
+    order = found[counts.argsort(descending=True, stable=True)]
+    renamed = torch.empty_like(labels)
+    for number, label in enumerate(order.tolist()):
+        renamed[labels == label] = number
+    return renamed
+
+
+def _separation(overlap: Tensor, labels: Tensor) -> float:
+    """Return the mean overlap within facets less that between them, over the standard deviation of the latter."""
+    same = labels[:, None] == labels[None]
+    pairs = torch.ones_like(same).triu(1)
+    within, between = overlap[same & pairs], overlap[~same & pairs]
+    if not within.numel() or between.numel() < 2:
+        return 0.0
+    spread = float(between.std())
+    return float(within.mean() - between.mean()) / spread if spread > 0 else 0.0
+
+
+def _connections(kept: KeptWeights, is_member: Tensor) -> tuple[Connection, ...]:
+    """Return the kernels whose share of members that keep them exceeds that of the others most."""
+    found: list[Connection] = []
+    shares = (kept.shares(is_member), kept.shares(~is_member))
+    for name in kept.bits:
+        inside, outside = (share[name].flatten(2).mean(2) if share[name].dim() > 2 else share[name] for share in shares)
+        best = (inside - outside).flatten().topk(min(NUM_CONNECTIONS, inside.numel()))
+        outputs_of_group = inside.shape[0] // kept.groups[name]
+        for place in best.indices.tolist():
+            output, column = divmod(place, inside.shape[1])
+            first = output // outputs_of_group * inside.shape[1]
+            numbers = float(inside[output, column]), float(outside[output, column])
+            found.append(Connection(name, output, first + column, *numbers))
+    found.sort(key=lambda each: each.outside - each.inside)
+    return tuple(found[:NUM_CONNECTIONS])
+
+
+def _no_progress(stage: str, done: int, total: int) -> None:
+    del stage, done, total

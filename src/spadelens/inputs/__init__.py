@@ -1,0 +1,1 @@
+"""What kind of input a sample is, and samples of texts and rows as models take them."""

@@ -1,0 +1,143 @@
+"""A model of texts as a function of numbers: the embeddings of the tokens of one text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from spadelens.errors import InputError
+from spadelens.forward import class_scores
+
+
+@final
+class EmbeddedText(nn.Module):
+    """A model of texts that is given, in place of its tokens, how their embeddings differ from that of the mask token.
+
+    What the word embedding returns is replaced for the length of a call; all else runs as it is, positions and types of
+    tokens included. An input of zeros is a text of mask tokens, and `sample` is the text itself: for it the scores are
+    exactly those of the model. The modules are the model's own, under their own names, and nothing is added to them.
+
+    Attributes:
+        sample: The embeddings of the text's tokens minus that of the mask token, `[tokens, features]`.
+        ids: The tokens.
+        is_special: Which of them were added around the text ('[CLS]'); empty where that is not known.
+    """
+
+    def __init__(self, model: nn.Module, ids: Tensor, mask_id: int, is_special: tuple[bool, ...] = ()) -> None:
+        """Find the word embedding of `model`, which maps ids `[B, tokens]` to class scores, by running it twice.
+
+        Args:
+            model: The model; it is run in evaluation mode and is never changed.
+            ids: The tokens of the text, int64 `[tokens]`.
+            mask_id: The token that stands for one that is taken away.
+            is_special: Which tokens were added around the text ('[CLS]'), one for each; empty where none were.
+
+        Raises:
+            InputError: `ids` are no tokens, or the model does not look them up in one nn.Embedding.
+            ModelOutputError: The model fails on the text.
+        """
+        super().__init__()
+        if ids.dim() != 1 or len(ids) == 0 or ids.is_floating_point():
+            raise InputError(
+                f"Cannot embed tokens of shape {list(ids.shape)} and type {ids.dtype}: expected whole numbers [tokens]."
+            )
+        self._modules, self._parameters, self._buffers = model._modules, model._parameters, model._buffers
+        self.is_special = is_special
+        self._whole = (model,)  # in a tuple, so that it is not registered as a part of itself
+        self.training = model.training
+        reference = next((parameter for parameter in model.parameters()), None)
+        self.ids = ids.detach().to(None if reference is None else reference.device, torch.int64)
+        embedding, of_text, of_mask = _find_embedding(model, self.ids, mask_id)
+        self._embedding = (embedding.module,)
+        self._batch_axis = embedding.batch_axis
+        self._mask = of_mask
+        self.sample = of_text - of_mask
+        # What the sum misses of the embedding by rounding; without it the scores would not be those of the model.
+        self._rounding = of_text - (self.sample + of_mask)
+
+    def forward(self, offsets: Tensor) -> Any:
+        """Return the class scores for offsets `[B, tokens, features]` from the embedding of the mask token."""
+        if offsets.shape[1:] != self.sample.shape:
+            raise InputError(
+                f"Cannot run the text of {len(self.ids)} tokens on a batch of shape {list(offsets.shape)}: expected "
+                f"[B, {', '.join(map(str, self.sample.shape))}]."
+            )
+        embedded = offsets + self._mask.to(offsets) + self._rounding.to(offsets)
+        (model,) = self._whole
+        with (
+            _returns(self._embedding[0], embedded.movedim(0, self._batch_axis).contiguous()),
+            _flag(model, self.training),
+        ):
+            return model(self.ids.to(offsets.device).repeat(len(offsets), 1))
+
+
+@contextmanager
+def _returns(module: nn.Module, value: Tensor) -> Iterator[None]:
+    """Let every call of `module` return `value` for the length of the block."""
+    handle = module.register_forward_hook(lambda *_: value)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _flag(model: nn.Module, is_training: bool) -> Iterator[None]:
+    """Let `model` itself, but not its parts, be in training mode or not for the length of the block."""
+    before = model.training
+    try:
+        model.training = is_training
+        yield
+    finally:
+        model.training = before
+
+
+@dataclass(frozen=True)
+class _Lookup:
+    """A module that looks up tokens, and which axis of what it is called with is the batch."""
+
+    module: nn.Module
+    batch_axis: int
+
+
+def _find_embedding(model: nn.Module, ids: Tensor, mask_id: int) -> tuple[_Lookup, Tensor, Tensor]:
+    """Return what looks up the tokens, and its outputs `[tokens, features]` for the text and for the mask.
+
+    Two texts are run, since positions can be the same numbers as the tokens of one.
+    """
+    of_texts, of_masks = _lookups(model, ids), _lookups(model, torch.full_like(ids, mask_id))
+    both = [lookup for lookup in of_texts if lookup in of_masks]
+    if len(both) != 1:
+        names = [name for name, module in model.named_modules() if module in [lookup.module for lookup in both]]
+        found = f"{len(both)} ({', '.join(names)})" if both else "none"
+        raise InputError(
+            f"Cannot explain texts by this model: expected one nn.Embedding that is called on the token ids, found "
+            f"{found}."
+        )
+    return both[0], of_texts[both[0]], of_masks[both[0]]
+
+
+def _lookups(model: nn.Module, ids: Tensor) -> dict[_Lookup, Tensor]:
+    """Return the outputs `[tokens, features]` of the embeddings that are called on `ids` in one pass."""
+    found: dict[_Lookup, Tensor] = {}
+
+    def look(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        called_on = args[0] if len(args) == 1 and isinstance(args[0], Tensor) else ids.new_zeros(0)
+        for batch_axis, shape in enumerate([(1, len(ids)), (len(ids), 1)]):
+            if called_on.shape == shape and bool((called_on.flatten() == ids).all()):
+                found[_Lookup(module, batch_axis)] = output.detach().select(batch_axis, 0).clone()
+                return
+
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    handles = [module.register_forward_hook(look) for module in embeddings]
+    try:
+        class_scores(model, ids.unsqueeze(0))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found

@@ -1,0 +1,160 @@
+"""A text or a row of a table as what `extract_trace` and `attribute` take: a model and one tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from spadelens.eager import unwrapped
+from spadelens.errors import InputError
+from spadelens.inputs.embedded import EmbeddedText
+from spadelens.inputs.kind import Kind
+from spadelens.models import Encoding, LoadedTable, LoadedText
+from spadelens.views.augmentation import Augmentation
+from spadelens.views.photo_views import AugmentationLike, parse_augmentation
+from spadelens.views.row_views import BootstrapViews
+from spadelens.views.token_views import TokenViews
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class TextSample:
+    """A text to be explained.
+
+    Attributes:
+        model: The model as a function of the text's embeddings, which maps `[B, tokens, features]` to class scores.
+        values: The embeddings of the tokens minus that of the mask token, `[tokens, features]`.
+        tokens: What each token stands for, to show a person.
+        is_special: Which tokens were added around the text ('[CLS]').
+    """
+
+    model: EmbeddedText
+    values: Tensor
+    tokens: tuple[str, ...]
+    is_special: tuple[bool, ...]
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What makes views of it where nothing else is said: 'tokens'."""
+        return self.make_augmentation("tokens")
+
+    def make_augmentation(self, text: str) -> Augmentation:
+        """Return the augmentation that a text names; 'tokens' leaves the special ones as they are.
+
+        Raises:
+            UnknownNameError: There is no such augmentation or setting.
+        """
+        return _keep_special(parse_augmentation(text), self.is_special)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class RowSample:
+    """A row of a table to be explained.
+
+    Attributes:
+        model: Maps standardized rows `[B, columns]` to class scores.
+        values: The row, standardized, `[columns]`.
+        background: Usual rows, standardized, `[rows, columns]`; None where none are known.
+        feature_names: One for each column.
+        raw: The row as it was given, float32 `[columns]`.
+    """
+
+    model: nn.Module
+    values: Tensor
+    background: Tensor | None
+    feature_names: tuple[str, ...]
+    raw: Tensor
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What makes views of it where nothing else is said: 'bootstrap', or 'noise' without a background."""
+        return self.make_augmentation("noise" if self.background is None else "bootstrap")
+
+    def make_augmentation(self, text: str) -> Augmentation:
+        """Return the augmentation that a text names; 'bootstrap' draws from the background.
+
+        Raises:
+            UnknownNameError: There is no such augmentation or setting.
+        """
+        parsed = parse_augmentation(text)
+        return replace(parsed, background=self.background) if isinstance(parsed, BootstrapViews) else parsed
+
+
+def text_sample(loaded: LoadedText, text: str) -> TextSample:
+    """Return a text as the model of `load_model` reads it.
+
+    Raises:
+        InputError: The text has no token or too many, or the model does not look its tokens up in one nn.Embedding.
+        ModelOutputError: The model fails on the text.
+    """
+    return embed_text(loaded.model, loaded.tokenizer.encode(text), loaded.tokenizer.mask_id)
+
+
+def embed_text(model: nn.Module, encoding: Encoding, mask_id: int) -> TextSample:
+    """Return an encoded text as `model` reads it, which maps token ids `[B, tokens]` to class scores.
+
+    Args:
+        model: The model.
+        encoding: The text.
+        mask_id: The token that stands in place of one that is taken away.
+
+    Raises:
+        InputError: The model does not look its tokens up in one nn.Embedding.
+        ModelOutputError: The model fails on the text.
+    """
+    embedded = EmbeddedText(unwrapped(model), encoding.ids, mask_id, encoding.is_special)
+    return TextSample(embedded, embedded.sample, encoding.tokens, encoding.is_special)
+
+
+def row_sample(loaded: LoadedTable, row: Mapping[str, float] | Sequence[float] | Tensor) -> RowSample:
+    """Return a row of a table as the model of `load_model` reads it.
+
+    Args:
+        loaded: The model.
+        row: The raw values by the names of the features, of which others are left out, or in their order.
+
+    Raises:
+        InputError: A feature is missing, or a value is no finite number.
+    """
+    names = loaded.feature_names
+    if isinstance(row, Mapping):
+        missing = [name for name in names if name not in row]
+        if missing:
+            raise InputError(f"Cannot explain a row without {missing[0]!r}: expected values of {list(names)}.")
+        row = [row[name] for name in names]
+    raw = torch.as_tensor(row, dtype=torch.float32, device="cpu")
+    if raw.shape != (len(names),):
+        raise InputError(f"Cannot explain a row of shape {list(raw.shape)}: expected {len(names)} values.")
+    wrong = (~torch.isfinite(raw)).nonzero()
+    if len(wrong):
+        raise InputError(f"Cannot explain a row whose {names[int(wrong[0])]!r} is no finite number.")
+    background = None if loaded.background is None else loaded.standardize(loaded.background)
+    reference = next(loaded.model.parameters(), None)
+    values = loaded.standardize(raw)
+    values = values if reference is None else values.to(reference)
+    return RowSample(loaded.model, values, background, names, raw)
+
+
+def kind_of_input(model: nn.Module, sample: Tensor) -> Kind:
+    """Return what a sample is to its model; a series `[C, L]` counts as a photo."""
+    if isinstance(model, EmbeddedText):
+        return "text"
+    return "row" if sample.dim() == 1 else "photo"
+
+
+def views_of_input(model: nn.Module, augmentation: AugmentationLike | None) -> AugmentationLike | None:
+    """Return how views are made of the input of `model`: of a text, so that its special tokens are kept."""
+    if not isinstance(model, EmbeddedText):
+        return augmentation
+    return _keep_special(parse_augmentation("tokens" if augmentation is None else augmentation), model.is_special)
+
+
+def _keep_special(augmentation: Augmentation, is_special: tuple[bool, ...]) -> Augmentation:
+    if isinstance(augmentation, TokenViews) and not augmentation.is_special:
+        return replace(augmentation, is_special=is_special)
+    return augmentation

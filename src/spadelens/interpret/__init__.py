@@ -1,1 +1,0 @@
-"""A trace in, a picture out."""

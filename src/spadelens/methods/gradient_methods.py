@@ -1,0 +1,185 @@
+"""The methods that take plain gradients of the score. All but SmoothGrad through Captum.
+
+Each is a frozen dataclass of its settings. Memory is bounded: methods that run many versions of the input run one, or
+`batch_size` of them, at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from spadelens.methods.method import Attribution, Method, check_at_least_one, check_finite, check_noise
+from spadelens.randomness import seeded
+
+
+@final
+@dataclass(frozen=True)
+class Saliency(Method):
+    """The gradient of the score (Simonyan et al. 2014), with its sign."""
+
+    has_rules = False
+
+    def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:
+        """Return the gradient."""
+        from captum.attr import Saliency as CaptumSaliency
+
+        return Attribution(CaptumSaliency(model).attribute(sample, target=target, abs=False))
+
+
+@final
+@dataclass(frozen=True)
+class InputXGradient(Method):
+    """The gradient times the input (Shrikumar et al. 2016)."""
+
+    has_rules = False
+
+    def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:
+        """Return the product."""
+        from captum.attr import InputXGradient as CaptumInputXGradient
+
+        return Attribution(CaptumInputXGradient(model).attribute(sample, target=target))
+
+
+@final
+@dataclass(frozen=True)
+class IntegratedGradients(Method):
+    """The gradient averaged on the straight path from a baseline, times the distance (Sundararajan et al. 2017).
+
+    Attributes:
+        num_steps: Points on the path (Gauss-Legendre).
+        baseline: The value of every input at the start; 0 is the mean color of normalized photos.
+        batch_size: Points that are run at a time.
+    """
+
+    has_rules = False
+    reference = "input_x_gradient"
+    most_missed = 0.05  # the error of the numerical integral
+
+    num_steps: int = 50
+    baseline: float = 0.0
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        """Refuse settings out of range."""
+        check_at_least_one(self, "num_steps", "batch_size")
+        check_finite(self, "baseline")
+
+    def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:
+        """Return the integral and its convergence delta."""
+        from captum.attr import IntegratedGradients as CaptumIntegratedGradients
+
+        values, delta = CaptumIntegratedGradients(model).attribute(
+            sample,
+            baselines=self.baseline,
+            target=target,
+            n_steps=self.num_steps,
+            internal_batch_size=self.batch_size,
+            return_convergence_delta=True,
+        )
+        return Attribution(values, float(delta))
+
+
+@final
+@dataclass(frozen=True)
+class GradientShap(Method):
+    """Expected gradients at random points between a baseline and the noisy input (Lundberg & Lee 2017).
+
+    Attributes:
+        num_samples: Random points.
+        noise_std: Standard deviation of the noise added to the input, in its (normalized) units.
+        baseline: The value of every input of the baseline; 0 is the mean color of normalized photos.
+        seed: Determines the points; the same for every model, so that dense and sparse maps see the same draws.
+    """
+
+    has_rules = False
+    reference = "input_x_gradient"
+    most_missed = 0.5  # the error of a mean over few random points
+
+    num_samples: int = 48
+    noise_std: float = 0.1
+    baseline: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse settings out of range."""
+        check_at_least_one(self, "num_samples")
+        check_finite(self, "baseline")
+        check_noise(self)
+
+    def share(self, number: int, count: int) -> Method:
+        """Return a part of the points, drawn by a seed of its own."""
+        return _share_of_draws(self, number, count)
+
+    def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:
+        """Return the mean over all points, and the mean of their convergence deltas."""
+        from captum.attr import GradientShap as CaptumGradientShap
+
+        def scores(inputs: Tensor) -> Tensor:  # Captum draws in float32, whatever the model computes in
+            found: Tensor = model(inputs.to(sample.dtype))
+            return found.to(inputs.dtype)
+
+        precise = sample.detach() if sample.dtype == torch.float64 else sample.detach().float()
+        explainer = CaptumGradientShap(scores)
+        baselines = torch.full_like(precise, self.baseline)
+        total, total_delta = torch.zeros_like(precise), 0.0
+        with seeded(self.seed, sample.device):
+            for _ in range(self.num_samples):  # one at a time: Captum runs all that it draws at once
+                values, delta = explainer.attribute(
+                    precise, baselines, n_samples=1, stdevs=self.noise_std, target=target, return_convergence_delta=True
+                )
+                total += values.detach()
+                total_delta += float(delta)
+        return Attribution(total / self.num_samples, total_delta / self.num_samples)
+
+
+@final
+@dataclass(frozen=True)
+class SmoothGrad(Method):
+    """The mean gradient over noisy copies of the input (Smilkov et al. 2017), with its sign.
+
+    Captum's NoiseTunnel draws from the global random state, in an order that depends on the size of its batches; here
+    the draws follow from the seed alone, so that a dense network and a trace see the same ones.
+
+    Attributes:
+        noise_std: Standard deviation of the noise, in the (normalized) units of the input.
+        num_samples: Noisy copies.
+        seed: Determines the noise.
+        batch_size: Copies that are run at a time.
+    """
+
+    has_rules = False
+    reference = "gradient"
+
+    noise_std: float = 0.25
+    num_samples: int = 20
+    seed: int = 0
+    batch_size: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuse settings out of range."""
+        check_at_least_one(self, "num_samples", "batch_size")
+        check_noise(self)
+
+    def share(self, number: int, count: int) -> Method:
+        """Return a part of the copies, drawn by a seed of its own."""
+        return _share_of_draws(self, number, count)
+
+    def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:
+        """Return the mean."""
+        generator = torch.Generator().manual_seed(self.seed)
+        total = torch.zeros_like(sample[0])
+        for start in range(0, self.num_samples, self.batch_size):
+            count = min(self.batch_size, self.num_samples - start)
+            noise = torch.stack([torch.randn(sample.shape[1:], generator=generator) for _ in range(count)])
+            batch = (sample.detach() + self.noise_std * noise.to(sample)).requires_grad_()
+            (gradients,) = torch.autograd.grad(model(batch)[:, target].sum(), batch)
+            total += gradients.sum(0)
+        return Attribution((total / self.num_samples).unsqueeze(0))
+
+
+def _share_of_draws(method: GradientShap | SmoothGrad, number: int, count: int) -> Method:
+    return replace(method, num_samples=-(-method.num_samples // count), seed=(method.seed + number) % 2**63)

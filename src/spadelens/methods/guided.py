@@ -1,0 +1,120 @@
+"""Guided backpropagation and guided Grad-CAM on any model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from spadelens.errors import AttributionError
+from spadelens.graph.operations import Kind, Role, fused, kind_of, role_of
+from spadelens.graph.tape import Step, Tape, pull_back, record
+from spadelens.methods.feature_map import LastMap
+from spadelens.methods.method import Attribution, Method
+
+_CARRIED = (Kind.REARRANGEMENT, Kind.SCALING, Kind.SHIFT)  # what leaves a gate a gate
+_NAME, _CAM_NAME = "guided_backprop", "guided_grad_cam"
+
+
+@final
+@dataclass(frozen=True)
+class GuidedBackprop(Method):
+    """The gradient, of which every rectifier lets pass only what is positive (Springenberg et al. 2015).
+
+        g_in = f'(x) max(g_out, 0)
+
+    for ReLU and for its relatives, which grow on the right and stay near a constant on the left: ReLU6, leaky ReLU,
+    PReLU, ELU, SELU, GELU, SiLU, Hardswish, Mish, softplus, and formulas of one value that do the same. All else has
+    its gradient: products, gates (a sigmoid that is multiplied with something), normalizations, attention. Activations
+    such as tanh, which hold back both sides, have no such rule; a model with one, or without any rectifier, is refused.
+    """
+
+    reference = "gradient"
+
+    def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:
+        """Return the guided gradient."""
+        return Attribution(_guided(model, sample, target, _NAME))
+
+
+@final
+@dataclass(frozen=True)
+class GuidedGradCam(Method):
+    """Guided backpropagation times Grad-CAM (Selvaraju et al. 2017) of the last feature map.
+
+        cam = max(sum over k of (mean gradient of channel k) * channel k, 0)
+
+    enlarged to the size of the sample (bilinear). Which map is the last one, `LastMap` says; a model without one, such
+    as a vision transformer, is refused.
+    """
+
+    reference = "gradient"
+
+    def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:
+        """Return the product."""
+        if sample.dim() != 4:
+            raise AttributionError(
+                f"The method {_CAM_NAME!r} needs photos [C, H, W]: the sample has the shape {list(sample.shape[1:])}."
+            )
+        cam = _grad_cam(model, sample, target)
+        enlarged = functional.interpolate(cam, sample.shape[2:], mode="bilinear", align_corners=False)
+        return Attribution(_guided(model, sample, target, _CAM_NAME) * enlarged)
+
+
+def _guided(model: nn.Module, sample: Tensor, target: int, method: str) -> Tensor:
+    tape = fused(record(model, sample.detach()))
+    roles = _roles(tape, method)
+    start = torch.zeros_like(tape.values[tape.scores])
+    start[0, target] = 1.0
+
+    def rule(step: Step, messages: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+        if roles.get(step.output) is Role.RECTIFIER:
+            messages = [None if message is None else message.clamp(min=0) for message in messages]
+        return pull_back(step, [tape.values[number] for number in step.inputs], messages)
+
+    return tape.send_back(start, rule)
+
+
+def _roles(tape: Tape, method: str) -> Mapping[int, Role]:
+    """Return what each activation is good for, by the number of its value; refuses a model without a rule for it."""
+    roles: dict[int, Role] = {}
+    kinds = {step.output: kind_of(step, method) for step in tape.steps if step.outputs[0] is not None}
+    for step in tape.steps:
+        if kinds.get(step.output) is not Kind.ACTIVATION:
+            continue
+        role = roles[step.output] = role_of(step)
+        if role is Role.SQUASHER or (role is Role.GATE and not _is_factor(step.output, tape, kinds)):
+            raise AttributionError(
+                f"The method {method!r} has no rule for the activation {step.name!r} of this model: only rectifiers "
+                "have one, which hold back negative values alone, such as ReLU or GELU. Use saliency or smoothgrad."
+            )
+    if Role.RECTIFIER not in roles.values():
+        raise AttributionError(
+            f"The method {method!r} would be the plain gradient on this model: it has no rectifier such as ReLU or "
+            "GELU. Use saliency or smoothgrad."
+        )
+    return roles
+
+
+def _is_factor(number: int, tape: Tape, kinds: Mapping[int, Kind]) -> bool:
+    """Whether all that is done with a value g, if anything, is to multiply something with it, or with 1 - g."""
+    users = [step for step in tape.steps if number in step.inputs]
+    return all(
+        kinds[step.output] is Kind.PRODUCT or (kinds[step.output] in _CARRIED and _is_factor(step.output, tape, kinds))
+        for step in users
+    )
+
+
+def _grad_cam(model: nn.Module, sample: Tensor, target: int) -> Tensor:
+    """Return the map `[1, 1, h, w]` of the last feature map."""
+    with torch.enable_grad(), LastMap(model, sample[0]) as last:
+        score = model(sample.detach().clone().requires_grad_())[0, target]
+    features, _ = last.found(_CAM_NAME)
+    (gradient,) = torch.autograd.grad(score, features, allow_unused=True)
+    if gradient is None:
+        raise AttributionError(f"The method {_CAM_NAME!r} fails: the last feature map has no part in the score.")
+    weights = gradient.mean((2, 3), keepdim=True)
+    return (weights * features.detach()).sum(1, keepdim=True).clamp(min=0)

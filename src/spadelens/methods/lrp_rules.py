@@ -1,0 +1,250 @@
+"""How one layer hands relevance to its inputs: the rules of layer-wise relevance propagation.
+
+A layer y_j = sum over i of z_ij + b_j with the contributions z_ij = x_i w_ij gives R_i = sum over j of s_ij R_j, where
+the shares s_ij of every j have the sum 1: nothing is lost. p and n are the positive and the negative part of z.
+
+    epsilon      z_ij / (y_j + epsilon sign(y_j) sum_i |z_ij|), and the rest by |z_ij| / sum_i |z_ij|
+    gamma        the same with z_ij and b_j increased by gamma times their part of the sign of y_j, in y_j as well, but
+                 not in |z_ij|
+    alpha-beta   alpha p_ij / sum_i p_ij - beta n_ij / sum_i n_ij, beta = alpha - 1
+    z-plus       alpha-beta with alpha 1: p_ij / sum_i p_ij
+    flat         1 / number of inputs of j
+
+The rest is what bias and epsilon take: neither has an input to hand it to, so that it is shared out by the size of the
+contributions (equally, in the rule for recurrent networks by Arras et al. 2017). Without epsilon, outputs near zero
+whose contributions cancel blow relevance up from layer to layer (docs/evidence.md). Where there
+is no contribution of the sign that a rule wants, those of the other sign take their place; where there is none at all,
+inputs share equally, as in the rule flat. Only what reaches an output that sees no input, such as the rim of a padded
+1 x 1 convolution, is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spadelens.graph.tape import Step, pull_back_function
+
+
+class Rule(str, Enum):
+    """A rule for layers that multiply by a matrix."""
+
+    EPSILON = "epsilon"
+    GAMMA = "gamma"
+    ALPHA_BETA = "alpha-beta"
+    Z_PLUS = "z-plus"
+    FLAT = "flat"
+
+
+@dataclass(frozen=True)
+class Composite:
+    """Which rule layers get.
+
+    Attributes:
+        convolution: Convolutions.
+        dense: Linear layers.
+        first: Layers that see the input itself; None for the rule of their kind.
+    """
+
+    convolution: Rule
+    dense: Rule
+    first: Rule | None = None
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """The numbers in the rules.
+
+    Attributes:
+        epsilon: What denominators are kept away from zero by, as a fraction of the sizes of the contributions.
+        gamma: Of the rule `gamma`.
+        alpha: Of the rule `alpha-beta`.
+    """
+
+    epsilon: float
+    gamma: float
+    alpha: float
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """A layer without its bias, on the inputs that it has had: contributions of inputs to outputs.
+
+    Attributes:
+        function: From inputs and matrix to outputs, without a bias.
+        inputs: What the layer was called with.
+        matrix: Its constants; None for an average, which `function` then ignores.
+    """
+
+    function: Callable[[Tensor, Tensor | None], Tensor]
+    inputs: Tensor
+    matrix: Tensor | None = None
+
+    @property
+    def outputs(self) -> Tensor:
+        """The sums of all contributions."""
+        return self.function(self.inputs, self.matrix)
+
+    def absolute(self) -> Linear:
+        """Return what has the absolute values of the contributions."""
+        return replace(self, inputs=self.inputs.abs(), matrix=None if self.matrix is None else self.matrix.abs())
+
+    def flat(self) -> Linear:
+        """Return what has a contribution of 1 wherever there can be one."""
+        ones = None if self.matrix is None else torch.ones_like(self.matrix)  # an average has weights of its own
+        return replace(self, inputs=torch.ones_like(self.inputs), matrix=ones)
+
+    def parts(self, is_positive: bool) -> tuple[Linear, Linear]:
+        """Return the two layers that together have the contributions of one sign."""
+        low, high = self.inputs.clamp(max=0), self.inputs.clamp(min=0)
+        if self.matrix is None:  # an average: all factors are positive
+            return replace(self, inputs=high if is_positive else low), replace(self, inputs=torch.zeros_like(low))
+        falling, rising = self.matrix.clamp(max=0), self.matrix.clamp(min=0)
+        first, second = (rising, falling) if is_positive else (falling, rising)
+        return replace(self, inputs=high, matrix=first), replace(self, inputs=low, matrix=second)
+
+    def hand_back(self, per_output: Tensor) -> Tensor:
+        """Return, for each input, the sum over the outputs of its contribution times `per_output`."""
+        (gradient,) = pull_back_function(
+            lambda inputs: [self.function(inputs, self.matrix)], [self.inputs], [per_output]
+        )
+        return torch.zeros_like(self.inputs) if gradient is None else self.inputs * gradient
+
+
+def linear_of(step: Step, inputs: Tensor, scale: Tensor | None = None) -> Linear:
+    """Return the layer of a step that multiplies by a matrix of constants, or that averages.
+
+    Args:
+        step: The step.
+        inputs: What it is called with.
+        scale: What each of its outputs is multiplied by right after, `[channels]`: a batch normalization.
+    """
+    marked = step.arguments([inputs])
+    where, matrix_at, bias_at = _positions(step)
+    if matrix_at is None:
+        return Linear(lambda values, _matrix: step.run([values])[0], inputs)
+    matrix = marked[matrix_at]
+    if scale is not None:
+        matrix = matrix * (scale.view(-1, *[1] * (matrix.dim() - 1)) if step.name == "convolution" else scale)
+
+    def function(values: Tensor, weights: Tensor | None) -> Tensor:
+        arguments: list[Any] = list(marked)
+        arguments[where], arguments[matrix_at] = values, weights
+        if bias_at is not None and arguments[bias_at] is not None:
+            arguments[bias_at] = torch.zeros_like(arguments[bias_at])
+        result: Tensor = step.operation(*arguments, **step.keywords)
+        return result
+
+    return Linear(function, inputs, matrix)
+
+
+def _positions(step: Step) -> tuple[int, int | None, int | None]:
+    """Return where among the arguments are the input, the matrix and the bias."""
+    if step.name == "convolution":
+        return 0, 1, 2
+    if step.name in ("addmm", "baddbmm"):
+        return (1, 2, 0) if step.is_input(1) else (2, 1, 0)
+    if step.name in ("mm", "bmm", "mv", "dot"):
+        return (0, 1, None) if step.is_input(0) else (1, 0, None)
+    return 0, None, None
+
+
+def hand_back(layer: Linear, outputs: Tensor, relevance: Tensor, rule: Rule, strengths: Strengths) -> Tensor:
+    """Return the relevance of the inputs of a layer from that of its outputs.
+
+    Args:
+        layer: The layer without its bias.
+        outputs: Its outputs, with the bias.
+        relevance: Of its outputs, of the same shape.
+        rule: How it is shared out.
+        strengths: The numbers in the rules.
+    """
+    match rule:
+        case Rule.FLAT:
+            return _of_nothing(layer, relevance)
+        case Rule.Z_PLUS:
+            return _alpha_beta(layer, relevance, 1.0)
+        case Rule.ALPHA_BETA:
+            return _alpha_beta(layer, relevance, strengths.alpha)
+        case Rule.GAMMA:
+            return _gamma(layer, outputs, relevance, strengths)
+    return _epsilon(layer, outputs, relevance, strengths.epsilon)
+
+
+def away_from_zero(values: Tensor, distance: Tensor) -> Tensor:
+    """Return `values` moved away from zero by `distance`; 0 counts as positive."""
+    return values + torch.where(values < 0, -distance, distance)
+
+
+def is_nothing(sums: Tensor) -> Tensor:
+    """Return where sums are 0, or so small that a quotient by them may not be finite."""
+    limits = torch.finfo(sums.dtype)
+    return sums.abs() <= limits.tiny / limits.eps
+
+
+def quotient_or_zero(relevance: Tensor, sums: Tensor) -> Tensor:
+    """Return a quotient, 0 where the denominator is nothing."""
+    is_zero = is_nothing(sums)
+    return torch.where(is_zero, 0.0, relevance / torch.where(is_zero, 1.0, sums))
+
+
+def _epsilon(layer: Linear, outputs: Tensor, relevance: Tensor, epsilon: float) -> Tensor:
+    absolute = layer.absolute()
+    sizes = absolute.outputs
+    present = torch.where(is_nothing(sizes), 0.0, relevance)
+    quotient = quotient_or_zero(present, away_from_zero(outputs, epsilon * sizes))
+    rest = present - layer.outputs * quotient  # of the bias, and of epsilon
+    shared = absolute.hand_back(quotient_or_zero(rest, sizes))
+    return layer.hand_back(quotient) + shared + _of_nothing(layer, relevance - present)
+
+
+def _of_nothing(layer: Linear, relevance: Tensor) -> Tensor:
+    """Return what outputs without contributions hand to all inputs that they see."""
+    if not bool(relevance.any()):
+        return torch.zeros_like(layer.inputs)
+    flat = layer.flat()
+    return flat.hand_back(quotient_or_zero(relevance, flat.outputs))
+
+
+def _gamma(layer: Linear, outputs: Tensor, relevance: Tensor, strengths: Strengths) -> Tensor:
+    absolute = layer.absolute()
+    sizes = absolute.outputs
+    bias = outputs - layer.outputs
+    present = torch.where(is_nothing(sizes), 0.0, relevance)
+    total = _of_nothing(layer, relevance - present)
+    for is_positive in (True, False):
+        chosen = torch.where((outputs >= 0) == is_positive, present, 0.0)
+        parts = layer.parts(is_positive)
+        part = parts[0].outputs + parts[1].outputs
+        increased = layer.outputs + strengths.gamma * part
+        bias_part = bias.clamp(min=0) if is_positive else bias.clamp(max=0)
+        denominator = increased + bias + strengths.gamma * bias_part
+        quotient = quotient_or_zero(chosen, away_from_zero(denominator, strengths.epsilon * sizes))
+        total = total + layer.hand_back(quotient)
+        for one in parts:
+            total = total + strengths.gamma * one.hand_back(quotient)
+        total = total + absolute.hand_back(quotient_or_zero(chosen - increased * quotient, sizes))
+    return total
+
+
+def _alpha_beta(layer: Linear, relevance: Tensor, alpha: float) -> Tensor:
+    signs = {is_positive: layer.parts(is_positive) for is_positive in (True, False)}
+    sums = {is_positive: first.outputs + second.outputs for is_positive, (first, second) in signs.items()}
+    has_positive, has_negative = ~is_nothing(sums[True]), ~is_nothing(sums[False])
+    factors = {
+        True: torch.where(has_negative, relevance.new_tensor(alpha), 1.0) * has_positive,
+        False: torch.where(has_positive, relevance.new_tensor(1.0 - alpha), 1.0) * has_negative,
+    }
+    total = _of_nothing(layer, relevance * ~(has_positive | has_negative))
+    for is_positive, parts in signs.items():
+        if not bool(factors[is_positive].any()):
+            continue
+        quotient = factors[is_positive] * quotient_or_zero(relevance, sums[is_positive])
+        for part in parts:
+            total = total + part.hand_back(quotient)
+    return total

@@ -1,0 +1,292 @@
+"""How every operation of a model hands relevance to its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from spadelens.graph.operations import Kind, Role, kind_of, normalization_of, role_of
+from spadelens.graph.tape import Step, Tape, pull_back
+from spadelens.methods.lrp_rules import (
+    Composite,
+    Linear,
+    Rule,
+    Strengths,
+    away_from_zero,
+    hand_back,
+    is_nothing,
+    linear_of,
+    quotient_or_zero,
+)
+
+NAME = "lrp"
+_LOST = 1e-6  # of the relevance; less is rounding
+
+
+@dataclass(frozen=True, eq=False)
+class Relevance:
+    """From the relevance of what a step returns to that of its inputs.
+
+    Attributes:
+        tape: The pass.
+        kinds: What each step is, by the number of its value.
+        composite: Which layer gets which rule.
+        strengths: The numbers in the rules.
+        dense_epsilon: The epsilon of linear layers, in place of that in `strengths`.
+        first: The outputs of the layers that see the input itself.
+        weightings: Values that count as constants where something is multiplied with them.
+        scales: The output of a layer that a batch normalization follows -> its scale, and its output.
+    """
+
+    tape: Tape
+    kinds: Mapping[int, Kind]
+    composite: Composite
+    strengths: Strengths
+    dense_epsilon: float
+    first: frozenset[int]
+    weightings: frozenset[int]
+    scales: Mapping[int, tuple[Tensor, int]]
+
+    @classmethod
+    def over(cls, tape: Tape, composite: Composite, strengths: Strengths, dense_epsilon: float) -> Relevance:
+        """Return the rules for a tape; refuses one with an operation that has none."""
+        kinds = {step.output: kind_of(step, NAME) for step in tape.steps}
+        return cls(
+            tape,
+            kinds,
+            composite,
+            strengths,
+            dense_epsilon,
+            _first_layers(tape, kinds),
+            _weightings(tape, kinds),
+            _scales(tape, kinds),
+        )
+
+    def __call__(self, step: Step, messages: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+        """Return what goes on to each input of a step."""
+        values = [self.tape.values[number] for number in step.inputs]
+        kind = self.kinds[step.output]
+        if kind is Kind.REARRANGEMENT:
+            return _rearranged(step, values, messages)
+        if messages[0] is None:  # what was asked for is where a maximum is, and not its value
+            return [None] * len(step.inputs)
+        if kind is Kind.MAXIMUM:
+            return pull_back(step, values, messages)
+        hand_on = {
+            Kind.MATRIX: self._of_layer,
+            Kind.AVERAGE: self._of_average,
+            Kind.SHIFT: self._of_shift,
+            Kind.BATCH_NORM: self._of_batch_norm,
+            Kind.SUM: self._of_sum,
+            Kind.PRODUCT: self._of_product,
+            Kind.NORMALIZATION: self._of_normalization,
+            Kind.LENGTH: self._of_length,
+        }.get(kind, _passed)
+        return hand_on(step, values, messages[0])
+
+    def _of_layer(self, step: Step, values: Sequence[Tensor], relevance: Tensor) -> list[Tensor | None]:
+        scale, output = self.scales.get(step.output, (None, step.output))
+        rule = self.composite.convolution if step.name == "convolution" else self.composite.dense
+        if self.composite.first is not None and step.output in self.first:
+            rule = self.composite.first
+        outputs = self.tape.values[output]
+        layer = linear_of(step, values[0], scale)
+        is_convolution = step.name == "convolution"
+        strengths = self.strengths if is_convolution else replace(self.strengths, epsilon=self.dense_epsilon)
+        return [hand_back(layer, outputs, relevance, rule, strengths)]
+
+    def _of_average(self, step: Step, values: Sequence[Tensor], relevance: Tensor) -> list[Tensor | None]:
+        return [self._shared(linear_of(step, values[0]), step, relevance)]
+
+    def _shared(self, layer: Linear, step: Step, relevance: Tensor) -> Tensor:
+        return hand_back(layer, self.tape.values[step.output], relevance, Rule.EPSILON, self.strengths)
+
+    def _of_batch_norm(self, step: Step, values: Sequence[Tensor], relevance: Tensor) -> list[Tensor | None]:
+        is_folded = any(number == step.output for _, number in self.scales.values())
+        return [relevance] if is_folded else self._of_shift(step, values, relevance)
+
+    def _of_shift(self, step: Step, values: Sequence[Tensor], relevance: Tensor) -> list[Tensor | None]:
+        """Return the relevance of x in y = a x + c: its part of each y, and its share of what c gets.
+
+        The latter goes to all values of a place, by the size of a x; equally where all of them are 0.
+        """
+        outputs = self.tape.values[step.output]
+        scaled = outputs - step.run([torch.zeros_like(values[0])])[0]
+        size = scaled.abs()
+        distance = self.strengths.epsilon * (size + (outputs - scaled).abs())
+        part = scaled * quotient_or_zero(relevance, away_from_zero(outputs, distance))
+        is_second = self.kinds[step.output] is Kind.BATCH_NORM or (outputs.dim() == 4 and not _is_last(step, outputs))
+        axis = 1 if is_second else -1
+        size = torch.where(is_nothing(size.sum(axis, keepdim=True)), 1.0, size)
+        rest = (relevance - part).sum(axis, keepdim=True) / size.sum(axis, keepdim=True)
+        return [(part + size * rest).sum_to_size(values[0].shape)]
+
+    def _of_sum(self, step: Step, values: Sequence[Tensor], relevance: Tensor) -> list[Tensor | None]:
+        outputs = self.tape.values[step.output]
+        second = outputs - step.run([values[0], torch.zeros_like(values[1])])[0]
+        summands = (outputs - second, second)
+        is_zero = is_nothing(summands[0].abs() + summands[1].abs())  # then both get half
+        absolute = [torch.where(is_zero, 0.5, summand.abs()) for summand in summands]
+        sizes = absolute[0] + absolute[1]
+        quotient = quotient_or_zero(relevance, away_from_zero(outputs, self.strengths.epsilon * sizes))
+        rest = (relevance - outputs * quotient) / sizes
+        shares = [summand * quotient + size * rest for summand, size in zip(summands, absolute, strict=True)]
+        return [share.sum_to_size(value.shape) for share, value in zip(shares, values, strict=True)]
+
+    def _of_product(self, step: Step, values: Sequence[Tensor], relevance: Tensor) -> list[Tensor | None]:
+        constant = self._constant_factor(step, values)
+        wanted = [number for number in (0, 1) if number != constant]
+        parts: list[Tensor | None] = [None, None]
+        for number in wanted:
+            share = relevance / len(wanted)
+            if step.name == "mul":
+                parts[number] = _like(values[number], share)
+                continue
+            layer = Linear(_matrix_product(step, number), values[number], values[1 - number])
+            parts[number] = self._shared(layer, step, share)
+        return parts
+
+    def _constant_factor(self, step: Step, values: Sequence[Tensor]) -> int | None:
+        """Return which of two factors counts as a constant; None if neither does, or both."""
+        marked = [number in self.weightings for number in step.inputs]
+        if marked[0] != marked[1]:
+            return 0 if marked[0] else 1
+        if step.name == "mul" and values[0].numel() != values[1].numel():
+            return 0 if values[0].numel() < values[1].numel() else 1
+        return None
+
+    def _of_normalization(self, step: Step, values: Sequence[Tensor], relevance: Tensor) -> list[Tensor | None]:
+        inputs = values[0]
+        shape, weight, epsilon = normalization_of(step, inputs)
+        grouped = inputs.reshape(shape)
+        scale = weight * (grouped.var(-1, unbiased=False, keepdim=True) + epsilon).rsqrt().expand(shape).reshape(
+            inputs.shape
+        )
+        outputs = self.tape.values[step.output]
+        centered = inputs - grouped.mean(-1, keepdim=True).expand(shape).reshape(inputs.shape)
+        # the sizes of all contributions x_k w_i (delta_ik - 1 / n)
+        absolute, size, count = grouped.abs(), scale.abs().reshape(shape), shape[-1]
+        own = (1 - 2 / count) * size
+        totals = own * absolute + size * absolute.mean(-1, keepdim=True)
+        distance = self.strengths.epsilon * totals.reshape(inputs.shape)
+        present = torch.where(is_nothing(totals).reshape(inputs.shape), 0.0, relevance)
+        quotient = quotient_or_zero(present, away_from_zero(outputs, distance))
+        of_centered = (quotient * scale).reshape(shape)
+        part = inputs * (of_centered - of_centered.mean(-1, keepdim=True)).reshape(inputs.shape)
+        rest = quotient_or_zero((present - centered * scale * quotient).reshape(shape), totals)
+        shared = absolute * (own * rest + (size * rest).mean(-1, keepdim=True))
+        shared = shared + (relevance - present).reshape(shape).mean(-1, keepdim=True)
+        return [part + shared.reshape(inputs.shape)]
+
+    def _of_length(self, step: Step, values: Sequence[Tensor], relevance: Tensor) -> list[Tensor | None]:
+        """Return the relevance of x in |x| = sum of x x / |x|."""
+        (direction,) = pull_back(step, values, [quotient_or_zero(relevance, self.tape.values[step.output])])
+        return [None if direction is None else values[0] * direction]
+
+
+def _passed(step: Step, values: Sequence[Tensor], relevance: Tensor) -> list[Tensor | None]:
+    """Return all of it for the first input: of activations, scalings, quotients and a softmax that ends in scores."""
+    del step
+    return [_like(values[0], relevance), *[None] * (len(values) - 1)]
+
+
+def _matrix_product(step: Step, number: int) -> Callable[[Tensor, Tensor | None], Tensor]:
+    """Return the product of two matrices as a function of factor `number` and of the other one, without a bias."""
+
+    def function(inputs: Tensor, other: Tensor | None) -> Tensor:
+        assert other is not None
+        factors = [inputs, other] if number == 0 else [other, inputs]
+        product: Tensor = step.run(factors)[0]
+        if len(step.arguments(factors)) == 2:
+            return product
+        bias: Tensor = step.run([torch.zeros_like(factor) for factor in factors])[0]
+        return product - bias
+
+    return function
+
+
+def _rearranged(step: Step, values: Sequence[Tensor], messages: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Return relevance in its places before; what a constant has got goes to the others, by their own."""
+    parts = pull_back(step, values, messages)
+    present = [part for part in parts if part is not None]
+    lost = sum(_total(message) for message in messages if message is not None) - sum(_total(part) for part in present)
+    size = sum(_total(part.abs()) for part in present)
+    if size == 0 or abs(lost) <= _LOST * size:
+        return parts
+    return [None if part is None else part + part.abs() * (lost / size) for part in parts]
+
+
+def _total(relevance: Tensor) -> float:
+    return float(relevance.cpu().double().sum())
+
+
+def _first_layers(tape: Tape, kinds: Mapping[int, Kind]) -> frozenset[int]:
+    fresh = {tape.source}
+    first: set[int] = set()
+    for step in tape.steps:
+        if not fresh.issuperset(step.inputs):
+            continue
+        if kinds[step.output] is Kind.MATRIX:
+            first.add(step.output)
+        elif kinds[step.output] in (Kind.REARRANGEMENT, Kind.SHIFT, Kind.SCALING, Kind.BATCH_NORM):
+            fresh.update(number for number in step.outputs if number is not None)
+    return frozenset(first)
+
+
+def _weightings(tape: Tape, kinds: Mapping[int, Kind]) -> frozenset[int]:
+    """Return gates, attention weights and factors that normalize, and what follows linearly from them alone."""
+    found: set[int] = set()
+    carried = (Kind.REARRANGEMENT, Kind.AVERAGE, Kind.SCALING, Kind.SHIFT, Kind.MATRIX)
+    for step in tape.steps:
+        kind = kinds[step.output]
+        is_weighting = kind in (Kind.SOFTMAX, Kind.LENGTH) or (
+            kind is Kind.ACTIVATION and role_of(step) in (Role.GATE, Role.ARITHMETIC)
+        )
+        if is_weighting or (kind in carried and found.issuperset(step.inputs)):
+            found.update(number for number in step.outputs if number is not None)
+    return frozenset(found)
+
+
+def _scales(tape: Tape, kinds: Mapping[int, Kind]) -> dict[int, tuple[Tensor, int]]:
+    """Return the output of each layer that a batch normalization alone follows -> its scale, and its output."""
+    users: dict[int, list[Step]] = {}
+    for step in tape.steps:
+        for number in step.inputs:
+            users.setdefault(number, []).append(step)
+    found = {}
+    for step in tape.steps:
+        after = users.get(step.output, [])
+        is_alone = len(after) == 1 and kinds[after[0].output] is Kind.BATCH_NORM
+        if kinds[step.output] is Kind.MATRIX and is_alone and _takes_scale(step):
+            found[step.output] = (_scale_of(after[0], tape.values[step.output]), after[0].output)
+    return found
+
+
+def _takes_scale(step: Step) -> bool:
+    """Whether a scale of the channels of its outputs can be multiplied into its matrix, as `linear_of` does it."""
+    if step.name == "convolution":
+        return not step.arguments([torch.empty(0)])[6]  # transposed
+    return step.name in ("addmm", "mm") and step.is_input(1 if step.name == "addmm" else 0)
+
+
+def _scale_of(step: Step, inputs: Tensor) -> Tensor:
+    arguments = step.arguments([inputs])
+    weight, variance, epsilon = arguments[1], arguments[4], arguments[-1]
+    scale: Tensor = (variance + epsilon).rsqrt()
+    return scale if weight is None else scale * weight
+
+
+def _is_last(step: Step, outputs: Tensor) -> bool:
+    """Whether what is added has one value for each place along the last axis, as in layouts with channels last."""
+    if step.name not in ("add", "sub", "rsub"):
+        return False
+    constants = [item for item in step.constants if isinstance(item, Tensor) and item.numel() > 1]
+    return any(item.shape[-1] == outputs.shape[-1] == item.numel() for item in constants)
+
+
+def _like(values: Tensor, relevance: Tensor) -> Tensor:
+    """Return relevance for a value that was broadcast, or that was not."""
+    return relevance.sum_to_size(values.shape) if values.shape != relevance.shape else relevance

@@ -1,0 +1,69 @@
+"""`Occlusion`: how much the score falls when a part of the input is covered, through Captum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from spadelens.errors import InputError
+from spadelens.inputs.layout import kind_of
+from spadelens.methods.method import Attribution, Method, check_at_least_one, check_finite
+
+
+@final
+@dataclass(frozen=True)
+class Occlusion(Method):
+    """How much the score falls when a window of the input is covered (Zeiler & Fergus 2014).
+
+    The window of a text is one token with all its features, that of a row is one column.
+
+    Attributes:
+        window: For photos, height and width of the window, as a fraction of the photo's; all channels are covered.
+        stride: For photos, the step between windows, as a fraction of the window.
+        baseline: What the window is covered with; 0 is the mean color of normalized photos.
+        batch_size: Windows that are run at a time.
+    """
+
+    has_rules = False
+
+    window: float = 0.125
+    stride: float = 0.5
+    baseline: float = 0.0
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        """Refuse settings out of range."""
+        check_at_least_one(self, "batch_size")
+        check_finite(self, "baseline")
+        for name in ("window", "stride"):
+            if not 0 < getattr(self, name) <= 1:
+                raise InputError(f"Cannot use {name}={getattr(self, name)!r}: expected a number above 0, at most 1.")
+
+    def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:
+        """Return, for every input, the mean fall of the score over the windows that cover it."""
+        from captum.attr import Occlusion as CaptumOcclusion
+
+        window, strides = self._window(sample[0])
+        with torch.no_grad():
+            values = CaptumOcclusion(model).attribute(
+                sample,
+                sliding_window_shapes=window,
+                strides=strides,
+                baselines=self.baseline,
+                target=target,
+                perturbations_per_eval=self.batch_size,
+            )
+        return Attribution(values)
+
+    def _window(self, sample: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the size of the window and its steps, along every axis of the sample."""
+        kind = kind_of(sample)
+        if kind != "photo":
+            window = (1,) if kind == "row" else (1, sample.shape[1])
+            return window, window
+        sizes = [max(1, round(size * self.window)) for size in sample.shape[1:]]
+        steps = [max(1, round(size * self.stride)) for size in sizes]
+        return (len(sample), *sizes), (len(sample), *steps)

@@ -1,0 +1,1 @@
+"""Measures of heatmaps, traces and visualizations."""

@@ -1,0 +1,107 @@
+"""Does a heatmap rank pixels by what the model needs? Insertion and deletion, judged by whatever model is asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from spadelens.errors import InputError
+from spadelens.extraction.pipeline.perturbation import Baseline, Direction, area, probability_curve
+from spadelens.forward import class_scores
+from spadelens.inputs.checks import check_sample, check_target
+from spadelens.prediction import are_probabilities
+from spadelens.views.view_source import check_count
+
+_NUM_STEPS, _BATCH_SIZE = 32, 16
+
+
+@dataclass(frozen=True)
+class Faithfulness:
+    """How well the order of a heatmap's pixels fits what a model needs.
+
+    Attributes:
+        insertion: Area under the probability of the class while pixels appear, in [0, 1]; higher is better.
+        deletion: The same while pixels vanish; lower is better.
+    """
+
+    insertion: float
+    deletion: float
+
+
+def faithfulness(
+    judge: nn.Module,
+    sample: Tensor,
+    heatmap: Tensor,
+    target: int,
+    *,
+    insertion_baseline: Baseline = "blur",
+    deletion_baseline: Baseline = "mean",
+    num_steps: int = _NUM_STEPS,
+    batch_size: int = _BATCH_SIZE,
+) -> Faithfulness:
+    """Return insertion and deletion of a heatmap (Petsiuk et al. 2018).
+
+    With the dense network as the judge of a trace's heatmap, it says how relevant the trace is to the dense network
+    (appendix J of the paper).
+
+    Args:
+        judge: The model that is asked.
+        sample: `[C, H, W]`.
+        heatmap: `[H, W]`, finite; the highest values count first, equal ones in random order.
+        target: The class.
+        insertion_baseline: What pixels appear in: 'blur', the sample under a Gaussian blur of a tenth of its longer
+            side, or 'mean', its mean color.
+        deletion_baseline: What is left where they vanish.
+        num_steps: Parts in which they do.
+        batch_size: Images that are judged at a time.
+
+    Raises:
+        InputError: Shapes do not fit, the heatmap is not finite, or an argument is out of range.
+        ModelOutputError: The judge fails.
+    """
+    steps = {"num_steps": num_steps, "batch_size": batch_size}
+    return Faithfulness(
+        insertion=_area(judge, sample, heatmap, target, "insertion", insertion_baseline, **steps),
+        deletion=_area(judge, sample, heatmap, target, "deletion", deletion_baseline, **steps),
+    )
+
+
+def insertion(judge: nn.Module, sample: Tensor, heatmap: Tensor, target: int) -> float:
+    """Return the insertion of `faithfulness` alone, at half of the cost; arguments and errors are the same."""
+    return _area(judge, sample, heatmap, target, "insertion", "blur", num_steps=_NUM_STEPS, batch_size=_BATCH_SIZE)
+
+
+def _area(
+    judge: nn.Module,
+    sample: Tensor,
+    heatmap: Tensor,
+    target: int,
+    direction: Direction,
+    baseline: Baseline,
+    num_steps: int,
+    batch_size: int,
+) -> float:
+    sample = check_sample(judge, sample)
+    check_count(num_steps, "num_steps", at_least=1)
+    check_count(batch_size, "batch_size", at_least=1)
+    if sample.dim() != 3 or heatmap.shape != sample.shape[1:] or not bool(torch.isfinite(heatmap).all()):
+        raise InputError(
+            f"Cannot judge a heatmap {list(heatmap.shape)} of a sample {list(sample.shape)}: expected finite values "
+            "[H, W] of a sample [C, H, W]."
+        )
+    scores = class_scores(judge, sample.unsqueeze(0))[0]
+    check_target(target, len(scores))
+    curve = probability_curve(
+        judge,
+        sample,
+        heatmap,
+        target,
+        direction=direction,
+        baseline=baseline,
+        num_steps=num_steps,
+        is_distribution=are_probabilities(scores),
+        batch_size=batch_size,
+    )
+    return area(curve)

@@ -1,0 +1,1 @@
+"""Folders of results that appear whole or not at all."""

@@ -1,1 +1,0 @@
-"""Results out: pictures, reports, the command line."""

@@ -1,0 +1,222 @@
+"""The data of a report: `report.json`, which `report.schema.json` describes."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from spadelens.attribution.attribution import Heatmap
+from spadelens.extraction.ensemble import TraceEnsemble
+from spadelens.extraction.report import TraceReport, package_versions
+from spadelens.extraction.trace import Trace
+from spadelens.inputs.layout import reduce_to_units
+from spadelens.methods.registry import METHODS
+from spadelens.models import Loaded, LoadedTable, LoadedText
+from spadelens.prediction import Prediction
+from spadelens.settings import configured_name, settings_of
+from spadelens.tasks.explain import Explanation, Settings, reduction_of
+from spadelens.tasks.subjects import Subject, kind_of_model
+
+FORMAT = "spadelens-report-4"
+NUM_TOP_CLASSES = 5
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all samples of a report share.
+
+    Attributes:
+        command: The shell command that reproduces the run.
+        loaded: The model.
+        settings: How samples were explained.
+        trace_report: Of the trace of any of the samples, for what is a matter of the model alone.
+        seconds: Stage -> time taken, over all samples.
+    """
+
+    command: str
+    loaded: Loaded
+    settings: Settings
+    trace_report: TraceReport
+    seconds: Mapping[str, float]
+
+
+def summarize(run: Run, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the report of a run, given what `summarize_sample` returned for each sample."""
+    settings = run.settings
+    kind = kind_of_model(run.loaded)
+    return {
+        "format": FORMAT,
+        "kind": kind,
+        **describe_run(run.command, run.loaded, run.trace_report),
+        "settings": {
+            "method": configured_name(settings.method, METHODS),
+            "method_settings": settings_of(settings.method),
+            "reduction": reduction_of(kind, settings.method),
+            "blur": settings.blur,
+            "target": settings.target,
+            **settings.described(run.trace_report),
+        },
+        "seconds": dict(run.seconds),
+        "samples": [dict(sample) for sample in samples],
+    }
+
+
+def describe_run(command: str, loaded: Loaded, trace_report: TraceReport) -> dict[str, Any]:
+    """Return what every report says of a run: the command, when and where it was, and the model."""
+    return {
+        "command": command,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "versions": package_versions(),
+        "device": _device_name(loaded.model),
+        "model": {
+            "spec": loaded.spec,
+            "num_weights": _num_weights(trace_report),
+            **_describe_input(loaded),
+            "num_classes": trace_report.num_classes,
+        },
+    }
+
+
+def _describe_input(loaded: Loaded) -> dict[str, list[float] | None]:
+    """Return the size of photos in pixels, and what is subtracted from each channel or column and divides it."""
+    if isinstance(loaded, LoadedText):
+        return {"input_size": None, "mean": None, "std": None}
+    if isinstance(loaded, LoadedTable):
+        return {"input_size": None, "mean": loaded.mean.tolist(), "std": loaded.std.tolist()}
+    preprocessing = loaded.preprocessing
+    return {
+        "input_size": list(preprocessing.crop_px),
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
+    }
+
+
+def summarize_sample(explanation: Explanation, loaded: Loaded) -> dict[str, Any]:
+    """Return the part of the report about one sample."""
+    subject, report = explanation.subject, explanation.trace.report
+    data = report.to_dict()
+    trace = explanation.trace
+    members = trace.members if isinstance(trace, TraceEnsemble) else (trace,)
+    maps = {"dense": explanation.dense_map, "sparse": explanation.sparse_map}
+    scores = None
+    if explanation.scores is not None and isinstance(subject, Subject):
+        pairs = zip(("dense", "sparse"), explanation.scores, strict=True)
+        scores = {"region": subject.region_name} | {key: settings_of(score) for key, score in pairs}
+    return {
+        "file": subject.file,
+        "name": subject.name,
+        "explained_class": {
+            "class_index": explanation.target,
+            "class_name": loaded.class_name(explanation.target),
+        },
+        "dense": describe_prediction(report.dense, explanation.target_probabilities[0], loaded),
+        "sparse": describe_prediction(report.sparse, explanation.target_probabilities[1], loaded),
+        "is_prediction_kept": report.is_prediction_kept,
+        "sparsity": sparsity_of(members[0]),
+        "members": [
+            {
+                "sparsity": sparsity_of(member),
+                "explained_probability": member.report.sparse.probabilities[explanation.target],
+                "is_prediction_kept": member.report.is_prediction_kept,
+            }
+            for member in members
+        ],
+        "dense_weight": trace.dense_weight if isinstance(trace, TraceEnsemble) else 0.0,
+        "maps": {
+            key: {
+                "is_zero": heatmap.is_zero,
+                "convergence_delta": heatmap.convergence_delta,
+                "soundness": _describe_soundness(heatmap),
+            }
+            for key, heatmap in maps.items()
+        },
+        "map_values": describe_maps(explanation),
+        "scores": scores,
+        "search": data["search"],
+        "layers": data["layers"],
+        "num_views": report.settings["num_views"],
+        "num_held_out_views": report.settings["num_held_out_views"],
+        "seconds": dict(explanation.seconds),
+        "files": _files(explanation),
+    }
+
+
+def _describe_soundness(heatmap: Heatmap) -> dict[str, Any]:
+    assert heatmap.soundness is not None  # it was asked for
+    data = settings_of(heatmap.soundness)
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in data.items()}
+
+
+def describe_maps(explanation: Explanation) -> list[dict[str, Any]] | None:
+    """Return what the maps of a text or a row say of each token or feature; None for photos, which have pictures."""
+    if not explanation.units:
+        return None
+    found = []
+    pairs = (("dense", explanation.dense_map), ("sparse", explanation.sparse_map))
+    signed = {side: _signed(heatmap) for side, heatmap in pairs}
+    absolute = {side: reduce_to_units(heatmap.attribution, "sum_abs").tolist() for side, heatmap in pairs}
+    for number, unit in enumerate(explanation.units):
+        values = {
+            side: {"signed": signed[side][number], "absolute": absolute[side][number]} for side in ("dense", "sparse")
+        }
+        found.append({"name": unit.name, "is_special": unit.is_special, "value": unit.value, **values})
+    return found
+
+
+def maps_table(sample: Mapping[str, Any]) -> str:
+    """Return the maps of a text or a row as a table of comma-separated values, a line for each token or feature."""
+    written = io.StringIO()
+    writer = csv.writer(written, lineterminator="\n")
+    writer.writerow(["name", "value", "special", "dense", "dense_absolute", "spade", "spade_absolute"])
+    for unit in sample["map_values"]:
+        values = [unit[side][reduced] for side in ("dense", "sparse") for reduced in ("signed", "absolute")]
+        value = "" if unit["value"] is None else unit["value"]
+        writer.writerow([unit["name"], value, int(unit["is_special"]), *values])
+    return written.getvalue()
+
+
+def _signed(heatmap: Heatmap) -> list[float]:
+    values = heatmap.values if heatmap.reduction == "sum" else reduce_to_units(heatmap.attribution, "sum")
+    signed: list[float] = values.tolist()
+    return signed
+
+
+def _files(explanation: Explanation) -> dict[str, str]:
+    name = explanation.subject.name
+    maps = {"maps": "maps.csv"} if explanation.units else {"dense": "dense.png", "spade": "spade.png"}
+    return {key: f"{name}/{file}" for key, file in {**maps, "trace": "trace.safetensors"}.items()}
+
+
+def sparsity_of(trace: Trace) -> float:
+    """Return the fraction of all weights of convolutions and linear layers that a trace prunes."""
+    return sum(int(pruned.sum()) for pruned in trace.pruned.values()) / _num_weights(trace.report)
+
+
+def describe_prediction(prediction: Prediction, explained_probability: float, loaded: Loaded) -> dict[str, Any]:
+    """Return what a model predicts, with the probability that it gives the explained class, for `report.json`."""
+
+    def named(class_index: int, probability: float) -> dict[str, Any]:
+        return {
+            "class_index": class_index,
+            "class_name": loaded.class_name(class_index),
+            "probability": probability,
+        }
+
+    top = [named(index, probability) for index, probability in prediction.top(NUM_TOP_CLASSES)]
+    return top[0] | {"explained_probability": explained_probability, "top": top}
+
+
+def _device_name(model: torch.nn.Module) -> str:
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
+def _num_weights(report: TraceReport) -> int:
+    return sum(math.prod(layer.shape) for layer in report.layers)

@@ -1,0 +1,208 @@
+"""What came of visualizing a unit: the data of its report, its pictures, and the page that shows them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from spadelens.errors import InputError
+from spadelens.extraction.report import TraceReport
+from spadelens.models import LoadedModel
+from spadelens.reports.html import compare_classes, page_picture, page_thumbnail, render_page
+from spadelens.reports.image import photo_picture, png_bytes
+from spadelens.reports.summary import describe_prediction, sparsity_of
+from spadelens.tasks.visualize import NUM_TRANSFORMED, Settings, Visualized
+from spadelens.visualization.objectives import Channel, ClassScore, Difference, Neuron, Objective
+from spadelens.visualization.parameterizations import Maco
+
+FORMAT = "spadelens-visualize-1"
+_BACKDROP = 0.5  # grey, as what comes in from outside of an image
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of one photo, each the bytes of a PNG file, all of one size in pixels.
+
+    Attributes:
+        photo: The photo as the model sees it.
+        plain: Model ('dense', 'sparse') -> its images.
+        faded: The same with their opacity, over grey; empty where that is not how they are shown.
+    """
+
+    photo: bytes
+    plain: Mapping[str, tuple[bytes, ...]]
+    faded: Mapping[str, tuple[bytes, ...]]
+
+    def shown(self, model: str) -> tuple[bytes, ...]:
+        """Return the images of a model as they are shown at first."""
+        return self.faded[model] if self.faded else self.plain[model]
+
+
+def summarize(
+    described: Mapping[str, Any],
+    settings: Settings,
+    trace_report: TraceReport,
+    seconds: Mapping[str, float],
+    photos: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Return the report of a run, as `visualize.schema.json` describes it.
+
+    Args:
+        described: What `describe_run` returned.
+        settings: How the unit was visualized.
+        trace_report: Of the trace of any of the photos.
+        seconds: Stage -> time taken, over all photos.
+        photos: What `summarize_photo` returned for each photo.
+    """
+    ascent = settings.ascent.described()
+    transformations = ascent["transformations"]
+    return {
+        "format": FORMAT,
+        **described,
+        "settings": {
+            "unit": settings.unit,
+            "parameterization": ascent["parameterization"],
+            "transformations": {**transformations, "scale": list(transformations["scale"])},
+            "num_steps": ascent["num_steps"],
+            "num_images": ascent["num_images"],
+            **settings.traces.described(trace_report),
+        },
+        "seconds": dict(seconds),
+        "photos": [dict(photo) for photo in photos],
+    }
+
+
+def summarize_photo(found: Visualized, loaded: LoadedModel) -> dict[str, Any]:
+    """Return the part of the report about one photo."""
+    task, report = found.task, found.trace.report
+    name = task.subject.name
+    objective = task.objective
+    predictions = {
+        model: describe_prediction(prediction, prediction.probabilities[task.target], loaded)
+        for model, prediction in (("dense", report.dense), ("sparse", report.sparse))
+    }
+    return {
+        "file": task.subject.file,
+        "name": name,
+        "unit": {
+            "spec": objective.spec(),
+            "words": describe_unit(objective, loaded),
+            "is_class": isinstance(objective, ClassScore),
+        },
+        "explained_class": {"class_index": task.target, "class_name": loaded.class_name(task.target)},
+        **predictions,
+        "is_prediction_kept": report.is_prediction_kept,
+        "responses": {model: dict(answers) for model, answers in found.responses.items()},
+        "sparsity": sparsity_of(found.trace),
+        "num_layers_pruned": len(report.pruned_layers),
+        "num_layers": len(report.layers),
+        "num_views": report.settings["num_views"],
+        "num_held_out_views": report.settings["num_held_out_views"],
+        "seconds": dict(found.seconds),
+        "files": {
+            "dense": f"{name}/dense.png",
+            "spade": f"{name}/spade.png",
+            "trace": f"{name}/trace.safetensors",
+        },
+    }
+
+
+def describe_unit(objective: Objective, loaded: LoadedModel) -> str:
+    """Return a unit in words."""
+    match objective:
+        case ClassScore(index):
+            return loaded.class_name(index)
+        case Channel(layer, index):
+            return f"channel {index} of {layer}"
+        case Neuron(layer, index, position):
+            where = "in the middle" if position is None else f"at {', '.join(map(str, position))}"
+            return f"channel {index} of {layer} {where}"
+        case Difference(first, second):
+            return f"{describe_unit(first, loaded)} rather than {describe_unit(second, loaded)}"
+    return objective.spec()
+
+
+def draw(found: Visualized, settings: Settings) -> Pictures:
+    """Return the pictures of one photo; those of 'maco' with their opacity as well."""
+    both = {"dense": found.dense, "sparse": found.sparse}
+    is_faded = isinstance(settings.ascent.chosen[0], Maco)
+    return Pictures(
+        photo=png_bytes(photo_picture(found.task.subject.crop)),
+        plain={
+            model: tuple(png_bytes(photo_picture(as_picture(image))) for image in each.images)
+            for model, each in both.items()
+        },
+        faded={
+            model: tuple(
+                png_bytes(photo_picture(as_picture(image, opacity)))
+                for image, opacity in zip(each.images, each.opacity, strict=True)
+            )
+            for model, each in both.items()
+            if is_faded
+        },
+    )
+
+
+def as_picture(image: Tensor, opacity: Tensor | None = None) -> Image.Image:
+    """Return colors in [0, 1] `[C, H, W]` as a picture, over grey where an `opacity` `[H, W]` is given."""
+    colors = image.double() if opacity is None else _BACKDROP + opacity.double() * (image.double() - _BACKDROP)
+    pixels = np.rint(255 * colors.movedim(0, -1).numpy()).astype(np.uint8)
+    return Image.fromarray(np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels)
+
+
+def write_photo(folder: Path, found: Visualized, pictures: Pictures) -> None:
+    """Write the files of one photo to a new folder."""
+    folder.mkdir()
+    for name, model in (("dense", "dense"), ("spade", "sparse")):
+        (folder / f"{name}.png").write_bytes(_side_by_side(pictures.shown(model)))
+    found.trace.save(folder / "trace.safetensors")
+
+
+def render(report: Mapping[str, Any], pictures: Mapping[str, Pictures]) -> str:
+    """Return the report as one HTML page, given the pictures of each photo by name; as `render_report`.
+
+    Raises:
+        InputError: A photo has no pictures, or a picture is not a PNG file.
+    """
+    missing = [photo["name"] for photo in report["photos"] if photo["name"] not in pictures]
+    if missing:
+        raise InputError(f"Cannot render the report: expected pictures of every photo, there are none of {missing}.")
+    photos = [_photo_context(photo, pictures[photo["name"]]) for photo in report["photos"]]
+    return render_page("visualize.html.j2", report, photos, num_transformed=NUM_TRANSFORMED)
+
+
+def _photo_context(photo: Mapping[str, Any], pictures: Pictures) -> dict[str, Any]:
+    def on_page(images: Mapping[str, tuple[bytes, ...]], model: str) -> list[Any]:
+        return [page_picture(f"{model} image of {photo['name']!r}", png) for png in images.get(model, ())]
+
+    return {
+        "report": photo,
+        "is_prediction_explained": True,
+        "photo": page_picture(f"photo {photo['name']!r}", pictures.photo),
+        "plain": {model: on_page(pictures.plain, model) for model in ("dense", "sparse")},
+        "faded": {model: on_page(pictures.faded, model) for model in ("dense", "sparse")},
+        "thumbnails": [
+            page_thumbnail(png) for png in (pictures.photo, pictures.shown("dense")[0], pictures.shown("sparse")[0])
+        ],
+        "classes": compare_classes(photo),
+        "means": {
+            model: {seen: sum(values) / len(values) for seen, values in answers.items()}
+            for model, answers in photo["responses"].items()
+        },
+    }
+
+
+def _side_by_side(images: tuple[bytes, ...]) -> bytes:
+
+    opened = [Image.open(io.BytesIO(png)) for png in images]
+    strip = Image.new("RGB", (sum(picture.width for picture in opened), opened[0].height))
+    for number, picture in enumerate(opened):
+        strip.paste(picture, (number * picture.width, 0))
+    return png_bytes(strip)

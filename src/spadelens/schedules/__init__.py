@@ -1,0 +1,1 @@
+"""How many of the weights of each layer are pruned."""

@@ -1,0 +1,265 @@
+"""Which layers are pruned, and how far: layer name -> sparsity."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import final
+
+from spadelens.errors import ScheduleError, UnknownNameError, suggest
+from spadelens.settings import configured_name
+from spadelens.solvers.base import check_sparsity
+
+CRITERION_NAMES = ("probability", "prediction", "agreement", "insertion")
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """What a schedule may know of a layer.
+
+    Attributes:
+        name: Its qualified name.
+        is_convolution: Whether it is a convolution; otherwise it is linear.
+        is_depthwise: Whether it is a convolution with one input channel per group.
+    """
+
+    name: str
+    is_convolution: bool
+    is_depthwise: bool
+
+
+class Schedule(ABC):
+    """Says how far each layer that may be pruned is pruned: a `FixedSchedule`, or an `Auto` one."""
+
+    @abstractmethod
+    def spec(self) -> str:
+        """Return the text that `parse_schedule` turns into this schedule."""
+
+
+class FixedSchedule(Schedule):
+    """Gives every layer that may be pruned its sparsity, whatever the sample."""
+
+    @abstractmethod
+    def sparsities(self, layers: Sequence[LayerInfo]) -> dict[str, float]:
+        """Return layer name -> sparsity for `layers`, which come in the order in which the model calls them.
+
+        Raises:
+            ScheduleError: The schedule does not fit these layers.
+        """
+
+
+@final
+@dataclass(frozen=True)
+class Uniform(FixedSchedule):
+    """The same sparsity for every layer that may be pruned."""
+
+    sparsity: float
+
+    def __post_init__(self) -> None:
+        """Refuse a sparsity outside [0, 1)."""
+        check_sparsity(self.sparsity, "for every layer")
+
+    def sparsities(self, layers: Sequence[LayerInfo]) -> dict[str, float]:
+        """Return the one sparsity for all."""
+        return {layer.name: self.sparsity for layer in layers}
+
+    def spec(self) -> str:
+        """Return the number."""
+        return repr(self.sparsity)
+
+
+@final
+@dataclass(frozen=True)
+class Late(FixedSchedule):
+    """One sparsity on the later layers, the earlier and all depthwise ones left dense.
+
+    Late layers have the more superimposed features (section 4.2.1 of the paper), and pruning early or depthwise layers
+    soon flips the prediction. The defaults are careful: they kept at least 95 % of predictions on three networks. Where
+    the network at hand allows more, prune more; `Auto` finds out how much.
+
+    Attributes:
+        sparsity: Of each pruned layer.
+        start: The fraction of the layers, in order of their calls and without depthwise ones, that stays dense.
+    """
+
+    sparsity: float = 0.5
+    start: float = 0.9
+
+    def __post_init__(self) -> None:
+        """Refuse numbers outside [0, 1)."""
+        check_sparsity(self.sparsity, "for the late layers")
+        _check_start(self.start)
+
+    def sparsities(self, layers: Sequence[LayerInfo]) -> dict[str, float]:
+        """Return the sparsity for late layers and 0 for the others."""
+        late = set(_late_layers(layers, self.start))
+        return {layer.name: self.sparsity if layer.name in late else 0.0 for layer in layers}
+
+    def spec(self) -> str:
+        """Return `late:SPARSITY@START`."""
+        return f"late:{self.sparsity!r}@{self.start!r}"
+
+
+@final
+@dataclass(frozen=True)
+class Table(FixedSchedule):
+    """Sparsities by name pattern; the last pattern that matches a layer counts, and a layer without one stays dense.
+
+    A pattern is a shell pattern (`*`, `?`, `[...]`) on the qualified name; it also matches everything below a module
+    that it names: `layer4.2` matches `layer4.2.conv1`.
+    """
+
+    rules: tuple[tuple[str, float], ...]
+
+    def __post_init__(self) -> None:
+        """Refuse an empty table and sparsities outside [0, 1)."""
+        if not self.rules:
+            raise ScheduleError("Cannot use an empty schedule: expected PATTERN=SPARSITY at least once.")
+        for pattern, sparsity in self.rules:
+            check_sparsity(sparsity, f"for {pattern!r}")
+
+    def sparsities(self, layers: Sequence[LayerInfo]) -> dict[str, float]:
+        """Return the sparsity of the last matching pattern for each layer."""
+        names = [layer.name for layer in layers]
+        found = dict.fromkeys(names, 0.0)
+        for pattern, sparsity in self.rules:
+            for name in matching_layers(pattern, names):
+                found[name] = sparsity
+        return found
+
+    def spec(self) -> str:
+        """Return `PATTERN=SPARSITY,...`."""
+        return ",".join(f"{pattern}={sparsity!r}" for pattern, sparsity in self.rules)
+
+
+@final
+@dataclass(frozen=True)
+class Auto(Schedule):
+    """The sparsest trace that still keeps the prediction, found for each sample.
+
+    Every layer is solved at several sparsities. A bound on the layers' errors then says how far each is pruned: to the
+    highest sparsity within it. The largest bound is chosen at which the criterion still reaches the threshold.
+
+    Attributes:
+        criterion: 'probability' (of the explained class on the sample, over that of the dense model), 'prediction'
+            (the same class), 'agreement' (of predictions on held-out views), or 'insertion' (of the saliency map,
+            judged by the dense model, over that of the dense map). By 'probability' and 'insertion', too, nothing
+            counts as kept where the explained class was the likeliest and is so no longer.
+        threshold: What the criterion has to reach.
+        max_error: The largest bound on the errors of layers, whatever the criterion says: a trace that reproduces
+            less has often found another way to the same class.
+        start: The fraction of the layers, in order of their calls and without depthwise ones, that stays dense.
+        levels: The sparsities that are tried for each layer.
+        max_trials: After so many traces tried, the first that has been accepted is good enough.
+    """
+
+    criterion: str = "probability"
+    threshold: float = 0.9
+    max_error: float = 0.1
+    start: float = 0.0
+    levels: tuple[float, ...] = (0.5, 0.8, 0.9, 0.95)
+    max_trials: int = 16
+
+    def __post_init__(self) -> None:
+        """Refuse settings out of range."""
+        if self.criterion not in CRITERION_NAMES:
+            raise UnknownNameError("criterion", self.criterion, CRITERION_NAMES)
+        if not (math.isfinite(self.threshold) and self.threshold > 0):
+            raise ScheduleError(f"Cannot search with the threshold {self.threshold!r}: expected a number above zero.")
+        if not self.max_error > 0:
+            raise ScheduleError(f"Cannot search with max_error={self.max_error!r}: expected a number above zero.")
+        if not self.levels:
+            raise ScheduleError("Cannot search without levels: expected one sparsity at least.")
+        for level in self.levels:
+            check_sparsity(level, "as a level")
+        _check_start(self.start)
+        if self.max_trials < 1:
+            raise ScheduleError(f"Cannot search with max_trials={self.max_trials!r}: expected at least 1.")
+
+    def layers(self, layers: Sequence[LayerInfo]) -> list[str]:
+        """Return the names of those of `layers` that are searched."""
+        return _late_layers(layers, self.start)
+
+    def spec(self) -> str:
+        """Return `auto`, with the settings that differ from their defaults."""
+        return configured_name(self, {"auto": Auto})
+
+
+@final
+@dataclass(frozen=True)
+class Guarded(Schedule):
+    """A table that gives way where it would lose the prediction: what `spadelens tune` writes.
+
+    A schedule that was tuned on some samples flips the predictions of others. Here layers are solved at half, at three
+    quarters and at all of their sparsity in the table; where the whole table does not keep the prediction of a sample,
+    the largest bound on the layers' errors is searched at which it is kept.
+    """
+
+    table: Table
+
+    FRACTIONS = (0.5, 0.75, 1.0)
+
+    def levels(self, layers: Sequence[LayerInfo]) -> dict[str, tuple[float, ...]]:
+        """Return layer name -> the sparsities that it is solved at.
+
+        Raises:
+            ScheduleError: The table does not fit these layers.
+        """
+        sparsities = self.table.sparsities(layers)
+        return {
+            name: tuple(fraction * sparsity for fraction in self.FRACTIONS) if sparsity else (0.0,)
+            for name, sparsity in sparsities.items()
+        }
+
+    @property
+    def search(self) -> Auto:
+        """What is searched for: any trace that keeps the prediction."""
+        return Auto(criterion="prediction", threshold=1.0, max_error=math.inf)
+
+    def spec(self) -> str:
+        """Return `guarded:` and the table."""
+        return f"guarded:{self.table.spec()}"
+
+
+def _check_start(start: float) -> None:
+    if not 0.0 <= start < 1.0:
+        raise ScheduleError(f"Cannot start pruning at {start!r} of the layers: expected a number in [0, 1).")
+
+
+def _late_layers(layers: Sequence[LayerInfo], start: float) -> list[str]:
+    dense_capable = [layer.name for layer in layers if not layer.is_depthwise]
+    return dense_capable[math.floor(len(dense_capable) * start) :]
+
+
+def choose_layers(layers: Sequence[LayerInfo], patterns: Sequence[str] | None) -> list[LayerInfo]:
+    """Return the layers that may be pruned: those that match a pattern, or all but the first convolution.
+
+    Raises:
+        ScheduleError: A pattern matches no layer.
+    """
+    if patterns is not None:
+        if isinstance(patterns, str):
+            raise ScheduleError(f"Cannot choose layers by the text {patterns!r}: expected a list of patterns.")
+        names = [layer.name for layer in layers]
+        matched = {name for pattern in patterns for name in matching_layers(pattern, names)}
+        return [layer for layer in layers if layer.name in matched]
+    first = next((layer for layer in layers if layer.is_convolution), None)
+    return [layer for layer in layers if layer is not first]
+
+
+def matching_layers(pattern: str, names: Sequence[str]) -> list[str]:
+    """Return the names that `pattern` matches.
+
+    Raises:
+        ScheduleError: It matches none.
+    """
+    matched = [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, pattern + ".*")]
+    if not matched:
+        parents = {name.rsplit(".", depth)[0] for name in names for depth in range(1, name.count(".") + 1)}
+        raise ScheduleError(
+            f"No layer that may be pruned matches the pattern {pattern!r}.{suggest(pattern, {*names, *parents})}"
+        )
+    return matched

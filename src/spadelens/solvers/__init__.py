@@ -1,0 +1,52 @@
+"""The pruning solvers, one a file, and their names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from spadelens.settings import configured_name, parse_configured
+from spadelens.solvers.admm import ADMM
+from spadelens.solvers.auto import AutoSolver
+from spadelens.solvers.base import LayerProblem, LayerSolution, Solver
+from spadelens.solvers.magnitude import Magnitude
+from spadelens.solvers.obc import OBC
+from spadelens.solvers.ols import OLS
+from spadelens.solvers.sparsegpt import SparseGPT
+from spadelens.solvers.wanda import Wanda
+
+SOLVERS: Mapping[str, type[Solver]] = MappingProxyType(
+    {
+        "auto": AutoSolver,
+        "admm": ADMM,
+        "ols": OLS,
+        "obc": OBC,
+        "sparsegpt": SparseGPT,
+        "wanda": Wanda,
+        "magnitude": Magnitude,
+    }
+)
+
+__all__ = [
+    "ADMM",
+    "OBC",
+    "OLS",
+    "SOLVERS",
+    "AutoSolver",
+    "LayerProblem",
+    "LayerSolution",
+    "Magnitude",
+    "Solver",
+    "SparseGPT",
+    "Wanda",
+]
+
+
+def parse_solver(text: str) -> Solver:
+    """Return the solver that `NAME` or `NAME:setting=value,...` describes; raises what `parse_configured` raises."""
+    return parse_configured("solver", text, SOLVERS)
+
+
+def solver_name(solver: Solver) -> str:
+    """Return the text that `parse_solver` turns into `solver`: settings at their defaults are left out."""
+    return configured_name(solver, SOLVERS)

@@ -1,0 +1,108 @@
+"""The greedy order in which the rows of a layer gain units: orthogonal least squares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spadelens.errors import SolverError
+from spadelens.solvers.base import select_smallest
+from spadelens.solvers.greedy import Elimination, columns_of, diagonal_blocks
+from spadelens.solvers.preparation import DampedProblem
+from spadelens.solvers.quadratic import Factored, Quadratic
+
+_BATCH_BYTES = 64 * 2**20
+_STEPS_PER_CHECK = 8
+
+
+@dataclass(frozen=True)
+class AdditionOrder:
+    """In which order every row of a layer gains units, and by how much each lowers the error.
+
+    Attributes:
+        ranks: The step at which a unit is added, `[groups, rows, units]`; the number of units where it never is.
+        gains: The running minimum over the steps of the gain of a step, `[groups * rows, steps]`: descending, so that
+            any number of the largest are the first steps of every row. -inf where a row was given up.
+    """
+
+    ranks: Tensor
+    gains: Tensor
+
+    def kept(self, count: int) -> Tensor:
+        """Return what is kept after the `count` most useful additions, boolean `[groups, rows, units]`."""
+        gains = self.gains[:, : _most_steps(count, self.ranks.shape)]
+        num_added = select_smallest(-gains, count).sum(-1)
+        return self.ranks < num_added.view(*self.ranks.shape[:2], 1)
+
+
+def addition_order(damped: DampedProblem, unit: int, counts: Sequence[int]) -> AdditionOrder:
+    """Return the order in which the rows gain units, up to each of `counts` in all rows together.
+
+    From a row of zeros, each step adds the unit B whose addition lowers the error the most once all weights on the
+    support S are fitted: by gᵦᵀ (H_BB - H_BS H_SS⁻¹ H_SB)⁻¹ gᵦ, with g = (W - W') H. Rows that can no longer have a
+    part in any of `counts` are given up. Cost: columns · steps² / 2 multiply-adds a row.
+
+    Raises:
+        SolverError: The Hessian is singular to rounding.
+    """
+    groups, rows, columns = damped.weight.shape
+    shape = (groups, rows, columns // unit)
+    num_steps = _most_steps(max(counts), shape)
+    targets = damped.hessian.multiply(damped.weight).flatten(0, 1)
+    blocks = diagonal_blocks(damped.hessian, unit)
+    gains = targets.new_full((groups * rows, num_steps), -torch.inf)
+    ranks = torch.full((groups * rows, shape[2]), shape[2], device=targets.device)
+    most = _BATCH_BYTES if targets.device.type == "cpu" else 16 * _BATCH_BYTES
+    every_item = torch.arange(groups * rows, device=targets.device)
+    for items in every_item.split(max(1, most // (8 * num_steps * unit * columns))):
+        elimination = Elimination(targets[items], blocks[items // rows], None, num_steps, damped.name)
+        lowest = targets.new_full((len(items),), torch.inf)
+        for step in range(num_steps):
+            best, picked = elimination.scores().sub_(elimination.taken).max(dim=1)
+            lowest = torch.minimum(lowest, best)
+            if step % _STEPS_PER_CHECK == _STEPS_PER_CHECK - 1:
+                alive = (lowest >= _worst_that_counts(gains, counts, shape)).nonzero()[:, 0]
+                if len(alive) == 0:
+                    break
+                if len(alive) < 0.8 * len(items):
+                    elimination.keep_items(alive)
+                    items, lowest, picked = items[alive], lowest[alive], picked[alive]
+            gains[items, step] = lowest
+            ranks[items, picked] = step
+            elimination.eliminate(picked, _rows(damped.hessian, items // rows, picked, unit))
+    if bool(gains.isnan().any()):
+        raise SolverError(
+            f"Cannot solve layer {damped.name!r}: its Hessian is singular to rounding. Raise the damping."
+        )
+    return AdditionOrder(ranks.view(shape), gains)
+
+
+def _most_steps(count: int, shape: Sequence[int]) -> int:
+    """Return the most units that a row may gain when all rows together gain `count`: twice the average, and 16."""
+    groups, rows, num_units = shape
+    return min(num_units, 2 * math.ceil(count / (groups * rows)) + 16)
+
+
+def _worst_that_counts(gains: Tensor, counts: Sequence[int], shape: Sequence[int]) -> float:
+    """Return a gain below which none can be among any of `counts`, given some of the gains."""
+    worst = torch.inf
+    for count in counts:
+        known = gains[:, : _most_steps(count, shape)].flatten()
+        worst = min(worst, float(known.kthvalue(known.numel() - count + 1).values))
+    return worst
+
+
+def _rows(hessian: Quadratic, group: Tensor, picked: Tensor, unit: int) -> Tensor:
+    """Return the rows of H of one unit of every item, `[items, unit, columns]`."""
+    columns = columns_of(picked.unsqueeze(1), unit)
+    if isinstance(hessian, Factored) and len(hessian.factor) == 1:  # the factor is not copied for every item
+        factor = hessian.factor[0]
+        rows = (factor.mT[columns.flatten()] @ factor).view(*columns.shape, -1)
+        ridge = hessian.ridge[group.unsqueeze(1), columns].unsqueeze(-1)
+        rows.scatter_add_(-1, columns.unsqueeze(-1), ridge)
+        return rows
+    return hessian.rows_of(group, columns)

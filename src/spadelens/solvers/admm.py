@@ -1,0 +1,199 @@
+"""ADMM: all weights of a layer settle together which of them are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from spadelens.errors import InputError
+from spadelens.solvers.base import (
+    LayerProblem,
+    LayerSolution,
+    Solver,
+    check_positive,
+    kth_smallest,
+    num_units_pruned,
+    select_smallest,
+)
+from spadelens.solvers.exchange import exchange_units, pass_cost
+from spadelens.solvers.preparation import DampedProblem, approximate_refit, damp, refit
+
+_FIRST_PENALTY, _LAST_PENALTY = 0.003, 3.0
+_SHIFT = 1e-4
+_MOST_EXCHANGE = 4.0  # a pass is left out where it takes so many times longer than the iterations
+_UNITS_PER_THRESHOLD = 2**16
+_BATCH_BYTES = 16 * 2**20
+_APPROXIMATE = "refitted by conjugate gradients"
+_STEPS_PER_THRESHOLD = 4  # finding the k-th largest norm takes longer than a step, and it hardly moves
+
+
+@final
+@dataclass(frozen=True)
+class ADMM(Solver):
+    """Alternate between the best dense weight near a sparse one and the best sparse weight near a dense one.
+
+    With columns scaled by s_j = √H_jj, G = W H the gradient at zero and a penalty rho that grows from 0.003 to 3:
+
+        X = (G + rho (Z - U)) (H + rho I)⁻¹
+        Z = the units of X + U with the largest norms, over the whole layer; the others zero
+        U = X + U - Z
+
+    The units of the largest norms in the last X + U are kept, and their weights refitted exactly. H + rho I is
+    factorized once for each of the stages, for all sparsities; where a layer sees few positions, the matrix of the
+    positions is. Then some of the kept units are exchanged, forward as in OLS and backward as in OBC, unless that would
+    take much longer than the iterations, which the detail of the solution says.
+
+    Source: Boža 2024, 'Fast and effective weight update for pruned large language models', for the split; stages,
+    scaling and the layer-wide budget were found by measurement (docs/benchmarks.md). Cost: columns³ a stage and
+    rows · columns² an iteration and sparsity.
+
+    Attributes:
+        damping: Added to the Hessian's diagonal, as a fraction of its mean; by default 0.1 · min(1, columns /
+            positions), at least 1e-4.
+        num_stages: How many penalties there are.
+        num_iterations: Iterations at each penalty.
+        num_exchanges: How many passes of exchanges there are at most; 0 to do without.
+    """
+
+    damping: float | None = None
+    num_stages: int = 6
+    num_iterations: int = 17
+    num_exchanges: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuse settings out of range."""
+        super().__post_init__()
+        if self.damping is not None:
+            check_positive(self.damping, "damping")
+        for name, least in (("num_stages", 1), ("num_iterations", 1), ("num_exchanges", 0)):
+            count = getattr(self, name)
+            if not isinstance(count, int) or isinstance(count, bool) or count < least:
+                raise InputError(f"Cannot use {name}={count!r}: expected a whole number of at least {least}.")
+
+    def solve(self, problem: LayerProblem) -> LayerSolution:
+        """Return the refitted weights of the supports that the iterations settle on."""
+        return self.solve_all([problem])[0]
+
+    def solve_all(self, problems: Sequence[LayerProblem]) -> list[LayerSolution]:
+        """Return the solutions of one layer for several samples, as many at a time as memory allows."""
+        first = problems[0]
+        most = _BATCH_BYTES if first.weight.device.type == "cpu" else 32 * _BATCH_BYTES
+        size = max(1, most // (4 * first.weight.numel() * max(1, len(first.sparsities))))
+        solutions: list[LayerSolution] = []
+        for start in range(0, len(problems), size):
+            parts = [damp(problem, self.damping) for problem in problems[start : start + size]]
+            joined = DampedProblem.joined(parts)
+            for damped in parts if joined is None else [joined]:
+                solutions += self._solve(damped, first.sparsities, self.unit_columns(first))
+        return solutions
+
+    def _solve(self, damped: DampedProblem, sparsities: Sequence[float], unit: int) -> list[LayerSolution]:
+        """Return the solutions of a layer for all its samples."""
+        num_samples = damped.num_samples
+        num_units = damped.weight.numel() // unit // num_samples
+        counts = [num_units_pruned(num_units, sparsity) for sparsity in sparsities]
+        weights, masks, details = [], [], []
+        for importance, count in zip(self._settle(damped, counts, unit), counts, strict=True):
+            by_sample = importance.unflatten(0, (num_samples, -1))
+            kept = torch.cat([~select_smallest(of_sample, count) for of_sample in by_sample])
+            weight, kept, detail = self._finish(damped, kept, unit)
+            pruned = ~kept.repeat_interleave(unit, dim=-1)
+            weights.append(damped.restore_dead(weight, pruned))
+            masks.append(pruned)
+            details.append(detail)
+        return [
+            LayerSolution(of_sample, pruned, ", ".join(dict.fromkeys(filter(None, said))))
+            for of_sample, pruned, said in zip(
+                torch.stack(weights).chunk(num_samples, dim=1),
+                torch.stack(masks).chunk(num_samples, dim=1),
+                zip(*details, strict=True),
+                strict=True,
+            )
+        ]
+
+    def _finish(self, damped: DampedProblem, kept: Tensor, unit: int) -> tuple[Tensor, Tensor, list[str]]:
+        """Return the weight refitted on `kept` `[groups, rows, units]` after exchanges, its support, and remarks."""
+        if self.num_exchanges and damped.num_samples > 1:
+            parts = []
+            for number, of_sample in enumerate(kept.chunk(damped.num_samples)):
+                parts.append(self._finish(damped.select(torch.tensor([number])), of_sample, unit))
+            said = [remark for _, _, remarks in parts for remark in remarks]
+            return torch.cat([weight for weight, _, _ in parts]), torch.cat([mask for _, mask, _ in parts]), said
+        supports = kept.repeat_interleave(unit, dim=-1)
+        iterations = self.num_stages * self.num_iterations * damped.weight.numel() * damped.weight.shape[-1]
+        if self.num_exchanges and pass_cost(kept, unit) <= _MOST_EXCHANGE * iterations:
+            return *exchange_units(damped, refit(damped, supports), kept, self.num_exchanges), [""]
+        weight, is_exact = approximate_refit(damped, supports)
+        said = ["without exchanges"] if self.num_exchanges else []
+        return weight, kept, [", ".join([*said, *([] if exact else [_APPROXIMATE])]) for exact in is_exact]
+
+    def _settle(self, damped: DampedProblem, counts: list[int], unit: int) -> Tensor:
+        """Return the norm of every unit of X + U at the end, `[sparsities, groups, rows, units]`."""
+        dtype = torch.promote_types(damped.dense_weight.dtype, torch.float32)
+        scale = damped.hessian.diagonal.sqrt()
+        hessian = damped.hessian.scaled(1.0 / scale).to(dtype)
+        start = (damped.weight * scale.unsqueeze(1)).to(dtype)
+        gradient = hessian.multiply(start) + _SHIFT * start
+        wanted = start.repeat(len(counts), 1, 1, 1)
+        sparse, scratch = torch.empty_like(wanted), torch.empty_like(wanted)
+        norms = _unit_norms(wanted, unit, scratch)
+        _keep_above(wanted, norms, _thresholds(norms, counts, damped.num_samples), sparse)
+        dual = wanted.zero_()
+        wanted = torch.empty_like(dual)
+        growth = (_LAST_PENALTY / _FIRST_PENALTY) ** (1.0 / max(self.num_stages - 1, 1))
+        num_steps = self.num_stages * self.num_iterations
+        for step in range(num_steps):
+            stage, step_of_stage = divmod(step, self.num_iterations)
+            if step_of_stage == 0:
+                penalty = _FIRST_PENALTY * growth**stage
+                add_product = hessian.shifted_inverse(_SHIFT + penalty, damped.name)
+                if stage:
+                    dual.div_(growth)
+            torch.add(gradient, torch.sub(sparse, dual, out=scratch), alpha=penalty, out=scratch)
+            add_product(dual, scratch, wanted)
+            norms = _unit_norms(wanted, unit, scratch)
+            if step == num_steps - 1:
+                return norms
+            if step % _STEPS_PER_THRESHOLD == 0:
+                thresholds = _thresholds(norms, counts, damped.num_samples)
+            _keep_above(wanted, norms, thresholds, sparse)
+            wanted, dual = dual, wanted.sub_(sparse)
+        raise AssertionError("there is at least one step")
+
+
+def _unit_norms(weights: Tensor, unit: int, scratch: Tensor) -> Tensor:
+    """Return the norm of every unit, `[sparsities, groups, rows, units]`; for single weights that is `scratch`."""
+    if unit == 1:
+        return torch.abs(weights, out=scratch)
+    norms: Tensor = weights.unflatten(-1, (-1, unit)).norm(dim=-1)
+    return norms
+
+
+def _thresholds(norms: Tensor, counts: list[int], num_samples: int) -> Tensor:
+    """Return, for each sparsity and group, the norm that so many units of a sample do not exceed, `[.., groups, 1, 1]`.
+
+    Of layers with many units only every so manieth is looked at; the stride is odd, so that all columns are.
+    """
+    by_sample = norms.unflatten(1, (num_samples, -1)).flatten(2)  # [sparsities, samples, units of a sample]
+    num_units = by_sample.shape[2]
+    looked_at = by_sample[:, :, :: (num_units // _UNITS_PER_THRESHOLD) | 1]
+    found: Tensor = by_sample.new_full(by_sample.shape[:2], -1.0)
+    for number, count in enumerate(counts):
+        rank = round(count / num_units * looked_at.shape[2])
+        if rank:
+            found[number] = torch.stack([kth_smallest(of_sample, rank) for of_sample in looked_at[number]])
+    return found.repeat_interleave(norms.shape[1] // num_samples, dim=1)[:, :, None, None]
+
+
+def _keep_above(weights: Tensor, norms: Tensor, thresholds: Tensor, out: Tensor) -> None:
+    """Write `weights` to `out`, with those units set to zero whose norms are not above the thresholds.
+
+    The norms are overwritten.
+    """
+    is_kept = norms.gt_(thresholds)  # as numbers: products with booleans take longer
+    unit = weights.shape[-1] // norms.shape[-1]
+    torch.mul(weights, is_kept if unit == 1 else is_kept.repeat_interleave(unit, dim=-1), out=out)

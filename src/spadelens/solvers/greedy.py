@@ -1,0 +1,140 @@
+"""The greedy kernel: units are eliminated from symmetric matrices one after the other."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spadelens.solvers.quadratic import Quadratic, factorize
+
+
+class Elimination:
+    """Symmetric matrices M, one an item of a batch, from which units are eliminated, each with a vector v.
+
+    Eliminating the unit B, with L Lᵀ = M_BB and U = L⁻¹M_B:
+
+        M <- M - UᵀU        v <- v - Uᵀ L⁻¹v_B        score(B) = ||L⁻¹v_B||² = v_Bᵀ M_BB⁻¹ v_B
+
+    The rows U are collected in a factor F, so that M is what it was at the start less FᵀF; only v and the diagonal
+    blocks of M are kept up to date. That is what turns rank-1 updates of whole matrices into matrix products, without
+    changing what is chosen. Every item eliminates one unit a step.
+
+    With M the inverse Hessian of what remains and v the weight, the score is the loss of pruning a unit (optimal brain
+    surgeon); with M the Hessian and v the gradient at zero, it is the gain of keeping it (orthogonal least squares).
+
+    Attributes:
+        values: v, `[items, columns]`.
+        blocks: The diagonal blocks of M: `[items, units, unit, unit]`, or of single weights `[items, units]`.
+        taken: `[items, units]`, infinite for what has been eliminated, else zero.
+    """
+
+    def __init__(self, values: Tensor, blocks: Tensor, prior: Tensor | None, num_steps: int, name: str) -> None:
+        """Start with nothing eliminated.
+
+        Args:
+            values: v; it is overwritten.
+            blocks: See the attribute; they are overwritten.
+            prior: Rows `[items or 1, rows, columns]` that F starts with, or None.
+            num_steps: For how many units F is given room.
+            name: The layer, for messages.
+        """
+        self.values, self.blocks = values, blocks
+        self.taken = blocks.new_zeros(blocks.shape[:2])
+        self._num_units = blocks.shape[1]
+        self._unit = values.shape[1] // self._num_units
+        self._items = torch.arange(len(values), device=values.device)
+        self._name = name
+        self._num_rows = 0 if prior is None else prior.shape[1]
+        self._factor = values.new_empty(len(values), self._num_rows + num_steps * self._unit, values.shape[1])
+        if prior is not None:
+            self._factor[:, : self._num_rows] = prior
+
+    @property
+    def factor(self) -> Tensor:
+        """F, `[items, rows so far, columns]`."""
+        return self._factor[:, : self._num_rows]
+
+    def scores(self) -> Tensor:
+        """Return the score of every unit, a new tensor `[items, units]`; those of eliminated units mean nothing."""
+        if self._unit == 1:
+            return self.values.square().div_(self.blocks)
+        identity = torch.eye(self._unit, dtype=self.blocks.dtype, device=self.blocks.device)
+        root = factorize(torch.where((self.taken > 0)[:, :, None, None], identity, self.blocks), self._name)
+        by_unit = self.values.view(*self.taken.shape, self._unit, 1)
+        scaled: Tensor = torch.linalg.solve_triangular(root, by_unit, upper=False)
+        return scaled.square().sum((-2, -1))
+
+    def eliminate(self, picked: Tensor, rows: Tensor) -> None:
+        """Eliminate one unit of every item.
+
+        Args:
+            picked: The unit, `[items]`.
+            rows: The rows of M at the start, less those of `prior`, that belong to it, `[items, unit, columns]`.
+        """
+        if self._unit == 1:
+            self._eliminate_single(picked, rows)
+        else:
+            self._eliminate_block(picked, rows)
+        self.taken.scatter_(1, picked.unsqueeze(1), torch.inf)
+
+    def keep_items(self, kept: Tensor) -> None:
+        """Go on with the items `kept` (their numbers) only."""
+        self.values, self.blocks, self.taken = self.values[kept], self.blocks[kept], self.taken[kept]
+        factor = self._factor.new_empty(len(kept), *self._factor.shape[1:])
+        factor[:, : self._num_rows] = self._factor[kept, : self._num_rows]
+        self._factor = factor
+        self._items = self._items[: len(kept)]
+
+    def _eliminate_single(self, picked: Tensor, rows: Tensor) -> None:
+        at = picked.unsqueeze(1)
+        if self._num_rows:
+            at_picked = self.factor[self._items, :, picked].unsqueeze(1)
+            rows = torch.baddbmm(rows, at_picked, self.factor, alpha=-1)
+        inverse_root = self.blocks.gather(1, at).rsqrt_()
+        new = self._factor[:, self._num_rows]
+        torch.mul(rows.squeeze(1), inverse_root, out=new)
+        self.values.addcmul_(new, self.values.gather(1, at) * inverse_root, value=-1)
+        self.blocks.addcmul_(new, new, value=-1)
+        self.blocks.scatter_(1, at, 1.0)
+        self._num_rows += 1
+
+    def _eliminate_block(self, picked: Tensor, rows: Tensor) -> None:
+        unit = self._unit
+        columns = picked.unsqueeze(1) * unit + torch.arange(unit, device=picked.device)  # [items, unit]
+        if self._num_rows:
+            at_picked = self.factor.gather(2, columns.unsqueeze(1).expand(-1, self._num_rows, -1))
+            rows = torch.baddbmm(rows, at_picked.mT, self.factor, alpha=-1)
+        root = factorize(self.blocks[self._items, picked], self._name)
+        new = torch.linalg.solve_triangular(root, rows, upper=False)
+        scaled = torch.linalg.solve_triangular(root, self.values.gather(1, columns).unsqueeze(-1), upper=False)
+        self._factor[:, self._num_rows : self._num_rows + unit] = new
+        self.values -= (new * scaled).sum(1)
+        self.blocks -= block_squares(new, unit)
+        self._num_rows += unit
+
+
+def columns_of(units: Tensor, unit: int) -> Tensor:
+    """Return the columns of the units `[items, count]`, `[items, count * unit]`."""
+    if unit == 1:
+        return units
+    return (units.unsqueeze(-1) * unit + torch.arange(unit, device=units.device)).flatten(1)
+
+
+def block_squares(rows: Tensor, unit: int) -> Tensor:
+    """Return the diagonal blocks of RᵀR for R `[items, rows, columns]`, as `Elimination` wants them."""
+    if unit == 1:
+        return rows.square().sum(1)
+    by_unit = rows.unflatten(2, (-1, unit)).permute(0, 2, 3, 1)  # [items, units, unit, rows]
+    squares: Tensor = by_unit @ by_unit.mT
+    return squares
+
+
+def diagonal_blocks(hessian: Quadratic, unit: int) -> Tensor:
+    """Return the diagonal blocks of H of every group, as `Elimination` wants them."""
+    if unit == 1:
+        return hessian.diagonal
+    groups, columns = hessian.diagonal.shape
+    units = torch.arange(columns, device=hessian.diagonal.device).view(-1, unit)
+    group = torch.arange(groups, device=units.device).repeat_interleave(len(units))
+    blocks: Tensor = hessian.submatrices(group, units.repeat(groups, 1)).unflatten(0, (groups, -1))
+    return blocks

@@ -1,0 +1,246 @@
+"""The inverse Hessian of the support of every row of a batch, as it shrinks: formed, or through few positions."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from spadelens.solvers.greedy import block_squares, columns_of
+from spadelens.solvers.preparation import DampedProblem
+from spadelens.solvers.quadratic import Factored, Formed, Quadratic, factorize
+
+_BATCH_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Move:
+    """How what remains of `[items, units]` is brought to the front: units at the end take the places of those gone.
+
+    Attributes:
+        targets: `[items, steps]`: where each of the units at the end goes; those that are gone stay, and are cut off.
+        num_left: How many units remain.
+    """
+
+    targets: Tensor
+    num_left: int
+
+    @classmethod
+    def of(cls, taken: Tensor, removed: Tensor) -> Move:
+        """Return the move for the units `removed` `[items, steps]`, which are also those above zero in `taken`."""
+        num_left = taken.shape[1] - removed.shape[1]
+        is_gone = taken[:, num_left:] > 0
+        places = removed.sort(dim=1).values  # those at the front come first
+        survivor = (~is_gone).cumsum(1).sub_(1).clamp_min_(0)
+        own = torch.arange(num_left, taken.shape[1], device=taken.device)
+        return cls(torch.where(is_gone, own, places.gather(1, survivor)), num_left)
+
+    def apply(self, values: Tensor, unit: int = 1) -> Tensor:
+        """Return `[items, ..., units * unit]` with its last axis moved and cut; the argument is overwritten."""
+        cut = self.num_left * unit
+        targets = columns_of(self.targets, unit).unflatten(0, (-1, *([1] * (values.dim() - 2))))
+        targets = targets.expand(-1, *values.shape[1:-1], -1)
+        return values.scatter_(-1, targets, values[..., cut:].clone())[..., :cut]
+
+
+class Inverses(ABC):
+    """H_SS⁻¹ of every item, `[items, columns, columns]`."""
+
+    @property
+    @abstractmethod
+    def prior(self) -> Tensor | None:
+        """F `[items or 1, rows, columns]` such that the inverse is what `rows` are taken of, less FᵀF."""
+
+    @abstractmethod
+    def blocks(self) -> Tensor:
+        """Return the diagonal blocks, a new tensor as `Elimination` wants it."""
+
+    @abstractmethod
+    def rows(self, units: Tensor) -> Tensor:
+        """Return the rows of one unit of every item, without what `prior` takes from them, `[items, unit, columns]`."""
+
+    @abstractmethod
+    def multiply(self, vectors: Tensor) -> Tensor:
+        """Return the inverses times `[items, columns]`."""
+
+    @abstractmethod
+    def shrink(self, items: Tensor, move: Move, factor: Tensor) -> Inverses:
+        """Return the inverses of what remains; `self` may be overwritten.
+
+        Args:
+            items: The numbers of the items that go on.
+            move: How their units move.
+            factor: F of their elimination; it is overwritten.
+        """
+
+
+@final
+class FormedInverses(Inverses):
+    """H_SS⁻¹ as matrices; memory: columns² an item.
+
+    Survivors from the end are moved to the places of what was removed, which copies far less than gathering them all.
+    """
+
+    def __init__(self, matrices: Tensor, unit: int) -> None:
+        """Take the inverses `[items, columns, columns]`, which are overwritten unless they are expanded."""
+        self._matrices, self._unit = matrices, unit
+        self._items = torch.arange(len(matrices), device=matrices.device)
+
+    @property
+    def prior(self) -> None:
+        """Nothing."""
+        return
+
+    def blocks(self) -> Tensor:
+        """Return the diagonal blocks."""
+        if self._unit == 1:
+            return self._matrices.diagonal(dim1=1, dim2=2).clone()
+        num_units = self._matrices.shape[1] // self._unit
+        by_unit = self._matrices.unflatten(1, (num_units, self._unit)).unflatten(3, (num_units, self._unit))
+        blocks: Tensor = by_unit.diagonal(dim1=1, dim2=3).movedim(-1, 1).clone()
+        return blocks
+
+    def rows(self, units: Tensor) -> Tensor:
+        """Return rows of the inverses."""
+        if self._unit == 1:
+            return self._matrices[self._items, units].unsqueeze(1)
+        return self._matrices[self._items.unsqueeze(1), columns_of(units.unsqueeze(1), self._unit)]
+
+    def multiply(self, vectors: Tensor) -> Tensor:
+        """Return the inverses times `[items, columns]`."""
+        return (self._matrices @ vectors.unsqueeze(-1)).squeeze(-1)
+
+    def shrink(self, items: Tensor, move: Move, factor: Tensor) -> FormedInverses:
+        """Move the survivors, and fold the factor in."""
+        factor = move.apply(factor, self._unit)
+        cut = factor.shape[-1]
+        matrices = self._matrices
+        if matrices.stride(0) == 0:  # all items have the same
+            matrices = matrices[: len(items)].contiguous()
+        elif len(items) < len(matrices):
+            matrices = matrices[items]
+        rows = torch.arange(len(items), device=items.device).unsqueeze(1)
+        matrices[rows, columns_of(move.targets, self._unit)] = matrices[:, cut:].clone()
+        matrices = move.apply(matrices[:, :cut], self._unit)
+        return FormedInverses(matrices.baddbmm_(factor.mT, factor, alpha=-1), self._unit)
+
+
+@final
+class FactoredInverses(Inverses):
+    """H_SS = A_SᵀA_S + D of few positions, its inverse being D⁻¹ - VᵀV with V = L⁻¹A_S D⁻¹, L Lᵀ = I + A_S D⁻¹A_Sᵀ.
+
+    V is made anew for what remains. Memory: 3 · positions · columns an item. Once no more columns remain than there
+    are positions, the inverses are formed.
+    """
+
+    def __init__(self, factors: Tensor, ridge: Tensor, unit: int, name: str) -> None:
+        """Start from A_Sᵀ `[items, columns, positions]` and the diagonal of D `[items, columns]`."""
+        self._factors, self._ridge, self._unit, self._name = factors, ridge, unit, name
+        over_ridge = (factors / ridge.unsqueeze(-1)).mT
+        core = over_ridge @ factors
+        core.diagonal(dim1=1, dim2=2).add_(1.0)
+        self._prior: Tensor = torch.linalg.solve_triangular(factorize(core, name), over_ridge, upper=False)
+
+    @property
+    def prior(self) -> Tensor:
+        """V."""
+        return self._prior
+
+    def blocks(self) -> Tensor:
+        """Return the diagonal blocks of D⁻¹ - VᵀV."""
+        inverse_ridge = 1.0 / self._ridge
+        if self._unit > 1:
+            inverse_ridge = torch.diag_embed(inverse_ridge.unflatten(1, (-1, self._unit)))
+        return inverse_ridge - block_squares(self._prior, self._unit)
+
+    def rows(self, units: Tensor) -> Tensor:
+        """Return rows of D⁻¹."""
+        at = columns_of(units.unsqueeze(1), self._unit)
+        values = self._ridge.gather(1, at).reciprocal_().unsqueeze(-1)
+        return values.new_zeros(*at.shape, self._ridge.shape[1]).scatter_(2, at.unsqueeze(-1), values)
+
+    def multiply(self, vectors: Tensor) -> Tensor:
+        """Return D⁻¹b - Vᵀ(V b)."""
+        return vectors / self._ridge - (self._prior.mT @ (self._prior @ vectors.unsqueeze(-1))).squeeze(-1)
+
+    def shrink(self, items: Tensor, move: Move, factor: Tensor) -> Inverses:
+        """Gather A_S and D of the survivors, and start anew."""
+        columns = torch.arange(factor.shape[2], device=items.device).repeat(len(items), 1)
+        left = move.apply(columns, self._unit)
+        factors = self._factors[items.unsqueeze(1), left]
+        ridge = self._ridge[items.unsqueeze(1), left]
+        if left.shape[1] > factors.shape[2]:
+            return FactoredInverses(factors, ridge, self._unit, self._name)
+        return FormedInverses(invert_sums(factors @ factors.mT, ridge, self._name), self._unit)
+
+
+def invert_sums(matrices: Tensor, diagonal: Tensor, name: str) -> Tensor:
+    """Return (matrices + diag(diagonal))⁻¹, `[items, columns, columns]`; the matrices are overwritten."""
+    matrices.diagonal(dim1=1, dim2=2).add_(diagonal)
+    inverse: Tensor = torch.cholesky_inverse(factorize(matrices, name))
+    return inverse
+
+
+@dataclass(frozen=True)
+class Inverter:
+    """Inverts the Hessian on the supports of rows.
+
+    Attributes:
+        hessian: Of the layer.
+        unit: Columns per unit.
+        name: The layer, for messages.
+        targets: What is multiplied by the inverse to give the best weight on a support, `[groups * rows, columns]`.
+        of_everything: H⁻¹ of every group, where the supports hold all columns in order and H is formed.
+    """
+
+    hessian: Quadratic
+    unit: int
+    name: str
+    targets: Tensor
+    of_everything: Tensor | None
+
+    @classmethod
+    def of(cls, damped: DampedProblem, unit: int, has_all: bool) -> Inverter:
+        """Return the inverter for a layer; with `has_all` every support will hold all columns in order."""
+        inverse = None
+        if has_all and isinstance(damped.hessian, Formed):
+            inverse = torch.cholesky_inverse(factorize(damped.hessian.matrix, damped.name))
+        targets = damped.hessian.multiply(damped.weight).flatten(0, 1)
+        return cls(damped.hessian, unit, damped.name, targets, inverse)
+
+    def batch_size(self, columns: int) -> int:
+        """Return how many rows with so many columns each are to be inverted at a time."""
+        height = columns
+        if isinstance(self.hessian, Factored):
+            height = min(height, 3 * self.hessian.factor.shape[1])
+        most = _BATCH_BYTES if self.targets.device.type == "cpu" else 16 * _BATCH_BYTES
+        return max(1, most // (8 * columns * height))
+
+    def invert(self, items: Tensor, columns: Tensor, is_padding: Tensor) -> tuple[Inverses, Tensor]:
+        """Return H_SS⁻¹ and the best weight of the supports of a batch, `[items, columns]`.
+
+        Args:
+            items: The numbers of the rows among all rows of all groups.
+            columns: The supports, `[items, columns]`.
+            is_padding: Which columns are not meant; they get a diagonal of one.
+        """
+        group = items // (len(self.targets) // len(self.hessian.diagonal))
+        inverses: Inverses
+        if self.of_everything is not None:
+            is_shared = bool((group == group[0]).all())
+            matrices = (
+                self.of_everything[group[:1]].expand(len(group), -1, -1) if is_shared else self.of_everything[group]
+            )
+            inverses = FormedInverses(matrices, self.unit)
+        elif isinstance(self.hessian, Factored) and columns.shape[1] > self.hessian.factor.shape[1]:
+            factors = self.hessian.factor.mT[group.unsqueeze(1), columns].masked_fill_(is_padding.unsqueeze(2), 0.0)
+            ridge = self.hessian.ridge[group.unsqueeze(1), columns].masked_fill_(is_padding, 1.0)
+            inverses = FactoredInverses(factors, ridge, self.unit, self.name)
+        else:
+            matrices = self.hessian.submatrices(group, columns)
+            matrices.masked_fill_(is_padding.unsqueeze(1) | is_padding.unsqueeze(2), 0.0)
+            inverses = FormedInverses(invert_sums(matrices, is_padding.to(matrices), self.name), self.unit)
+        return inverses, inverses.multiply(self.targets[items].gather(1, columns).masked_fill_(is_padding, 0.0))

@@ -1,0 +1,240 @@
+"""What the compensating solvers share: a Hessian that can be inverted, and the exact refit of a given support."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spadelens.solvers.base import LayerProblem
+from spadelens.solvers.quadratic import Factored, Formed, Quadratic, factorize, stack
+
+_REFIT_BYTES = 64 * 2**20
+_EXACT_OPERATIONS = 3e8  # multiply-adds up to which a refit is exact
+_NUM_CG_STEPS = 5
+_GATHERING = 256  # what a number costs that is gathered, in multiply-adds
+
+
+@dataclass(frozen=True)
+class DampedProblem:
+    """A layer with a positive definite Hessian.
+
+    The objective becomes ||(W' - W) X||² + damping · mean(diag H) · ||W' - W||², whose answer does not change when the
+    inputs are scaled. Inputs that are always zero ('dead') cost nothing whatever their weights are: those weights are
+    set to zero here, so that they are the first to be pruned, and `restore_dead` gives the kept ones back.
+
+    Attributes:
+        weight: `[groups, rows, columns]`, zero at dead inputs; float64.
+        hessian: Damped; float64. Dead inputs have no part in it but for a diagonal of one.
+        is_dead: `[groups, columns]`.
+        dense_weight: `[groups, rows, columns]`, as it was.
+        num_samples: Of how many samples it is, the groups of one after those of the other.
+    """
+
+    name: str
+    weight: Tensor
+    hessian: Quadratic
+    is_dead: Tensor
+    dense_weight: Tensor
+    num_samples: int = 1
+
+    @classmethod
+    def joined(cls, parts: Sequence[DampedProblem]) -> DampedProblem | None:
+        """Return the problems of several samples as one; None where their inputs differ in shape."""
+        if len(parts) == 1:
+            return parts[0]
+        hessian = stack([part.hessian for part in parts])
+        if hessian is None:
+            return None
+        return cls(
+            name=parts[0].name,
+            weight=torch.cat([part.weight for part in parts]),
+            hessian=hessian,
+            is_dead=torch.cat([part.is_dead for part in parts]),
+            dense_weight=torch.cat([part.dense_weight for part in parts]),
+            num_samples=len(parts),
+        )
+
+    def select(self, samples: Tensor) -> DampedProblem:
+        """Return the problem of the samples with these numbers."""
+        numbers = torch.arange(len(self.weight), device=self.weight.device).view(self.num_samples, -1)
+        groups = numbers[samples.to(numbers.device)].flatten()
+        return DampedProblem(
+            name=self.name,
+            weight=self.weight[groups],
+            hessian=self.hessian.select(groups),
+            is_dead=self.is_dead[groups],
+            dense_weight=self.dense_weight[groups],
+            num_samples=len(samples),
+        )
+
+    def restore_dead(self, weight: Tensor, pruned: Tensor) -> Tensor:
+        """Return `weight` in the dense type, with the dense value at dead inputs that were not pruned."""
+        solved = weight.to(self.dense_weight.dtype)
+        if not bool(self.is_dead.any()):
+            return solved.masked_fill(pruned, 0.0)
+        return torch.where(self.is_dead.unsqueeze(1), self.dense_weight, solved).masked_fill(pruned, 0.0)
+
+
+def damp(problem: LayerProblem, damping: float | None) -> DampedProblem:
+    """Return `problem` with `damping` times the mean of the Hessian's diagonal added to that diagonal, in float64.
+
+    None stands for 0.1 · min(1, columns / positions), at least 1e-4: the fewer positions, the less can be known of how
+    inputs go together.
+    """
+    statistics = problem.statistics
+    weight = problem.weight.double()
+    if damping is None:
+        damping = max(1e-4, 0.1 * min(1.0, weight.shape[-1] / max(statistics.num_positions, 1)))
+    inputs = statistics.inputs()
+    hessian: Quadratic
+    if inputs is None:
+        matrix = statistics.hessian().to(weight.dtype)
+        diagonal = matrix.diagonal(dim1=1, dim2=2)  # a view: writing to it writes to the Hessian
+        is_dead = diagonal == 0
+        ridge = damping * diagonal.mean(-1, keepdim=True)
+        diagonal.copy_(torch.where(is_dead, 1.0, diagonal + ridge))
+        hessian = Formed(matrix)
+    else:
+        factor = inputs.to(weight.dtype) * math.sqrt(2.0 / statistics.num_positions)
+        diagonal = factor.square().sum(1)
+        is_dead = diagonal == 0
+        ridge = damping * diagonal.mean(-1, keepdim=True).expand_as(diagonal)
+        hessian = Factored(factor, torch.where(is_dead, 1.0, ridge))
+    return DampedProblem(
+        name=problem.name,
+        weight=weight.masked_fill(is_dead.unsqueeze(1), 0.0),
+        hessian=hessian,
+        is_dead=is_dead,
+        dense_weight=problem.weight,
+    )
+
+
+def approximate_refit(damped: DampedProblem, kept: Tensor) -> tuple[Tensor, list[bool]]:
+    """Return what `refit` does, or an approximation for samples where that would take long, and where it is exact.
+
+    The approximation is that of five steps of conjugate gradients from the dense weights, in the columns' own scales,
+    each as long as one product with the Hessian, in the type of the dense weight. Over the layers of a ResNet-20 and a
+    MobileNet, on one view and on eight, the errors of four steps were 8 % above those of exact refits at a sparsity of
+    0.5 (geometric mean; of six steps 4 %), 5 % at 0.8 (2 %), 3 % at 0.9 (1 %); a start from ADMM's own weights was no
+    better.
+
+    Args:
+        damped: The layer, of one sample or several.
+        kept: Boolean `[groups, rows, columns]`, the supports.
+
+    Returns:
+        The weights `[groups, rows, columns]`, and for each sample whether they are exact.
+    """
+    sizes = kept.sum(-1).double()
+    height = damped.hessian.factor.shape[1] if isinstance(damped.hessian, Factored) else math.inf
+    heights = sizes.clamp_max(height)
+    costs = (sizes * heights * (heights / 3 + _GATHERING)).view(damped.num_samples, -1).sum(1)
+    is_exact = (costs <= _EXACT_OPERATIONS).cpu()
+    if bool(is_exact.all()):
+        return refit(damped, kept), is_exact.tolist()
+    if not bool(is_exact.any()):
+        return _conjugate_gradients(damped, kept), is_exact.tolist()
+    by_sample = kept.view(damped.num_samples, -1, *kept.shape[1:])
+    found = torch.zeros_like(damped.weight).view(by_sample.shape)
+    for samples, method in ((is_exact, refit), (~is_exact, _conjugate_gradients)):
+        numbers = samples.nonzero()[:, 0]
+        part = by_sample[numbers.to(kept.device)]
+        solved = method(damped.select(numbers), part.flatten(0, 1)).view(part.shape)
+        found[numbers.to(kept.device)] = solved.to(found.dtype)  # one of the two is in the type of the dense weight
+    return found.flatten(0, 1), is_exact.tolist()
+
+
+def _conjugate_gradients(damped: DampedProblem, kept: Tensor) -> Tensor:
+    dtype = torch.promote_types(damped.dense_weight.dtype, torch.float32)
+    scale = damped.hessian.diagonal.sqrt().unsqueeze(1)
+    hessian = damped.hessian.scaled(1.0 / scale.squeeze(1)).to(dtype)
+    mask = kept.to(dtype)
+    found = (damped.weight * scale).to(dtype)
+    residual = hessian.multiply(found * (1.0 - mask)).mul_(mask)
+    found.mul_(mask)
+    direction, scratch = residual.clone(), torch.empty_like(residual)
+    squared = torch.mul(residual, residual, out=scratch).sum(-1, keepdim=True)
+    tiny = torch.finfo(dtype).tiny
+    for _ in range(_NUM_CG_STEPS):
+        image = hessian.multiply(direction).mul_(mask)
+        curvature = torch.mul(direction, image, out=scratch).sum(-1, keepdim=True)
+        length = squared / curvature.clamp_min_(tiny)
+        found.addcmul_(length, direction)
+        residual.addcmul_(length, image, value=-1.0)
+        next_squared = torch.mul(residual, residual, out=scratch).sum(-1, keepdim=True)
+        direction.mul_(next_squared / squared.clamp_min(tiny)).add_(residual)
+        squared = next_squared
+    return found.div_(scale)
+
+
+def refit(damped: DampedProblem, kept: Tensor) -> Tensor:
+    """Return the weight `[groups, rows, columns]` that is best among those that are zero outside `kept`.
+
+    Solves H_SS w_S = (W H)_S for the support S of every row, by batched Cholesky; where there are fewer positions than
+    weights in S, in the space of the positions. Rows are taken in order of the size of their support, so that little is
+    padded; a batch holds at most 64 MiB.
+
+    Args:
+        damped: The layer.
+        kept: Boolean `[groups, rows, columns]`, the supports.
+
+    Raises:
+        SolverError: A Hessian of a support is not positive definite.
+    """
+    groups, rows, _ = damped.weight.shape
+    supports = kept.flatten(0, 1)
+    sizes = supports.sum(-1)
+    order = sizes.argsort(stable=True, descending=True)
+    first_columns = supports.to(torch.uint8).argsort(dim=-1, stable=True, descending=True)
+    targets = damped.hessian.multiply(damped.weight).flatten(0, 1)
+    solved = torch.zeros_like(targets)
+    num_positions = damped.hessian.factor.shape[1] if isinstance(damped.hessian, Factored) else None
+    start = 0
+    while start < groups * rows:
+        width = int(sizes[order[start]])
+        if width == 0:
+            break
+        height = width if num_positions is None else num_positions
+        batch = order[start : start + max(1, _REFIT_BYTES // (8 * width * height))]
+        start += len(batch)
+        chosen = first_columns[batch, :width]
+        is_padding = ~supports[batch].gather(1, chosen)
+        if isinstance(damped.hessian, Factored) and height < width:
+            answer = _refit_by_positions(damped, damped.hessian, batch, chosen, is_padding)
+        else:
+            group = batch // rows
+            system = damped.hessian.submatrices(group, chosen)
+            system = system.masked_fill(is_padding[:, :, None] | is_padding[:, None, :], 0.0)
+            system.diagonal(dim1=1, dim2=2).masked_fill_(is_padding, 1.0)
+            right = targets[batch].gather(1, chosen).masked_fill(is_padding, 0.0)
+            answer = torch.cholesky_solve(right.unsqueeze(-1), factorize(system, damped.name)).squeeze(-1)
+        solved[batch] = solved[batch].scatter(1, chosen, answer)
+    return solved.view(groups, rows, -1)
+
+
+def _refit_by_positions(
+    damped: DampedProblem, hessian: Factored, batch: Tensor, chosen: Tensor, is_padding: Tensor
+) -> Tensor:
+    """Return the best weights of the supports `chosen` of the rows `batch`, both `[batch, width]`.
+
+    With the outputs b = A_P w_P of the pruned weights P and D the ridge:
+    w'_S = w_S + D⁻¹A_Sᵀ (I + A_S D⁻¹A_Sᵀ)⁻¹ b.
+    """
+    group = batch // damped.weight.shape[1]
+    dense = damped.weight.flatten(0, 1)[batch]
+    pruned = dense.scatter(1, chosen, torch.where(is_padding, dense.gather(1, chosen), 0.0))
+    lost = (hessian.factor[group] @ pruned.unsqueeze(-1)) if hessian.factor.shape[0] > 1 else None
+    if lost is None:
+        lost = (pruned @ hessian.factor[0].mT).unsqueeze(-1)  # [batch, positions, 1]
+    factors = hessian.factors(group, chosen).masked_fill(is_padding.unsqueeze(1), 0.0)
+    ridge = hessian.ridge[group[:, None], chosen]
+    over_ridge = factors / ridge.unsqueeze(1)
+    core = over_ridge @ factors.mT
+    core.diagonal(dim1=1, dim2=2).add_(1.0)
+    shares = torch.cholesky_solve(lost, factorize(core, damped.name))
+    answer = dense.gather(1, chosen) + (over_ridge.mT @ shares).squeeze(-1)
+    return answer.masked_fill(is_padding, 0.0)

@@ -1,0 +1,134 @@
+"""The greedy order in which the rows of a layer lose their units: exact Optimal Brain Surgeon."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spadelens.errors import SolverError
+from spadelens.solvers.base import select_smallest
+from spadelens.solvers.greedy import Elimination, columns_of
+from spadelens.solvers.inverses import Inverses, Inverter, Move
+from spadelens.solvers.preparation import DampedProblem
+
+_STEPS_PER_BLOCK = 32
+_PADDING = 1e100  # squared it is still finite: padding goes last, and takes nothing with it
+
+
+@dataclass(frozen=True)
+class RemovalOrder:
+    """In which order every row of a layer loses its units, and what that costs.
+
+    Attributes:
+        ranks: The step at which a unit is removed, `[groups, rows, units]`; -1 where it was not there from the start,
+            the number of units where it is never removed.
+        losses: The running maximum over the steps of the loss of a step, `[groups * rows, steps]`: ascending, so that
+            any number of the smallest are the first steps of every row. Infinite where a row was given up, at least
+            1e100 where it has nothing left.
+    """
+
+    ranks: Tensor
+    losses: Tensor
+
+    def pruned(self, count: int) -> Tensor:
+        """Return what is pruned after the `count` cheapest removals, boolean `[groups, rows, units]`."""
+        num_removed = select_smallest(self.losses, count).sum(-1)
+        return self.ranks < num_removed.view(*self.ranks.shape[:2], 1)
+
+
+def removal_order(damped: DampedProblem, kept: Tensor, unit: int, count: int) -> RemovalOrder:
+    """Return the order in which the rows lose the units `kept`, up to `count` in all rows together.
+
+    For a unit B among the columns S that a row has left, with the best weight w on S, the loss of removing it is
+    w_Bᵀ ([H_SS⁻¹]_BB)⁻¹ w_B: what the error grows by after the others have made up for B. Each step removes the unit
+    with the smallest loss. Rows that can no longer have a part in `count` are given up.
+
+    Args:
+        damped: The layer.
+        kept: Boolean `[groups, rows, units]`.
+        unit: Columns per unit.
+        count: How many removals will be asked for at most.
+
+    Raises:
+        SolverError: The Hessian of a support is not positive definite.
+    """
+    groups, rows, num_units = kept.shape
+    supports = kept.flatten(0, 1)
+    sizes = supports.sum(-1)
+    by_size = sizes.argsort(stable=True, descending=True)
+    first_units = supports.to(torch.uint8).argsort(dim=-1, stable=True, descending=True)
+    ranks = torch.full_like(first_units, num_units)
+    losses = damped.weight.new_full((groups * rows, max(1, int(sizes.max()))), torch.inf)
+    progress = _Progress(ranks, losses, count)
+    inverter = Inverter.of(damped, unit, has_all=bool(kept.all()))
+    first = 0
+    while first < groups * rows and count > 0:
+        width = max(1, int(sizes[by_size[first]]))
+        items = by_size[first : first + inverter.batch_size(width * unit)]
+        first += len(items)
+        units = first_units[items, :width]
+        is_padding = (~supports[items].gather(1, units)).repeat_interleave(unit, dim=1)
+        inverses, values = inverter.invert(items, columns_of(units, unit), is_padding)
+        _remove(progress, inverses, values.masked_fill(is_padding, _PADDING), items, units, damped.name)
+    return RemovalOrder(ranks.masked_fill(~supports, -1).view(kept.shape), losses)
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """What is known of an order: tensors as in `RemovalOrder` (but with ranks for padding), filled in as it goes on."""
+
+    ranks: Tensor
+    losses: Tensor
+    count: int
+
+    def record(self, items: Tensor, start: int, removed: Tensor, lost: Tensor) -> None:
+        """Take in what `items` lose from the step `start` on, `[items, steps]`."""
+        steps = torch.arange(start, start + removed.shape[1], device=removed.device)
+        self.ranks[items] = self.ranks[items].scatter(1, removed, steps.expand_as(removed))
+        highest = lost.cummax(dim=1).values
+        if start:
+            highest = torch.maximum(highest, self.losses[items, start - 1 : start])
+        self.losses[items, start : start + removed.shape[1]] = highest
+
+    def can_go_on(self, items: Tensor, num_steps: int) -> Tensor:
+        """Return the numbers of those of `items`, all at the same step, that may still have a part in `count`."""
+        bound = self.losses.flatten().kthvalue(self.count).values
+        return (self.losses[items, num_steps - 1] <= bound).nonzero()[:, 0]
+
+
+def _remove(progress: _Progress, inverses: Inverses, values: Tensor, items: Tensor, units: Tensor, name: str) -> None:
+    """Remove the units of a batch of rows, as far as that counts.
+
+    Args:
+        progress: Where to record the order.
+        inverses: H_SS⁻¹ of the supports; they may be overwritten.
+        values: The best weight on the supports, `[items, columns]`; it is overwritten.
+        items: The numbers of the rows.
+        units: The supports, `[items, units]`.
+        name: The layer, for messages.
+    """
+    num_steps = units.shape[1]
+    unit = values.shape[1] // num_steps
+    for start in range(0, num_steps, _STEPS_PER_BLOCK):
+        stop = min(start + _STEPS_PER_BLOCK, num_steps)
+        elimination = Elimination(values, inverses.blocks(), inverses.prior, stop - start, name)
+        picks, losses = [], []
+        for _ in range(start, stop):
+            loss, picked = elimination.scores().add_(elimination.taken).min(dim=1)
+            elimination.eliminate(picked, inverses.rows(picked))
+            picks.append(picked)
+            losses.append(loss)
+        removed, lost = torch.stack(picks, dim=1), torch.stack(losses, dim=1)
+        if not bool(torch.isfinite(lost).all()):
+            raise SolverError(f"Cannot solve layer {name!r}: its Hessian is singular to rounding. Raise the damping.")
+        progress.record(items, start, units.gather(1, removed), lost)
+        alive = progress.can_go_on(items, stop)
+        if stop == num_steps or len(alive) == 0:
+            return
+        if len(alive) < len(items):
+            elimination.keep_items(alive)
+        move = Move.of(elimination.taken, removed[alive])
+        items, units, values = items[alive], move.apply(units[alive]), move.apply(elimination.values, unit)
+        inverses = inverses.shrink(alive, move, elimination.factor)

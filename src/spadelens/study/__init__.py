@@ -1,0 +1,1 @@
+"""The human study: tasks, answers, analysis."""

@@ -1,0 +1,132 @@
+"""Explains photos, texts or rows one by one: trace, dense and sparse map, scores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from torch.nn import Module
+
+from spadelens import defaults
+from spadelens.attribution.attribution import Heatmap, attribute
+from spadelens.extraction.ensemble import TraceEnsemble, extract_ensemble
+from spadelens.extraction.extraction import extract_trace
+from spadelens.extraction.presets import find_preset
+from spadelens.extraction.trace import Trace
+from spadelens.forward import class_scores
+from spadelens.inputs.checks import check_sample
+from spadelens.inputs.kind import Kind
+from spadelens.inputs.layout import Reduction
+from spadelens.methods.registry import METHODS, Method
+from spadelens.metrics.localization import Localization, localize
+from spadelens.models import Loaded, find_class
+from spadelens.settings import configured_name
+from spadelens.tasks.subjects import AnySubject, Subject, Unit, kind_of_model, show
+from spadelens.tasks.traces import TraceSettings
+
+_GRADIENTS = frozenset({"saliency", "smoothgrad", "guided_backprop"})
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Called as progress(stage, done, total); the stages are those of `extract_trace`, and 'attribute'."""
+
+
+@dataclass(frozen=True)
+class _Explained:
+    method: Method
+
+
+@dataclass(frozen=True)
+class Settings(TraceSettings, _Explained):  # fields begin with those of the last base
+    """How samples are explained; see `extract_trace` and `attribute`."""
+
+    blur: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """One photo, text or row explained.
+
+    Attributes:
+        subject: What is explained.
+        target: The class that is explained.
+        trace: The sparse model, or an ensemble of several.
+        dense_map: The heatmap on the dense model.
+        sparse_map: The heatmap on the trace.
+        target_probabilities: Of the explained class, by the dense model and by the trace.
+        scores: Of both heatmaps against the region, where it is known.
+        seconds: Stage -> time taken.
+        units: What the maps have a value for, of a text or a row; empty for photos.
+    """
+
+    subject: AnySubject
+    target: int
+    trace: Trace | TraceEnsemble
+    dense_map: Heatmap
+    sparse_map: Heatmap
+    target_probabilities: tuple[float, float]
+    scores: tuple[Localization, Localization] | None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    units: tuple[Unit, ...] = ()
+
+
+def explain(loaded: Loaded, subject: AnySubject, settings: Settings, progress: Progress) -> Explanation:
+    """Return the explanation of one photo, text or row.
+
+    Raises:
+        SpadeError: As `extract_trace` and `attribute`; UnknownNameError: the model has no class of the target's name.
+    """
+    shown = show(loaded, subject, settings.augmentation)
+    model, sample = shown.model, shown.sample
+    target = None
+    if settings.target is not None:
+        num_classes = class_scores(model, check_sample(model, sample).unsqueeze(0)).shape[1]
+        target = find_class(settings.target, loaded.class_names, num_classes)
+    extract = extract_ensemble if find_preset(settings.preset).members else extract_trace
+    arguments = settings.arguments_with(shown.augmentation)
+    trace = extract(model, sample, target=target, progress=progress, **arguments)
+    target = trace.report.target
+    start = time.perf_counter()
+    maps = []
+    reduction = reduction_of(kind_of_model(loaded), settings.method)
+    explained: tuple[Module | Trace | TraceEnsemble, ...] = (model, trace)
+    for number, one in enumerate(explained):
+        progress("attribute", number, 2)
+        maps.append(attribute(one, sample, settings.method, target, reduction, settings.blur))
+    progress("attribute", 2, 2)
+    return Explanation(
+        subject=subject,
+        target=target,
+        trace=trace,
+        dense_map=maps[0],
+        sparse_map=maps[1],
+        target_probabilities=(trace.report.dense.probabilities[target], trace.report.sparse.probabilities[target]),
+        scores=_scores(maps, subject),
+        units=shown.units,
+        seconds={**trace.report.seconds, "attribute": time.perf_counter() - start},
+    )
+
+
+def default_method(kind: Kind) -> str:
+    """Return the method where the user names none."""
+    return defaults.METHOD if kind == "photo" else defaults.UNIT_METHOD
+
+
+def default_preset(kind: Kind) -> str:
+    """Return the preset where the user names none, and the schedule chooses itself."""
+    return defaults.EXPLAIN_PRESET if kind == "photo" else defaults.PRESET
+
+
+def reduction_of(kind: Kind, method: Method) -> Reduction:
+    """Return how the values of one token, or of one column, become one.
+
+    What a token adds to the score, or a column, has a sign; a gradient alone has none that says so.
+    """
+    is_gradient = configured_name(method, METHODS).partition(":")[0] in _GRADIENTS
+    return "sum_abs" if kind == "photo" or is_gradient else "sum"
+
+
+def _scores(maps: list[Heatmap], subject: AnySubject) -> tuple[Localization, Localization] | None:
+    if not isinstance(subject, Subject) or subject.region is None:
+        return None
+    return localize(maps[0].values, subject.region), localize(maps[1].values, subject.region)

@@ -1,0 +1,214 @@
+"""What is explained, a photo, a text or a row of a table, and what methods are given of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias, final
+
+from PIL import Image
+from torch import Tensor, nn
+
+from spadelens.errors import InputError, ModelSpecError
+from spadelens.extraction.presets import Preset
+from spadelens.inputs.kind import Kind
+from spadelens.inputs.samples import RowSample, TextSample, embed_text, row_sample
+from spadelens.models import Encoding, Loaded, LoadedModel, LoadedTable, LoadedText
+from spadelens.text_files import displayable
+from spadelens.views.augmentation import Augmentation
+from spadelens.views.photo_views import parse_augmentation
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """One photo to be explained.
+
+    Attributes:
+        name: Short and unique among the samples of a run; the name of its folder.
+        file: Where it comes from, as the user put it.
+        crop: What the model sees of it, RGB.
+        region: The pixels known to have decided, boolean `[H, W]`, where they are known.
+        region_name: What they show.
+    """
+
+    name: str
+    file: str
+    crop: Image.Image
+    region: Tensor | None = None
+    region_name: str = ""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class TextSubject:
+    """One text to be explained.
+
+    Attributes:
+        name: As in `Subject`.
+        file: Where it comes from, with the number of its line.
+        text: The text.
+        encoding: The text as the model reads it.
+    """
+
+    name: str
+    file: str
+    text: str
+    encoding: Encoding
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class RowSubject:
+    """One row of a table to be explained.
+
+    Attributes:
+        name: As in `Subject`.
+        file: Where it comes from, with the number of its line.
+        row: The raw values, in the order of the model's features.
+    """
+
+    name: str
+    file: str
+    row: tuple[float, ...]
+
+
+AnySubject: TypeAlias = Subject | TextSubject | RowSubject
+
+
+@final
+@dataclass(frozen=True)
+class Unit:
+    """What has a value of its own in the map of a text or a row.
+
+    Attributes:
+        name: The piece of the text, or the name of the feature.
+        is_special: Whether it is a token that was added around the text.
+        value: The raw value of a feature; None for tokens.
+    """
+
+    name: str
+    is_special: bool = False
+    value: float | None = None
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """A subject as `extract_trace` and `attribute` take it.
+
+    Attributes:
+        model: Maps batches of such samples to class scores.
+        sample: `[C, H, W]`, `[tokens, features]` or `[columns]`.
+        augmentation: Makes its views.
+        units: What the map has a value for, of a text or a row; empty for photos.
+    """
+
+    model: nn.Module
+    sample: Tensor
+    augmentation: Augmentation
+    units: tuple[Unit, ...] = ()
+
+
+def kind_of_model(loaded: Loaded) -> Kind:
+    """Return what a model reads."""
+    if isinstance(loaded, LoadedText):
+        return "text"
+    return "row" if isinstance(loaded, LoadedTable) else "photo"
+
+
+def suited_to(loaded: Loaded, preset: Preset) -> Preset:
+    """Return a preset for the samples that a model reads: rows are drawn from a background where there is one."""
+    suited = preset.of(kind_of_model(loaded))
+    has_background = isinstance(loaded, LoadedTable) and loaded.background is not None
+    return replace(suited, augmentation="bootstrap") if has_background else suited
+
+
+def show(loaded: Loaded, subject: AnySubject, augmentation: str) -> Shown:
+    """Return what methods are given of a subject.
+
+    Args:
+        loaded: The model.
+        subject: Of the kind that the model reads.
+        augmentation: How views are made, as for `parse_augmentation`.
+
+    Raises:
+        InputError: The model does not read such subjects, or there is no such augmentation.
+        ModelOutputError: The model fails on the subject.
+    """
+    found: TextSample | RowSample
+    if isinstance(loaded, LoadedText) and isinstance(subject, TextSubject):
+        found = embed_text(loaded.model, subject.encoding, loaded.tokenizer.mask_id)
+        units = _token_units(subject)
+    elif isinstance(loaded, LoadedTable) and isinstance(subject, RowSubject):
+        found = row_sample(loaded, subject.row)
+        units = tuple(Unit(name, False, value) for name, value in zip(found.feature_names, subject.row, strict=True))
+    elif isinstance(loaded, LoadedModel) and isinstance(subject, Subject):
+        preprocessing = loaded.preprocessing
+        views = parse_augmentation(augmentation, preprocessing.mean, preprocessing.std)
+        return Shown(loaded.model, preprocessing.to_tensor(subject.crop), views)
+    else:
+        raise InputError(
+            f"Cannot explain {subject.file!r} by {loaded.spec!r}, a model of {_READS[kind_of_model(loaded)]}."
+        )
+    return Shown(found.model, found.values, found.make_augmentation(augmentation), units)
+
+
+def _token_units(subject: TextSubject) -> tuple[Unit, ...]:
+    """Return the tokens of a text with the spaces between them, also where the tokenizer has left those out."""
+    tokens, is_special = subject.encoding.tokens, subject.encoding.is_special
+    pieces = [token for token, special in zip(tokens, is_special, strict=True) if not special]
+    has_spaces = any(piece != piece.strip() for piece in pieces) or "".join(pieces) == subject.text
+    return tuple(
+        Unit(token if has_spaces or special else f" {token}", special)
+        for token, special in zip(tokens, is_special, strict=True)
+    )
+
+
+_READS: dict[Kind, str] = {"photo": "photos", "text": "texts (.txt)", "row": "rows of a table (.csv)"}
+
+
+def check_kind(loaded: Loaded, kind: Kind, file: str) -> None:
+    """Refuse a file of another kind than the model reads.
+
+    Raises:
+        ModelSpecError: It is.
+    """
+    expected = kind_of_model(loaded)
+    if kind != expected:
+        raise ModelSpecError(
+            f"Cannot explain {file!r} by {loaded.spec!r}: it is a model of {_READS[expected]}, and the file is "
+            f"{'taken for a photo' if kind == 'photo' else f'one of {_READS[kind]}'}."
+        )
+
+
+def photo_subjects(photos: Sequence[Path], pictures: Sequence[Image.Image], loaded: LoadedModel) -> list[Subject]:
+    """Return what the model sees of the `pictures` that were read from `photos`, each with a name of its own."""
+    return [
+        Subject(name, displayable(str(photo)), loaded.preprocessing.crop(picture))
+        for name, photo, picture in zip(unique_names(tuple(photos)), photos, pictures, strict=True)
+    ]
+
+
+def command_words(command: str, files: Sequence[Path]) -> list[str]:
+    """Return how a command on files begins; a name that begins with a dash is no option."""
+    return [command, *(f"./{file}" if str(file).startswith("-") else displayable(str(file)) for file in files)]
+
+
+def unique_names(files: tuple[Path, ...]) -> tuple[str, ...]:
+    """Return a short name for each file, its stem, numbered where several are the same (whatever the case).
+
+    The names can be those of folders beside the report.
+    """
+    names: list[str] = []
+    taken = {"report.html", "report.json"}
+    for file in files:
+        stem = displayable(file.stem).strip(".") or "photo"
+        name, number = stem, 2
+        while name.lower() in taken:
+            name = f"{stem}-{number}"
+            number += 1
+        taken.add(name.lower())
+        names.append(name)
+    return tuple(names)

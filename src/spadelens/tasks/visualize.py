@@ -1,0 +1,203 @@
+"""Visualizes a unit for photos one by one: the trace, and what the unit responds to in it and in the dense model."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from spadelens.errors import InputError
+from spadelens.extraction.extraction import extract_trace
+from spadelens.extraction.storage import fingerprint
+from spadelens.extraction.trace import Trace
+from spadelens.files import whole_file
+from spadelens.forward import class_scores
+from spadelens.inputs.checks import check_sample
+from spadelens.models import LoadedModel
+from spadelens.output.unfinished import Unfinished
+from spadelens.tasks.explain import Progress
+from spadelens.tasks.subjects import Subject
+from spadelens.tasks.traces import TraceSettings
+from spadelens.visualization.ascent import Ascent
+from spadelens.visualization.objectives import ClassScore, Objective, parse_objective
+from spadelens.visualization.visualization import Visualization, respond, visualize_all
+
+FOUND = "found.pt"
+NUM_TRANSFORMED = 32  # copies of an image that its response is the mean of
+_SEED = 0xA15
+_TRACE, _CLIMB = "trace.safetensors", "climb.pt"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a unit is visualized.
+
+    Attributes:
+        traces: How traces are made.
+        unit: As the user put it; None for the class that is predicted for each photo.
+        ascent: How images are found.
+    """
+
+    traces: TraceSettings
+    unit: str | None
+    ascent: Ascent
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A photo and the unit that is visualized for it.
+
+    Attributes:
+        subject: The photo.
+        sample: The photo as the model expects it.
+        objective: The unit.
+        target: The class that the unit is, else the one that is predicted for the photo.
+    """
+
+    subject: Subject
+    sample: Tensor
+    objective: Objective
+    target: int
+
+
+@dataclass(frozen=True, eq=False)
+class Visualized:
+    """What a unit responds to, for one photo.
+
+    Attributes:
+        task: The photo and the unit.
+        trace: Of the photo.
+        dense: Images that the unit of the dense model responds to, the same for all photos.
+        sparse: Images that the unit of the trace responds to.
+        responses: Model ('dense', 'sparse') -> input ('photo', 'dense', 'sparse') -> what the unit answers to each, to
+            images as they are seen in the ascent: the mean over 32 random transformations, the same for all.
+        seconds: Stage -> time taken.
+    """
+
+    task: Task
+    trace: Trace
+    dense: Visualization
+    sparse: Visualization
+    responses: Mapping[str, Mapping[str, list[float]]]
+    seconds: Mapping[str, float]
+
+
+def make_task(loaded: LoadedModel, subject: Subject, unit: str | None) -> Task:
+    """Return the task for a photo, with the unit looked up and tried out on the photo.
+
+    Raises:
+        InputError: There is no such unit.
+        ModelOutputError: The model fails on the photo.
+        VisualizationError: The unit's value for the photo is not finite.
+    """
+    model = loaded.model
+    sample = check_sample(model, loaded.preprocessing.to_tensor(subject.crop))
+    scores = class_scores(model, sample.unsqueeze(0))[0]
+    predicted = int(scores.argmax())
+    objective = ClassScore(predicted) if unit is None else _find_unit(loaded, unit, len(scores))
+    respond(model, objective, sample.unsqueeze(0))
+    return Task(subject, sample, objective, objective.index if isinstance(objective, ClassScore) else predicted)
+
+
+def _find_unit(loaded: LoadedModel, unit: str, num_classes: int) -> Objective:
+    try:
+        return parse_objective(unit, loaded.class_names, num_classes)
+    except InputError as error:
+        layers = dict(loaded.model.named_modules(remove_duplicate=False))
+        if unit.strip() in layers:
+            raise InputError(
+                f"The unit {unit!r} is a whole layer: name one of its channels as well, as in {unit.strip()}:0."
+            ) from error
+        raise
+
+
+def visualize_photo(
+    loaded: LoadedModel, task: Task, settings: Settings, files: Unfinished, progress: Progress
+) -> Visualized:
+    """Return what the unit of a task responds to, and keep in `files` what it took long to find.
+
+    Raises:
+        SpadeError: As `extract_trace` and `visualize_all`.
+    """
+    model, preprocessing = loaded.model, loaded.preprocessing
+    pixels = hashlib.sha256(task.sample.cpu().double().numpy().tobytes()).hexdigest()
+    made_from = (version("spadelens"), fingerprint(model), repr(preprocessing))
+    of_trace = (*made_from, pixels, repr(settings.traces), str(task.target))
+    ascent = (task.objective.spec(), repr(settings.ascent))
+    trace = _stored_trace(loaded, task, settings, files.path(_TRACE, *of_trace), progress)
+    start = time.perf_counter()
+    places = [files.path(FOUND, *of_model, *ascent) for of_model in (made_from, of_trace)]
+    found = [_read(place, task, settings) for place in places]
+    missing = [number for number, one in enumerate(found) if one is None]
+    if missing:
+        models = [(model, trace)[number] for number in missing]
+        climb = files.path(_CLIMB, str(missing), *of_trace, *ascent)
+        new = visualize_all(models, task.objective, preprocessing, settings.ascent, progress, climb)
+        for number, one in zip(missing, new, strict=True):
+            _write(places[number], one)
+            found[number] = one
+    dense, sparse = (one for one in found if one is not None)
+    return Visualized(
+        task=task,
+        trace=trace,
+        dense=dense,
+        sparse=sparse,
+        responses={
+            name: {
+                "photo": respond(each, task.objective, task.sample.unsqueeze(0)).tolist(),
+                "dense": _respond_as_seen(each, task, dense, loaded, settings),
+                "sparse": _respond_as_seen(each, task, sparse, loaded, settings),
+            }
+            for name, each in (("dense", model), ("sparse", trace))
+        },
+        seconds={**trace.report.seconds, "visualize": time.perf_counter() - start},
+    )
+
+
+def _stored_trace(loaded: LoadedModel, task: Task, settings: Settings, place: Path, progress: Progress) -> Trace:
+    if place.exists():
+        return Trace.load(place, loaded.model)
+    arguments = settings.traces.arguments(loaded)
+    trace = extract_trace(loaded.model, task.sample, target=task.target, progress=progress, **arguments)
+    trace.save(place)
+    return trace
+
+
+def _respond_as_seen(
+    model: Trace | nn.Module, task: Task, found: Visualization, loaded: LoadedModel, settings: Settings
+) -> list[float]:
+    transformations = replace(settings.ascent.chosen[1], num_copies=NUM_TRANSFORMED)
+    generator = torch.Generator().manual_seed(_SEED)
+    means = []
+    for image in found.images:
+        seen = transformations.copies(image[None, None], generator)[0]
+        means.append(float(respond(model, task.objective, seen, loaded.preprocessing).double().mean()))
+    return means
+
+
+def _write(place: Path, found: Visualization) -> None:
+    with whole_file(place) as temporary:
+        torch.save({"images": found.images, "opacity": found.opacity, "curve": found.curve}, temporary)
+
+
+def _read(place: Path, task: Task, settings: Settings) -> Visualization | None:
+    if not place.exists():
+        return None
+    try:
+        found = torch.load(place, weights_only=True)
+        return Visualization(
+            images=found["images"],
+            opacity=found["opacity"],
+            objective=task.objective.spec(),
+            curve=found["curve"],
+            settings=settings.ascent.described(),
+        )
+    except Exception as error:  # whatever torch raises on a damaged file
+        message = f"Cannot go on from {str(place)!r}: {type(error).__name__}. Delete it to begin anew."
+        raise InputError(message) from error

@@ -1,0 +1,1 @@
+"""Networks with planted patches, in which it is known what decides."""

@@ -1,0 +1,1 @@
+"""Images that make a unit of a network respond."""

@@ -1,0 +1,168 @@
+"""`visualize`: an image that a unit responds to most, found by gradient ascent, on a trace or on any model.
+
+After Olah et al. (2017): the image is made of Fourier coefficients of decorrelated colors, and is shifted, turned and
+zoomed at random in every step. On a trace, what is left of the unit is what it responds to in the trace's sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spadelens.eager import unwrapped
+from spadelens.errors import InputError, VisualizationError
+from spadelens.extraction.trace import Trace, applied_or_dense
+from spadelens.forward import evaluation_mode
+from spadelens.photos import Preprocessing
+from spadelens.visualization.ascent import Ascent, Climb, Progress
+from spadelens.visualization.objectives import Objective, ObjectiveLike, describe_objective, evaluate, parse_objective
+
+_FULL_OPACITY = 0.99  # quantile
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Visualization:
+    """Images that a unit of one model responds to.
+
+    Attributes:
+        images: Colors in [0, 1], `[N, C, H, W]`, on the CPU; of a 'direct' parameterization the inputs as they are.
+        opacity: How much the objective depended on each place on the way, `[N, H, W]` in [0, 1]: the sum over all steps
+            and channels of the absolute gradient, over its 99th percentile (Fel et al. 2023). Of a 'direct'
+            parameterization each number of an input counts by itself, `[N, ...]`.
+        objective: What was maximized.
+        curve: The objective in each step, on transformed images, `[steps, N]`.
+        settings: All settings.
+    """
+
+    images: Tensor
+    opacity: Tensor
+    objective: str
+    curve: Tensor
+    settings: Mapping[str, Any]
+
+
+def visualize(
+    model: Trace | nn.Module,
+    objective: str | ObjectiveLike,
+    preprocessing: Preprocessing | Sequence[int],
+    ascent: Ascent | None = None,
+    progress: Progress | None = None,
+) -> Visualization:
+    """Return images that a unit of a trace, or of a model as it is, responds to; as `visualize_all` for one model."""
+    return visualize_all([model], objective, preprocessing, ascent, progress)[0]
+
+
+@torch.inference_mode(False)
+def visualize_all(
+    models: Sequence[Trace | nn.Module],
+    objective: str | ObjectiveLike,
+    preprocessing: Preprocessing | Sequence[int],
+    ascent: Ascent | None = None,
+    progress: Progress | None = None,
+    checkpoint: Path | None = None,
+) -> list[Visualization]:
+    """Return images that a unit responds to, for each of several models, from the same starts.
+
+    Models are run in evaluation mode and are left exactly as they were. Each step takes a forward and a backward pass
+    of every model, one after the other. Every image is the one that its model and its number give alone, up to the
+    rounding of sums.
+
+    Args:
+        models: Traces, or modules that map a batch to class scores `[batch, classes]`.
+        objective: What to maximize: a text as in `parse_objective`, such as 'class:7' or 'layer4:12'; an `Objective`;
+            or a callable from a model and a batch of inputs to one number for each, `[batch]`.
+        preprocessing: What the models expect: the size and the normalization of their inputs. Or just the shape of an
+            input, `[C, H, W]` or any other, which is then not normalized.
+        ascent: How images are found; by default in 512 steps from one start.
+        progress: Called as progress('visualize', steps done, all steps).
+        checkpoint: A file to which everything is written every 64 steps, and from which an interrupted run goes on as
+            if it had never been interrupted (on a GPU up to the rounding of sums). It is deleted at the end. Not for a
+            callable, which cannot be told from another one.
+
+    Returns:
+        One result for each model, in order.
+
+    Raises:
+        InputError: An argument is out of range, there is no such layer or unit, or the checkpoint is of another run.
+        ModelOutputError: A model fails on the images.
+        TraceMismatchError: The dense model has been changed since a trace was made.
+        VisualizationError: The objective is not finite, or does not depend on the image anywhere near the start.
+    """
+    if isinstance(models, Trace | nn.Module) or not models:
+        raise InputError("Cannot visualize a unit: expected a sequence of at least one model.")
+    ascent = ascent or Ascent()
+    parsed = parse_objective(objective) if isinstance(objective, str) else objective
+    if not isinstance(parsed, Objective) and not callable(parsed):
+        raise InputError(f"Cannot maximize {parsed!r}: expected a text, an Objective or a callable.")
+    with torch.enable_grad():
+        climb = Climb(models, parsed, preprocessing, ascent)
+        climb.run(progress or _no_progress, checkpoint)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    images, reliance, curve = climb.found()
+    return [
+        Visualization(
+            images=images[number].float(),
+            opacity=_opacity(reliance[number]),
+            objective=describe_objective(parsed),
+            curve=curve[:, number],
+            settings=ascent.described(),
+        )
+        for number in range(len(models))
+    ]
+
+
+def respond(
+    model: Trace | nn.Module,
+    objective: str | ObjectiveLike,
+    inputs: Tensor,
+    preprocessing: Preprocessing | None = None,
+) -> Tensor:
+    """Return what a unit of a trace, or of a model as it is, answers to each of the inputs, `[N]`, on the CPU.
+
+    The model is run in evaluation mode, without gradients, and is left exactly as it was.
+
+    Args:
+        model: A trace, or a module that maps a batch to class scores `[batch, classes]`.
+        objective: The unit, as in `visualize_all`.
+        inputs: A batch as the model expects it; with a `preprocessing` colors in [0, 1], `[N, C, H, W]`.
+        preprocessing: Whose normalization the colors get.
+
+    Raises:
+        InputError: There is no such layer or unit.
+        ModelOutputError: The model fails on the batch.
+        TraceMismatchError: The dense model has been changed since the trace was made.
+        VisualizationError: The unit's values are not finite.
+    """
+    dense = unwrapped(model.dense_model if isinstance(model, Trace) else model)
+    parsed = parse_objective(objective) if isinstance(objective, str) else objective
+    first = next((each for each in dense.parameters() if each.is_floating_point()), inputs)
+    if preprocessing is not None:
+        mean, std = (inputs.new_tensor(values).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+        inputs = (inputs - mean) / std
+    with applied_or_dense(model), evaluation_mode(dense), torch.no_grad():
+        values = evaluate(parsed, dense, inputs.to(first.device, first.dtype, copy=True)).cpu()
+    if not bool(torch.isfinite(values).all()):
+        raise VisualizationError(f"The unit {describe_objective(parsed)!r} gives values that are not finite.")
+    return values
+
+
+def _opacity(reliance: Tensor) -> Tensor:
+    """Return what each place counts `[N, ...]`, scaled to [0, 1]."""
+    scaled = []
+    for part in reliance.double():
+        full = float(np.quantile(part.numpy(), _FULL_OPACITY))  # torch's has a limit of size
+        full = full if full > 0 else float(part.max())  # the ascent was refused where all is zero
+        scaled.append((part / full).clamp(0, 1).float())
+    return torch.stack(scaled)
+
+
+def _no_progress(stage: str, done: int, total: int) -> None:
+    del stage, done, total

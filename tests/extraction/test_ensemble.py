@@ -1,0 +1,154 @@
+"""Ensembles: which traces they hold, what their maps are, and that they survive a file."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from spadelens import Trace, attribute, extract_trace
+from spadelens.errors import InputError, OutputError, TraceFormatError, TraceMismatchError
+from spadelens.extraction.ensemble import TraceEnsemble, extract_ensemble
+from spadelens.methods.registry import SmoothGrad
+
+SAMPLE = torch.randn(3, 12, 9, generator=torch.Generator().manual_seed(4))
+
+
+def make_net(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(320, 20), nn.ReLU(),
+        nn.Linear(20, 4),
+    ).eval()  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return make_net()
+
+
+@pytest.fixture(scope="module")
+def ensemble(model: nn.Module) -> TraceEnsemble:
+    return extract_ensemble(model, SAMPLE, sparsities=(0.4, 0.6), num_views=4)
+
+
+def sparsity(trace: Trace) -> float:
+    return sum(int(pruned.sum()) for pruned in trace.pruned.values()) / sum(p.numel() for p in trace.pruned.values())
+
+
+def test_the_first_member_is_the_trace_that_is_made_alone(model: nn.Module, ensemble: TraceEnsemble) -> None:
+    alone = extract_trace(model, SAMPLE, num_views=4)
+    first = ensemble.members[0]
+    assert all(torch.equal(weight, alone.weights[name]) for name, weight in first.weights.items())
+    assert ensemble.report is first.report
+    assert first.report.is_prediction_kept
+
+
+def test_the_others_are_less_sparse_and_have_the_sparsities_asked_for(ensemble: TraceEnsemble) -> None:
+    found = [sparsity(trace) for trace in ensemble.members]
+    assert found == sorted(found, reverse=True)
+    assert len(found) == 3
+    assert all(one >= wanted for one, wanted in zip(found[1:], (0.6, 0.4), strict=True))
+
+
+@pytest.mark.parametrize("dense_weight", [0.0, 1.0, 2.5])
+def test_the_map_is_the_weighted_mean_of_the_members_maps(
+    model: nn.Module, ensemble: TraceEnsemble, dense_weight: float
+) -> None:
+    weighted = replace(ensemble, weights=(1.0, 0.5, 2.0), dense_weight=dense_weight)
+    found = attribute(weighted, SAMPLE, "input_x_gradient")
+    models = [*weighted.members, model]
+    weights = torch.tensor([1.0, 0.5, 2.0, dense_weight], dtype=torch.float64)
+    maps = torch.stack([attribute(one, SAMPLE, "input_x_gradient", found.target).values.double() for one in models])
+    expected = (maps / maps.sum((1, 2), keepdim=True) * (weights / weights.sum())[:, None, None]).sum(0)
+    assert torch.allclose(found.values.double(), expected, rtol=1e-5, atol=1e-9)
+    assert float(found.values.sum()) == pytest.approx(1.0, rel=1e-5)
+    assert found.convergence_delta is None
+
+
+def test_members_share_out_random_draws(model: nn.Module, ensemble: TraceEnsemble) -> None:
+    counts = []
+
+    def count(_module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        counts.append(len(inputs[0]))
+
+    handle = model.register_forward_pre_hook(count)
+    attribute(ensemble, SAMPLE, SmoothGrad(num_samples=20), 1, check=False)
+    in_all = sum(counts)
+    counts.clear()
+    attribute(model, SAMPLE, SmoothGrad(num_samples=20), 1, check=False)
+    handle.remove()
+    assert in_all == sum(counts)  # 4 models of 5 draws, beside the same pass that finds the scores
+    assert SmoothGrad(num_samples=20, seed=3).share(2, 6) == SmoothGrad(num_samples=4, seed=5)
+
+
+def test_a_map_that_is_zero_adds_nothing(model: nn.Module, ensemble: TraceEnsemble) -> None:
+    nothing = replace(
+        ensemble.members[0], weights={name: torch.zeros_like(w) for name, w in ensemble.members[0].weights.items()}
+    )
+    both = TraceEnsemble((nothing, ensemble.members[1]), (1.0, 1.0))
+    alone = attribute(ensemble.members[1], SAMPLE, "saliency", 2).values
+    assert torch.allclose(attribute(both, SAMPLE, "saliency", 2).values, alone / alone.sum() / 2, rtol=1e-5, atol=0)
+
+
+def test_it_survives_a_folder(model: nn.Module, ensemble: TraceEnsemble, tmp_path: Path) -> None:
+    ensemble.save(tmp_path / "folder")
+    again = TraceEnsemble.load(tmp_path / "folder", make_net())
+    assert (again.weights, again.dense_weight) == (ensemble.weights, ensemble.dense_weight)
+    assert torch.equal(attribute(again, SAMPLE).values, attribute(ensemble, SAMPLE).values)
+    with pytest.raises(TraceMismatchError):
+        TraceEnsemble.load(tmp_path / "folder", make_net(1))
+    with pytest.raises(FileNotFoundError):
+        TraceEnsemble.load(tmp_path / "nowhere", model)
+
+
+def test_a_place_that_cannot_be_written_is_an_error(ensemble: TraceEnsemble, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file"):
+        ensemble.save(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    "listing",
+    ["", "[]", '{"format": "other"}', '{"format": "spadelens-ensemble-1", "weights": ["a"], "dense_weight": 1}'],
+)
+def test_damaged_folders_are_refused(model: nn.Module, ensemble: TraceEnsemble, tmp_path: Path, listing: str) -> None:
+    ensemble.save(tmp_path)
+    (tmp_path / "ensemble.json").write_text(listing)
+    with pytest.raises(TraceFormatError, match=r"ensemble\.json"):
+        TraceEnsemble.load(tmp_path, model)
+    (tmp_path / "ensemble.json").write_text(
+        json.dumps({"format": "spadelens-ensemble-1", "weights": [1.0] * 9, "dense_weight": 0.0})
+    )
+    with pytest.raises(FileNotFoundError):
+        TraceEnsemble.load(tmp_path, model)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"weights": (1.0,)}, {"weights": (1.0, 1.0, 0.0)}, {"dense_weight": -1.0}, {"weights": (1.0, 1.0, float("nan"))}],
+)
+def test_weights_that_do_not_fit_are_refused(ensemble: TraceEnsemble, changes: dict[str, object]) -> None:
+    with pytest.raises(InputError):
+        replace(ensemble, **changes)  # type: ignore[arg-type]
+
+
+def test_traces_that_do_not_belong_together_are_refused(model: nn.Module, ensemble: TraceEnsemble) -> None:
+    other = extract_trace(make_net(1), SAMPLE, schedule=0.5, num_views=2)
+    with pytest.raises(InputError, match="different models"):
+        TraceEnsemble((ensemble.members[0], other), (1.0, 1.0))
+    other_class = extract_trace(model, SAMPLE, target=1 + ensemble.report.target % 3, schedule=0.5, num_views=2)
+    if other_class.report.target != ensemble.report.target:
+        with pytest.raises(InputError, match="classes"):
+            TraceEnsemble((ensemble.members[0], other_class), (1.0, 1.0))
+
+
+def test_a_schedule_has_to_choose_itself_and_one_trace_is_no_ensemble(model: nn.Module) -> None:
+    with pytest.raises(InputError, match="auto"):
+        extract_ensemble(model, SAMPLE, schedule=0.5)
+    with pytest.raises(InputError):
+        extract_ensemble(model, SAMPLE, sparsities=(1.0,))
+    with pytest.raises(InputError, match="extract_ensemble"):
+        extract_trace(model, SAMPLE, preset="ensemble")

@@ -1,0 +1,265 @@
+"""Schedules that choose themselves: the path, the bisection, the criteria."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from spadelens.errors import InputError, ScheduleError, UnknownNameError
+from spadelens.extraction.extraction import extract_trace
+from spadelens.extraction.pipeline.criteria import CRITERIA, Subject
+from spadelens.extraction.pipeline.search import Path, search
+from spadelens.extraction.pipeline.solving import Candidate, SolvedLayer
+from spadelens.extraction.report import Outcome, TraceReport
+from spadelens.extraction.trace import Trace, swapped_weights
+from spadelens.prediction import Prediction, predict
+from spadelens.schedules.schedule import CRITERION_NAMES, Auto
+from spadelens.schedules.schedule_text import parse_schedule
+from spadelens.views.view_source import augmented_views
+
+SAMPLE = torch.randn(3, 10, 10, generator=torch.Generator().manual_seed(0))
+
+
+def make_net(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 20), nn.ReLU(),
+        nn.Linear(20, 4),
+    )  # fmt: skip
+
+
+def candidate(sparsity: float, error: float, size: int = 20) -> Candidate:
+    kept = torch.arange(size) >= round(sparsity * size)
+    return Candidate(sparsity, error, kept, torch.ones(int(kept.sum())))
+
+
+def subject_of(model: nn.Module, sample: Tensor = SAMPLE, target: int | None = None) -> Subject:
+    dense = predict(model(sample[None])[0], is_distribution=False)
+    source = augmented_views(sample, "noise", 16, 0)
+    return Subject(model, sample, dense.class_index if target is None else target, dense, False, source, 4)
+
+
+def test_the_path_by_hand() -> None:
+    layers = {
+        "a": SolvedLayer((candidate(0.5, 0.1), candidate(0.9, 0.3), candidate(0.8, 0.05)), "", 0.0),
+        "b": SolvedLayer((candidate(0.6, 0.2),), "", 0.0),
+    }
+    path = Path.of(layers)
+    assert path.bounds(1.0) == [0.1, 0.2, 0.3]  # 0.8 of a, with the smaller error, counts as 0.1 like what is below it
+    assert path.bounds(0.25) == [0.1, 0.2]
+    sparsities = {bound: {name: c.sparsity for name, c in path.at(bound).items()} for bound in (0.05, 0.1, 0.2, 0.3)}
+    assert sparsities == {0.05: {}, 0.1: {"a": 0.8}, 0.2: {"a": 0.8, "b": 0.6}, 0.3: {"a": 0.9, "b": 0.6}}
+
+
+@settings(max_examples=60, deadline=None, database=None)
+@given(
+    errors=st.lists(st.lists(st.floats(0, 1), min_size=1, max_size=4), min_size=1, max_size=4),
+    limit=st.floats(-0.1, 1.2),
+    cap=st.floats(0.01, 1.1),
+    exceptions=st.sets(st.integers(0, 15), max_size=4),
+)
+def test_the_search_ends_below_a_refused_point_and_finds_the_last_accepted_one_of_a_monotone_criterion(
+    errors: list[list[float]], limit: float, cap: float, exceptions: set[int]
+) -> None:
+    from spadelens.extraction.pipeline import search as module
+
+    layers = {
+        f"layer{number}": SolvedLayer(
+            tuple(candidate((index + 1) / 10, error) for index, error in enumerate(of_layer)), "", 0.0
+        )
+        for number, of_layer in enumerate(errors)
+    }
+    bounds = Path.of(layers).bounds(cap)
+    tried: list[float] = []
+
+    def holds(bound: float) -> bool:
+        return (bound <= limit) != (bounds.index(bound) in exceptions)
+
+    def try_point(path: Path, bound: float, *_: object) -> tuple[module.PathPoint, Prediction]:
+        tried.append(bound)
+        return module.PathPoint(bound, 0.0, 0.0, True, 1.0 if holds(bound) else 0.0), Prediction((bound,))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_try_point", try_point)
+        schedule = Auto(max_error=cap)
+        subject = subject_of(make_net())
+        found = search(layers, schedule, subject, lambda *_: None)
+        chosen, weights, report = found.layers, found.weights, found.report
+    if report.chosen_bound is None:
+        assert chosen == {} and found.sparse is subject.dense
+        assert not any(map(holds, tried))
+    else:
+        assert holds(report.chosen_bound)
+        assert found.sparse.probabilities == (report.chosen_bound,)
+        above = bounds[bounds.index(report.chosen_bound) + 1 :]
+        assert not above or (above[0] in tried and not holds(above[0]))
+        assert not any(holds(bound) for bound in above if bound in tried)
+        assert chosen == Path.of(layers).at(report.chosen_bound)
+    if not exceptions:
+        accepted = [bound for bound in bounds if bound <= limit]
+        assert report.chosen_bound == (accepted[-1] if accepted else None)
+    assert weights.keys() == chosen.keys()
+    assert all(torch.equal(weights[name], candidate.weight()) for name, candidate in chosen.items())
+    assert len(tried) == len(set(tried)) <= 2 + len(bounds).bit_length()
+    assert [point.error_bound for point in report.points] == sorted(tried)
+
+
+def test_few_trials_end_with_an_accepted_point() -> None:
+    model = make_net()
+    many = extract_trace(model, SAMPLE, preset="fast", schedule="auto:max_error=0.9").report.search
+    few = extract_trace(model, SAMPLE, preset="fast", schedule="auto:max_error=0.9,max_trials=1").report.search
+    assert many is not None and few is not None and few.chosen_bound is not None and many.chosen_bound is not None
+    assert len(few.points) <= len(many.points) and few.chosen_bound <= many.chosen_bound
+    assert few.points[-1].kept < 0.9 or len(few.points) == 1
+
+
+@pytest.mark.parametrize("criterion", CRITERION_NAMES)
+def test_the_trace_is_the_point_that_was_chosen(criterion: str) -> None:
+    model = make_net()
+    trace = extract_trace(model, SAMPLE, solver="wanda", schedule=f"auto:criterion={criterion},max_error=0.9")
+    report = trace.report
+    found = report.search
+    assert found is not None and found.criterion == criterion and found.chosen_bound is not None
+    chosen = next(point for point in found.points if point.error_bound == found.chosen_bound)
+    assert chosen.kept >= 0.9
+    assert report.sparse.probabilities[report.target] == pytest.approx(chosen.probability, abs=1e-6)
+    assert report.is_prediction_kept == chosen.is_prediction_kept
+    searched = [layer for layer in report.layers if layer.outcome in (Outcome.PRUNED, Outcome.DENSE)]
+    sizes = [torch.Size(layer.shape).numel() for layer in searched]
+    pruned = sum(layer.sparsity * size for layer, size in zip(searched, sizes, strict=True))
+    assert chosen.sparsity == pytest.approx(pruned / sum(sizes))
+    assert all((layer.error or 0.0) <= found.chosen_bound for layer in report.layers)
+    refused = [point for point in found.points if point.error_bound > found.chosen_bound]
+    assert all(point.kept < 0.9 for point in refused)
+    assert TraceReport.from_dict(report.to_dict()) == report
+
+
+def test_a_criterion_that_nothing_meets_leaves_the_model_dense() -> None:
+    model = make_net()
+    trace = extract_trace(model, SAMPLE, preset="fast", schedule="auto:threshold=1000")
+    assert trace.report.search is not None and trace.report.search.chosen_bound is None
+    assert not trace.weights and trace.report.sparse == trace.report.dense
+    details = {layer.detail for layer in trace.report.layers if layer.outcome is Outcome.DENSE}
+    assert details == {"the search leaves it dense"}
+
+
+def test_a_dense_trace_can_be_saved(tmp_path: object) -> None:
+    model = make_net()
+    trace = extract_trace(model, SAMPLE, preset="fast", schedule="auto:threshold=1000")
+    path = f"{tmp_path}/trace.safetensors"
+    trace.save(path)
+    assert not Trace.load(path, model).weights
+
+
+@pytest.mark.parametrize("target", [0, 1, 2, 3])
+def test_the_explained_class_is_kept(target: int) -> None:
+    model = make_net(1)
+    report = extract_trace(model, SAMPLE, preset="fast", target=target).report
+    assert report.target == target
+    assert report.sparse.probabilities[target] >= 0.9 * report.dense.probabilities[target]
+
+
+def kept(model: nn.Module, subject: Subject, criterion: str, changes: Sequence[tuple[str, Tensor]]) -> float:
+    measure = CRITERIA[criterion](subject)
+    weights = dict(changes)
+    with swapped_weights(model, weights):
+        sparse = subject.predict()
+    return measure(lambda: swapped_weights(model, weights), sparse)
+
+
+@pytest.mark.parametrize("criterion", CRITERION_NAMES)
+def test_the_dense_model_keeps_everything(criterion: str) -> None:
+    model = make_net()
+    assert kept(model, subject_of(model), criterion, []) == pytest.approx(1.0)
+
+
+def test_criteria_by_definition() -> None:
+    model = make_net()
+    subject = subject_of(model)
+    worse = [("7", model[7].weight.detach() * 0.3 + 0.1 * torch.randn(4, 20))]
+    changed = make_net()
+    changed[7].weight.data = worse[0][1]
+    dense, sparse = (net(SAMPLE[None])[0].softmax(0).detach() for net in (model, changed))
+    ratio = float(sparse[subject.target] / dense[subject.target])
+    assert kept(model, subject, "probability", worse) == pytest.approx(ratio, rel=1e-5)
+    assert kept(model, subject, "prediction", worse) == float(sparse.argmax() == dense.argmax())
+    views = torch.cat([SAMPLE[None], *subject.source.held_out_batches(100)])
+    same = (model(views).argmax(1) == changed(views).argmax(1)).double().mean()
+    assert kept(model, subject, "agreement", worse) == pytest.approx(float(same))
+    flipped = [("7", -model[7].weight.detach())]
+    assert kept(model, subject, "prediction", flipped) == 0.0
+
+
+@pytest.mark.parametrize("criterion", ["probability", "insertion"])
+def test_a_class_that_loses_its_first_place_is_not_kept(criterion: str) -> None:
+    # 0.40 against 0.38 becomes 0.39 against 0.41: the probability is nearly kept, the prediction is not.
+    class Biases(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 3, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x.mean((2, 3)))
+
+    model, sample = Biases(), torch.ones(3, 8, 8)
+
+    def weight_of(*probabilities: float) -> Tensor:
+        return torch.tensor(probabilities).log()[:, None].expand(3, 3) / 3
+
+    model.linear.weight.data = weight_of(0.40, 0.38, 0.22).contiguous()
+    changes = [("linear", weight_of(0.39, 0.41, 0.20))]
+    assert kept(model, subject_of(model, sample), criterion, changes) == 0.0
+    assert kept(model, subject_of(model, sample, target=1), criterion, changes) >= 1.0
+    assert kept(model, subject_of(model, sample), criterion, [("linear", weight_of(0.38, 0.37, 0.25))]) > 0.9
+
+
+def test_insertion_prefers_the_map_that_finds_the_evidence() -> None:
+    """A linear model that looks at one corner: its own map is perfect, the map of another corner is not."""
+
+    def looking_at(rows: slice) -> nn.Module:
+        model = nn.Sequential(nn.Flatten(), nn.Linear(300, 2, bias=False))
+        weight = torch.zeros(2, 3, 10, 10)
+        weight[0, :, rows] = 0.03 * SAMPLE[:, rows].sign()
+        model[1].weight.data = weight.flatten(1)
+        return model
+
+    model, other = looking_at(slice(0, 3)), looking_at(slice(7, 10))
+    subject = subject_of(model)
+    assert subject.target == 0
+    assert kept(model, subject, "insertion", [("1", other[1].weight.detach())]) < 0.95
+    assert kept(model, subject, "insertion", [("1", 2 * model[1].weight.detach())]) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("auto:criterion=probabilty", UnknownNameError, "Did you mean 'probability'"),
+        ("auto:threshold=0", ScheduleError, "threshold 0"),
+        ("auto:threshold=nan", ScheduleError, "threshold nan"),
+        ("auto:max_error=0", ScheduleError, "max_error=0"),
+        ("auto:max_error=nan", ScheduleError, "max_error=nan"),
+        ("auto:start=1", ScheduleError, "1.0 of the layers"),
+        ("auto:levels=0.5/1.0", ScheduleError, "sparsity 1.0"),
+        ("auto:levels=", InputError, "levels=''"),
+        ("auto:levels=0.5;0.6", InputError, "numbers such as"),
+        ("auto:max_trials=0", ScheduleError, "max_trials=0"),
+        ("auto:nothing=1", UnknownNameError, "nothing"),
+        ("automatic", ScheduleError, "Did you mean 'auto'"),
+    ],
+)
+def test_settings_that_cannot_be_used(text: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        parse_schedule(text)
+
+
+@pytest.mark.parametrize("schedule", [Auto(), Auto("insertion", 0.5, 0.2, 0.25, (0.1, 0.75), 3)])
+def test_specs_round_trip(schedule: Auto) -> None:
+    assert parse_schedule(schedule.spec()) == schedule
+    assert parse_schedule("auto") == Auto()
+
+
+def test_criteria_and_names_agree() -> None:
+    assert set(CRITERIA) == set(CRITERION_NAMES)

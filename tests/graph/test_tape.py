@@ -1,0 +1,412 @@
+"""The tape of a model: its steps give the scores again, and its gradients are those of torch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from references.nets import Function, sample_of
+from torch import Tensor, nn
+from torch.nn import functional
+
+from spadelens.errors import AttributionError
+from spadelens.graph.tape import Step, Tape, pull_back, pull_back_function, record
+
+PHOTO, TOKENS = (1, 2, 5, 7), (1, 5, 6)
+
+
+def as_model(model: nn.Module | Callable[[Tensor], Any]) -> nn.Module:
+    return (model if isinstance(model, nn.Module) else Function(model)).double().eval()
+
+
+def send_back(tape: Tape, start: Tensor) -> Tensor:
+    return tape.send_back(
+        start, lambda step, messages: pull_back(step, [tape.values[n] for n in step.inputs], messages)
+    )
+
+
+def check(model: nn.Module | Callable[[Tensor], Any], shape: tuple[int, ...] = PHOTO) -> Tape:
+    """Hold a tape against the model: its scores, its gradient, and another sample."""
+    model, sample, other = as_model(model), sample_of(shape), sample_of(shape, 1)
+    kept = sample.clone()
+    tape = record(model, sample)
+    assert torch.equal(sample, kept)
+    assert torch.equal(tape.values[tape.source], sample)
+    assert not any(value.requires_grad for value in tape.values.values())
+    leaf = sample.clone().requires_grad_()
+    scores = model(leaf.clone())
+    assert torch.allclose(tape.values[tape.scores], scores, atol=1e-12)
+    start = torch.randn(scores.shape, generator=torch.Generator().manual_seed(2), dtype=scores.dtype)
+    (gradient,) = torch.autograd.grad(scores, leaf, start)
+    assert bool(gradient.any())
+    assert torch.allclose(send_back(tape, start), gradient, atol=1e-12)
+    with torch.no_grad():
+        expected = model(other.clone())
+    assert torch.allclose(tape.replay(other)[tape.scores], expected, atol=1e-12)
+    assert torch.allclose(tape.values[tape.scores], scores, atol=1e-12)  # which the replay has left alone
+    return tape
+
+
+def refused(model: nn.Module | Callable[[Tensor], Any], message: str, shape: tuple[int, ...] = PHOTO) -> None:
+    with pytest.raises(AttributionError, match=message):
+        record(as_model(model), sample_of(shape))
+
+
+class Reused(nn.Module):
+    """One activation module twice, once more as a function, and in place; with a residual."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+        self.act, self.head = nn.ReLU(inplace=True), nn.Linear(3, 4)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.act(self.first(inputs))
+        out = self.act(self.second(hidden)) * 2
+        out += hidden
+        out -= 0.5
+        functional.relu_(out)
+        return self.head(torch.cat([out[:, :1], torch.tanh(out)[:, 1:]], 1).mean((2, 3)))
+
+
+def of_slices(inputs: Tensor) -> Tensor:
+    out = torch.zeros_like(inputs)
+    out[:, :, 1:3] = inputs[:, :, 2:4] * 2
+    out[:, :, 0].add_(inputs[:, :, 1] ** 2)
+    out[:, 1, :, ::2] *= inputs[:, 0, :, ::2]
+    out[:, :, 3:] = inputs[:, :1, 4:].sin()
+    return out.flatten(1)
+
+
+def of_its_own_slices(inputs: Tensor) -> Tensor:
+    inputs[:, :, 1:3] *= 2
+    inputs[:, 1:].exp_()
+    return inputs.flatten(1)[:, 5:30] ** 2
+
+
+def interleaved(inputs: Tensor) -> Tensor:
+    """Return a rotation of pairs, as position embeddings write it to memory that is not yet filled."""
+    out = torch.empty_like(inputs)
+    out[..., ::2] = -inputs[..., 1::2] * inputs[..., ::2]
+    out[..., 1::2] = inputs[..., ::2].sin()
+    return out.flatten(1)
+
+
+def filled(inputs: Tensor) -> Tensor:
+    out = torch.empty_like(inputs)
+    out.copy_(inputs[:, :1])
+    return out.exp_().flatten(1)
+
+
+def of_tuples(inputs: Tensor) -> Tensor:
+    first, second = inputs.chunk(2, 1)
+    rows = inputs.unbind(3)
+    values, _ = inputs.max(2)
+    third, *_ = inputs.split([2, 2, 3], 3)
+    return torch.cat([(first * second).flatten(1), rows[1].flatten(1), values.flatten(1), third.flatten(1)], 1)
+
+
+def of_constants(inputs: Tensor) -> Tensor:
+    chosen = torch.where(torch.arange(7) > 3, inputs, inputs**2)
+    picked = inputs[:, torch.tensor([1, 0, 1]), torch.tensor([4, 2, 2])]
+    return torch.cat([chosen.flatten(1), picked.flatten(1)], 1)
+
+
+def used_often(inputs: Tensor) -> Tensor:
+    value = torch.sin(inputs)
+    functional.gelu(value)  # which nobody uses
+    return (value * value + value / (2 + value) - value[:, :1]).flatten(1)
+
+
+FUNCTIONS: dict[str, tuple[Callable[[Tensor], Any], tuple[int, ...]]] = {
+    "slices": (of_slices, PHOTO),
+    "own slices": (of_its_own_slices, PHOTO),
+    "empty": (interleaved, TOKENS),
+    "filled": (filled, PHOTO),
+    "tuples": (of_tuples, PHOTO),
+    "constants": (of_constants, PHOTO),
+    "used often": (used_often, PHOTO),
+    "fold": (
+        lambda x: functional.fold(functional.unfold(x, 3, padding=1) ** 2, (5, 7), 3, padding=1).flatten(1),
+        PHOTO,
+    ),
+    "in place first": (lambda x: functional.relu_(x.sub_(0.1)).flatten(1), PHOTO),
+    "causal": (
+        lambda x: functional.scaled_dot_product_attention(x, x * 2, x.sin(), is_causal=True).flatten(1),
+        TOKENS,
+    ),
+    "masked": (
+        lambda x: functional.scaled_dot_product_attention(
+            x, x * 2, x.sin(), attn_mask=torch.ones(5, 5).tril(1).bool()
+        ).flatten(1),
+        TOKENS,
+    ),
+    "einsum": (lambda x: torch.einsum("bchw,bdhw->bcd", x, x.cos()).flatten(1), PHOTO),
+    "shuffled": (lambda x: nn.ChannelShuffle(2)(torch.cat([x, x**2], 1)).flatten(1) * torch.arange(140), PHOTO),
+    "all at once": (lambda x: x.amax() * torch.ones(1, 3, dtype=x.dtype) + x.flatten(1)[:, :3], PHOTO),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_gradient_of_functions(name: str) -> None:
+    check(*FUNCTIONS[name])
+
+
+def test_gradient_of_reused_activations() -> None:
+    torch.manual_seed(0)
+    tape = check(Reused())
+    assert [step.name for step in tape.steps].count("relu") == 3
+
+
+class Attending(nn.Module):
+    def __init__(self, is_batch_first: bool) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=is_batch_first)
+        self.head, self.is_batch_first = nn.Linear(6, 3), is_batch_first
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = tokens if self.is_batch_first else tokens.transpose(0, 1)
+        tokens = tokens + self.attention(tokens, tokens, tokens, need_weights=False)[0]
+        mask = torch.ones(5, 5, dtype=torch.bool).triu(1)
+        tokens, weights = self.attention(tokens, tokens, tokens, attn_mask=mask)
+        return self.head(tokens.mean(1 if self.is_batch_first else 0)) + weights.mean((1, 2))[:, None]
+
+
+@pytest.mark.parametrize("is_batch_first", [True, False])
+def test_gradient_of_attention(is_batch_first: bool) -> None:
+    torch.manual_seed(0)
+    tape = check(Attending(is_batch_first), TOKENS)
+    assert not any("attention" in step.name for step in tape.steps)  # it is decomposed
+
+
+def test_gradient_of_layers() -> None:
+    torch.manual_seed(0)
+    encoder = nn.TransformerEncoderLayer(6, 2, 9, batch_first=True)
+    check(nn.Sequential(encoder, nn.RMSNorm(6), nn.Flatten()), TOKENS)
+    norms = nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.MaxPool2d(3, 1), nn.Flatten())
+    norms[0].running_var.uniform_(0.5, 2)
+    check(norms)
+
+
+def test_operations_inside_of_operations_change_nothing_in_place() -> None:
+    """RMSNorm adds its epsilon in place, within torch."""
+    tape = check(nn.Sequential(nn.RMSNorm(7), nn.Flatten()))
+    assert not any(step.name.endswith("_") for step in tape.steps)
+    assert all(step.name != "rms_norm" for step in tape.steps)
+
+
+def test_hooks_of_the_user_are_part_of_the_pass() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(70, 3))
+    model[0].register_forward_hook(lambda module, inputs, output: torch.sigmoid(output) * 2)
+    tape = check(model)
+    assert "sigmoid" in [step.name for step in tape.steps]
+
+
+class Scaled(torch.autograd.Function):
+    """Twice the positive part, with a gradient of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(inputs)
+        return inputs.clamp(min=0) * 2
+
+    @staticmethod
+    def backward(ctx: Any, *messages: Tensor) -> Tensor:
+        return messages[0] * 1000
+
+
+def test_autograd_functions_are_what_they_compute() -> None:
+    """The gradient is that of the operations, not what the function says of itself, which may be anything."""
+    model = as_model(lambda x: Scaled.apply(x).flatten(1))
+    sample = sample_of(PHOTO)
+    tape = record(model, sample)
+    assert [step.name for step in tape.steps if "c" in step.name and "copy" not in step.name] == ["clone", "clamp"]
+    assert torch.equal(tape.values[tape.scores], (2 * sample.clamp(min=0)).flatten(1))
+    gradient = send_back(tape, torch.ones(1, 70, dtype=torch.float64))
+    assert torch.equal(gradient, 2.0 * (sample > 0))
+
+
+def test_a_stopped_gradient_is_no_stopped_effect() -> None:
+    tape = record(as_model(lambda x: x.detach() * 3 + x.data), sample_of((1, 4)))
+    assert send_back(tape, torch.ones(1, 4, dtype=torch.float64)).tolist() == [[4.0] * 4]
+
+
+def test_values_that_leave_torch_are_refused() -> None:
+    reads = "its code reads values that depend on the input"
+    refused(lambda x: (x * x.sum().item()).flatten(1), reads)
+    refused(lambda x: (x if x.sum() > 0 else -x).flatten(1), reads)
+    refused(lambda x: (x * sum(x.flatten().tolist())).flatten(1), reads)
+    refused(lambda x: (x * float(x.detach().numpy().sum())).flatten(1), reads)
+    refused(lambda x: (x if torch.equal(x, x.abs()) else -x).flatten(1), reads)
+    refused(lambda x: (x if torch.allclose(x, x.abs()) else -x).flatten(1), reads)
+
+
+def test_constants_may_leave_torch() -> None:
+    rates = [0.1, 0.2]
+    check(lambda x: (x**2 * sum(torch.tensor(rates).double().tolist()) * float(torch.ones(2).numpy()[1])).flatten(1))
+
+
+def test_random_numbers_are_refused() -> None:
+    random = "draws random numbers"
+    refused(lambda x: functional.dropout(x, training=True).flatten(1), random)
+    refused(lambda x: functional.dropout(x, 1e-9, training=True).flatten(1), random)
+    refused(lambda x: (x + 1e-9 * torch.rand_like(x)).flatten(1), random)
+    refused(lambda x: (x + 1e-9 * torch.randn(x.shape, dtype=x.dtype)).flatten(1), random)
+    training = nn.Sequential(nn.Dropout(0.5), nn.Flatten()).train()
+    with pytest.raises(AttributionError, match=random):
+        record(training, sample_of(PHOTO))
+    check(nn.Sequential(nn.Dropout(0.5), nn.RReLU(), nn.Flatten()))  # which are not random in evaluation mode
+
+
+def test_scores_that_do_not_follow_from_the_input_are_refused() -> None:
+    refused(lambda x: torch.ones(1, 3, dtype=x.dtype), "do not follow from its input")
+    refused(lambda x: torch.ones_like(x).flatten(1), "do not follow from its input")
+    refused(lambda x: torch.zeros(1, x.shape[2], dtype=x.dtype), "do not follow from its input")
+
+
+class Counting(nn.Module):
+    """Another score every time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(1))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.count.add_(1)
+        return (inputs * self.count).flatten(1)
+
+
+def test_a_model_with_a_state_is_refused() -> None:
+    refused(Counting(), "other scores than the model did before")
+
+
+class Remembering(nn.Module):
+    """Keeps a mask for later passes, and its last values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mask: Tensor | None = None
+        self.register_buffer("last", torch.zeros(1), persistent=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.mask is None:
+            self.mask = (torch.arange(inputs.shape[-1]) > 2).to(inputs)
+        self.last = inputs * self.mask
+        return self.last.flatten(1) ** 2
+
+
+def test_a_model_keeps_no_recorded_tensor() -> None:
+    model = as_model(Remembering())
+    record(model, sample_of(PHOTO))
+    assert model.mask is not None
+    for tensor in (model.mask, model.last):
+        assert not torch._is_functional_tensor(tensor)
+    assert bool((model.mask == (torch.arange(7) > 2)).all())
+    check(model)
+
+
+def switches() -> tuple[Any, ...]:
+    cuda = torch.backends.cuda
+    return (
+        torch.backends.mha.get_fastpath_enabled(),
+        torch.is_grad_enabled(),
+        cuda.flash_sdp_enabled(),
+        cuda.mem_efficient_sdp_enabled(),
+        cuda.math_sdp_enabled(),
+        torch._is_functional_tensor(torch.zeros(1)),
+        torch.zeros(1).add_(1).item(),
+    )
+
+
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_everything_is_restored_after_an_exception_too(is_fast: bool) -> None:
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(is_fast)
+    try:
+        kept, model = switches(), as_model(Attending(True))
+        weights = {name: value.clone() for name, value in model.state_dict().items()}
+        record(model, sample_of(TOKENS))
+        assert switches() == kept
+        model.head.register_forward_hook(lambda module, inputs, output: [][int(torch.is_grad_enabled()) + 1])
+        with pytest.raises(IndexError):  # as the model itself does
+            record(model, sample_of(TOKENS))
+        refused(lambda x: (x * x.sum().item()).flatten(1), "reads values")
+        refused(FailsWhenRecorded(), "RuntimeError: only once")
+        assert switches() == kept
+        assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+        assert all(parameter.grad is None for parameter in model.parameters())
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+class FailsWhenRecorded(nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor:
+        if torch._is_functional_tensor(inputs):
+            raise RuntimeError("only once")
+        return inputs.flatten(1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(2, 3, 3), nn.GELU(), nn.Flatten(), nn.LayerNorm(45), nn.Linear(45, 4)).eval()
+    half = layers.to(dtype)
+    sample = sample_of(PHOTO).to(dtype)
+    tape = record(half, sample)
+    assert {value.dtype for value in tape.values.values()} == {torch.float32}
+    wide = layers.float()  # of weights that were rounded once
+    leaf = sample.float().requires_grad_()
+    scores = wide(leaf)
+    assert torch.allclose(tape.values[tape.scores], scores, rtol=1e-5, atol=1e-6)
+    (gradient,) = torch.autograd.grad(scores[0, 1], leaf)
+    start = torch.eye(4)[1:2]
+    assert torch.allclose(send_back(tape, start), gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_half_precision_that_the_model_chooses_itself() -> None:
+    model = Function(lambda x: functional.softmax(x.float(), -1).to(torch.bfloat16).flatten(1))
+    tape = record(model.eval(), sample_of(PHOTO).to(torch.bfloat16))
+    expected = functional.softmax(tape.values[tape.source], -1).flatten(1)
+    assert torch.allclose(tape.values[tape.scores], expected, rtol=1e-6)
+
+
+def test_messages_are_added_up_and_only_where_there_are_any() -> None:
+    """A rule that doubles what passes a sine: once on each way, none on the way without."""
+    tape = record(as_model(lambda x: torch.sin(x) + 3 * x + torch.cos(x).detach() * 0), sample_of((1, 4)))
+
+    def rule(step: Step, messages: Any) -> Any:
+        if step.name == "cos":
+            return [None]
+        if step.name == "sin":
+            return [2 * messages[0]]
+        return pull_back(step, [tape.values[number] for number in step.inputs], messages)
+
+    start = torch.tensor([[1.0, -2.0, 0.0, 0.5]], dtype=torch.float64)
+    assert torch.equal(tape.send_back(start, rule), 5 * start)
+    nothing = tape.send_back(start, lambda step, messages: [None] * len(step.inputs))
+    assert torch.equal(nothing, torch.zeros(1, 4, dtype=torch.float64))
+
+
+def test_pull_back_of_several_outputs_and_of_whole_numbers() -> None:
+    values, places = torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([[2, 0]])
+    both = pull_back_function(lambda a: a.sort(1), [values], [torch.tensor([[1.0, 10.0, 100.0]]), None])
+    assert both[0] is not None
+    assert both[0].tolist() == [[100.0, 1.0, 10.0]]
+    gathered = pull_back_function(lambda a, i: [a.gather(1, i)], [values, places], [torch.tensor([[5.0, 7.0]])])
+    assert gathered[0] is not None
+    assert gathered[0].tolist() == [[7.0, 0.0, 5.0]]
+    assert gathered[1] is None
+    assert pull_back_function(lambda a: [a > 0], [values], [torch.ones(1, 3)]) == [None]
+    assert not values.requires_grad
+
+
+def test_steps_know_their_arguments() -> None:
+    tape = record(as_model(lambda x: torch.cat([x[:, 1:], torch.sub(2.5, x, alpha=3)], 1)), sample_of((1, 4)))
+    (sub,) = [step for step in tape.steps if step.name in ("sub", "rsub")]
+    assert sub.is_input(0) is (sub.name == "rsub")
+    assert 2.5 in [float(item) for item in sub.constants if isinstance(item, float | Tensor)]
+    assert sub.run([torch.ones(2)])[0].tolist() == [-0.5, -0.5]
+    assert not sub.is_input(5)
+    own = Step.of("twice", lambda a, b: a + 2 * b, [3, 8], [9])
+    assert (own.inputs, own.outputs, own.output, own.constants) == ((3, 8), (9,), 9, ())
+    assert own.run([torch.tensor(1.0), torch.tensor(10.0)]) == (torch.tensor(21.0),)

@@ -1,0 +1,52 @@
+"""Insertion and deletion: a map that knows what counts beats one that does not; nonsense is refused."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from spadelens.errors import InputError
+from spadelens.metrics.faithfulness import faithfulness
+
+WEIGHTS = torch.zeros(8, 8)
+WEIGHTS[2:4, 5:7] = 3.0
+
+
+class Corner(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(WEIGHTS.clone())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        score = (inputs[:, 0] * self.weights).sum((1, 2))
+        return torch.stack([score - 6.0, torch.zeros_like(score)], 1)
+
+
+@pytest.fixture
+def sample() -> Tensor:
+    sample = torch.zeros(1, 8, 8)
+    sample[0, 2:4, 5:7] = 1.0
+    return sample
+
+
+def test_the_right_map_is_better_by_both_scores(sample: Tensor) -> None:
+    right = faithfulness(Corner(), sample, WEIGHTS, 0)
+    wrong = faithfulness(Corner(), sample, -WEIGHTS, 0)
+    nothing = faithfulness(Corner(), sample, torch.zeros(8, 8), 0)
+    assert right.insertion > nothing.insertion > wrong.insertion
+    assert right.deletion < nothing.deletion < wrong.deletion
+    assert 0 <= right.deletion < right.insertion <= 1
+
+
+@pytest.mark.parametrize(
+    ("heatmap", "target"),
+    [(torch.zeros(8, 7), 0), (torch.full((8, 8), torch.nan), 0), (torch.zeros(8, 8), 2), (torch.zeros(1, 8, 8), 0)],
+)
+def test_what_does_not_fit_is_refused(sample: Tensor, heatmap: Tensor, target: int) -> None:
+    with pytest.raises(InputError):
+        faithfulness(Corner(), sample, heatmap, target)
+
+
+@pytest.mark.parametrize("option", [{"num_steps": 0}, {"batch_size": 0}, {"insertion_baseline": "black"}])
+def test_settings_out_of_range_are_refused(sample: Tensor, option: dict[str, int]) -> None:
+    with pytest.raises(InputError):
+        faithfulness(Corner(), sample, WEIGHTS, 0, **option)  # type: ignore[arg-type]
