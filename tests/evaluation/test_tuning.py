@@ -50,6 +50,10 @@ def score_of(model: nn.Module, case: CalibrationCase, sparsities: dict[str, floa
     return pixel_auc(heatmap.values, case.region), trace.report.is_prediction_kept
 
 
+def by_group(cases: Sequence[CalibrationCase]) -> list[CalibrationCase]:
+    return sorted(cases, key=lambda case: case.group)
+
+
 def greedy(model: nn.Module, cases: Sequence[CalibrationCase], names: Sequence[str], floor: float) -> dict[str, float]:
     current = dict.fromkeys(names, 0.0)
     for name in reversed(names):
@@ -79,6 +83,16 @@ def test_the_search_is_the_greedy_one_through_extract_trace(
     assert found.dense == pytest.approx(np.mean([score_of(model, case, {})[0] for case in cases]))
 
 
+def test_of_equal_scores_the_less_pruned_schedule_wins() -> None:
+    class Flat:
+        nothing, num_levels = (0, 0), 3
+
+        def __call__(self, levels: tuple[int, ...], members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return np.full(len(members), 0.5 + 0.1 * (levels[1] > 0)), np.ones(len(members))
+
+    assert tuning._search(Flat(), np.arange(4), floor=0.9) == (0, 1)
+
+
 def test_groups_stay_together_in_cross_validation(tmp_path: Path) -> None:
     """A case is scored with the schedule chosen on the other groups alone."""
     model = make_net()
@@ -93,6 +107,8 @@ def test_groups_stay_together_in_cross_validation(tmp_path: Path) -> None:
     assert any(differs)
     dense = [score_of(model, case, {})[0] for case in cases]
     assert found.gain == pytest.approx(np.mean(held_out) - np.mean(dense))
+    spread = np.std(np.array(held_out) - [score_of(model, case, {})[0] for case in by_group(cases)], ddof=1)
+    assert found.gain_error == pytest.approx(spread / np.sqrt(len(cases)))
     assert found.is_helpful == (found.gain > found.gain_error)
     if not found.is_helpful:
         assert set(found.sparsities.values()) == {0.0}

@@ -38,6 +38,12 @@ def test_equal_rows_do_not_differ_and_a_clear_gain_does() -> None:
     assert clear.standard_error == pytest.approx(0.3 / 40**0.5, rel=0.4)
 
 
+def test_the_observed_signs_count_among_the_permutations() -> None:
+    """Without them a clear gain would get a p-value of 0, which no finite number of permutations can show."""
+    clear = paired_difference([1.0] * 60, [0.0] * 60)
+    assert clear.p_value == 1 / 10_001
+
+
 def test_under_the_null_hypothesis_small_p_values_are_rare() -> None:
     rng = np.random.default_rng(1)
     p_values = [
