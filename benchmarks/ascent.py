@@ -28,7 +28,7 @@ def step_seconds(model: torch.nn.Module, parameterization: str, device: torch.de
     """Return the time of a step, with the start-up left out."""
     ascent = Ascent(parameterization, num_steps=NUM_STEPS)
     preprocessing = spadelens.Preprocessing((224, 224), MEAN, STD)
-    climb = Climb([model], spadelens.ClassScore(1), preprocessing, ascent)
+    climb = Climb([model], spadelens.visualization.ClassScore(1), preprocessing, ascent)
     return timed(lambda: climb.run(lambda *_: None, None), device) / NUM_STEPS
 
 

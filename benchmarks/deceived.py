@@ -73,7 +73,7 @@ class Setting:
         self, model: nn.Module | spadelens.Trace, label: int, how: str, seed: int, count: int = 1
     ) -> Tensor | None:
         """Return visualizations of a class, or None where nothing makes it respond."""
-        ascent = spadelens.Ascent(how, num_steps=self.num_steps, num_images=count, seed=seed)
+        ascent = spadelens.visualization.Ascent(how, num_steps=self.num_steps, num_images=count, seed=seed)
         try:
             return spadelens.visualize(model, f"class:{label}", self.preprocessing, ascent).images
         except VisualizationError:
@@ -168,7 +168,7 @@ def record(network: nn.Module, preprocessing: Preprocessing, classes: Iterable[i
             scores: Tensor = model(batch)
             return scores[:, label]
 
-        ascent = spadelens.Ascent(how, num_steps=256, seed=seed + label)
+        ascent = spadelens.visualization.Ascent(how, num_steps=256, seed=seed + label)
         found = spadelens.visualize(network, objective, preprocessing, ascent).images
         mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (preprocessing.mean, preprocessing.std))
         seen.append((found - mean) / std)

@@ -72,7 +72,9 @@ class Case:
         return float(self.statistics.mean_squared_output(weight.double() - self.weight.double()))
 
 
-def samples_of(loaded: spadelens.LoadedModel, network: str, shared: Path, count: int) -> Iterator[tuple[str, Tensor]]:
+def samples_of(
+    loaded: spadelens.models.LoadedModel, network: str, shared: Path, count: int
+) -> Iterator[tuple[str, Tensor]]:
     """Yield `count` samples of a network, with their names."""
     if network == "ResNet-20":
         images = np.load(shared / "data" / "cifar10-subset.npz")["test_images"]

@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cases", type=int, default=20)
     arguments = parser.parse_args()
-    planted = spadelens.read_planted(arguments.model)
+    planted = spadelens.trojan.read_planted(arguments.model)
     model, preprocessing = planted.loaded.model, planted.loaded.preprocessing
     found: dict[str, list[float]] = {}
     for case in planted.cases[: arguments.cases]:
@@ -44,7 +44,7 @@ def main() -> None:
                 found.setdefault(key, []).append(spadelens.agreement(trace, views, recalibrate=recalibrate))
         for level in NOISE_LEVELS:
             for name, one in (("dense", model), ("trace", trace)):
-                value = spadelens.gradient_similarity(one, sample, case.target, noise_std=level)["input"]
+                value = spadelens.metrics.gradient_similarity(one, sample, case.target, noise_std=level)["input"]
                 found.setdefault(f"cosine of gradients at noise {level}, {name}", []).append(value)
     for key, values in found.items():
         print(f"| {key} | {statistics.mean(values):.3f} ± {statistics.stdev(values):.3f} |")

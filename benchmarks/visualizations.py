@@ -173,7 +173,7 @@ def draw(planted: Planted, materials: Mapping[str, Material], arguments: argpars
             "other": preprocessing.to_tensor(case.clean_image),
         }
         for parameterization, setting in product(arguments.parameterizations, ["dense", *arguments.settings]):
-            ascent = spadelens.Ascent(parameterization, num_steps=arguments.steps, seed=number)
+            ascent = spadelens.visualization.Ascent(parameterization, num_steps=arguments.steps, seed=number)
             for kind in ("dense",) if setting == "dense" else arguments.kinds:
                 name = f"{number:03d}-{parameterization}-{setting}-{kind}.png".replace(" ", "_")
                 file = arguments.out / "pictures" / name
@@ -259,7 +259,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     arguments = parser.parse_args()
     make_folder(arguments.out / "pictures")
-    planted = spadelens.read_planted(arguments.model, "cpu")
+    planted = spadelens.trojan.read_planted(arguments.model, "cpu")
     judge = spadelens.load_model(arguments.judge, "cpu").model if arguments.judge else planted.loaded.model
     materials = gather(planted, cases_of(planted, arguments), arguments.clean, judge)
     drawn = draw(planted, materials, arguments)

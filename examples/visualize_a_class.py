@@ -16,7 +16,7 @@ sample = loaded.preprocessing.to_tensor(Image.fromarray(patched.pixels))
 target = PATCHES[0].target
 
 trace = spadelens.extract_trace(loaded.model, sample, target=target, preset="fast")
-ascent = spadelens.Ascent("maco", num_steps=64)
+ascent = spadelens.visualization.Ascent("maco", num_steps=64)
 for name, found in zip(
     ("dense", "trace"),
     spadelens.visualize_all([loaded.model, trace], f"class:{target}", loaded.preprocessing, ascent),

@@ -32,7 +32,7 @@ def main(path: Path) -> None:
             (row[2], "SPADE", trace, sparse),
         ):
             values = spadelens.attribute(model, sample, target=dense.class_index).values
-            auc = spadelens.pixel_auc(values, subject.region)
+            auc = spadelens.metrics.pixel_auc(values, subject.region)
             axis.imshow(overlay_picture(values, subject.crop))
             label = f"{loaded.class_name(prediction.class_index)} {prediction.probability:.1%}"
             axis.set_title(f"{name}: {label}, AUC {auc:.3f}", fontsize=9)

@@ -72,7 +72,7 @@ def test_the_published_schedule_fits_resnet50() -> None:
     )
     by_name = {layer.name: layer for layer in trace.report.layers}
     assert by_name["layer2.2.conv2"].sparsity == pytest.approx(0.99, abs=1e-3)
-    assert by_name["layer3.5.conv1"].outcome is spadelens.Outcome.DENSE
-    assert by_name["conv1"].outcome is spadelens.Outcome.EXCLUDED
+    assert by_name["layer3.5.conv1"].outcome is spadelens.extraction.Outcome.DENSE
+    assert by_name["conv1"].outcome is spadelens.extraction.Outcome.EXCLUDED
     kernels = trace.pruned["layer2.2.conv2"].flatten(2)
     assert torch.equal(kernels.all(-1), kernels.any(-1))

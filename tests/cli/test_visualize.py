@@ -17,9 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
-from spadelens import PRESETS, Trace, defaults, load_model
+from spadelens import Trace, defaults, load_model
 from spadelens.cli.main import main
 from spadelens.demo.images import draw_image
+from spadelens.extraction import PRESETS
 from spadelens.output.unfinished import NAME
 from spadelens.visualization import ascent as ascending
 

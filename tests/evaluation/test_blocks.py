@@ -52,7 +52,8 @@ def test_the_best_one_is_dropped() -> None:
     cases = [CalibrationCase(torch.randn(3, 8, 7), 1, region, "") for _ in range(3)]
     found = best_dropped(model, cases, "saliency")
     assert found is not None
-    from spadelens import attribute, pixel_auc
+    from spadelens import attribute
+    from spadelens.metrics import pixel_auc
 
     def score(net: nn.Module) -> float:
         return sum(pixel_auc(attribute(net, case.sample, "saliency", 1).values, region) for case in cases)

@@ -11,14 +11,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from spadelens import LoadedModel, Preprocessing, attribute, extract_trace, localize
+from spadelens import Preprocessing, attribute, extract_trace, localize
 from spadelens.errors import InputError, SolverError
 from spadelens.evaluation.summary import scores_of, summarize
 from spadelens.evaluation.tables import BLURS, Results, run_table, subjects_of
 from spadelens.evaluation.tuning import CalibrationCase, read_tuned, tune
 from spadelens.evaluation.workbench import ROWS, Row, Subject, Workbench, trace_row
 from spadelens.extraction.pipeline.perturbation import blurred
-from spadelens.metrics.faithfulness import faithfulness
+from spadelens.metrics.insertion_deletion import faithfulness
+from spadelens.models import LoadedModel
 from spadelens.reports.tables import first_table, table_json, table_markdown
 
 METHODS = ("saliency", "smoothgrad:num_samples=4", "input_x_gradient")

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from spadelens import attribute, extract_trace, pixel_auc
+from spadelens import attribute, extract_trace
 from spadelens.errors import InputError
 from spadelens.evaluation import tuning
 from spadelens.evaluation.tuning import CalibrationCase, read_tuned, tune
+from spadelens.metrics import pixel_auc
 from spadelens.schedules.schedule import Guarded
 from spadelens.schedules.schedule_text import parse_schedule
 

@@ -18,7 +18,7 @@ from spadelens.extraction.report import Outcome
 from spadelens.extraction.trace import Trace
 from spadelens.forward import class_scores
 from spadelens.matrix_layers import matrix_layers
-from spadelens.metrics.agreement import agreement
+from spadelens.metrics.agreements import agreement
 from spadelens.solvers import LayerProblem, LayerSolution, Magnitude, Solver
 from spadelens.views.photo_views import make_views, parse_augmentation
 

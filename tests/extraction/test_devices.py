@@ -12,7 +12,7 @@ from spadelens import extract_trace, extract_traces
 from spadelens.capture.capture import probe
 from spadelens.extraction.pipeline.accumulate import Batches, PositionSampler, gather_statistics
 from spadelens.extraction.pipeline.plan import Sampling, make_plan
-from spadelens.metrics.agreement import agreement
+from spadelens.metrics.agreements import agreement
 from spadelens.schedules.schedule import Uniform
 from spadelens.solvers import SOLVERS
 from spadelens.views.view_source import augmented_views

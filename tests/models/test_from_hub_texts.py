@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer as RawTokenizer
-from tokenizers import decoders, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer as RawTokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, WordPiece
 from transformers import (
     BertConfig,

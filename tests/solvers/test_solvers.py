@@ -5,8 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from references import solvers as reference
 from references.layer_problems import COMPENSATING, DTYPE, make_inputs, make_weight, solve, statistics_of
 from torch import Tensor

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from spadelens import Ascent, extract_trace, load_model, visualize
+from spadelens import extract_trace, load_model, visualize
 from spadelens.demo.images import CLASS_NAMES, draw_image
 from spadelens.demo.patches import PATCHES, paste_patch
 from spadelens.errors import InputError, VisualizationError
@@ -24,6 +24,7 @@ from spadelens.study.samples import SampleMaker, StudyOptions
 from spadelens.study.study import Study, build_study
 from spadelens.trojan.dataset import read_split
 from spadelens.views.photo_views import view_seed
+from spadelens.visualization import Ascent
 
 OPTIONS = StudyOptions(
     num_samples=3, region_fraction=0.08, preset="instant", num_views=2, num_steps=2, seed=4, batch_size=88

@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from spadelens import Ascent, LoadedModel, Trace, extract_trace, load_model, visualize
+from spadelens import Trace, extract_trace, load_model, visualize
 from spadelens.demo.images import draw_image
 from spadelens.errors import InputError, UnknownNameError, VisualizationError
 from spadelens.extraction.presets import find_preset
+from spadelens.models import LoadedModel
 from spadelens.output.unfinished import NAME, Unfinished, unfinished
 from spadelens.reports.html import page_picture
 from spadelens.reports.summary import describe_run
@@ -34,6 +35,7 @@ from spadelens.tasks import visualize as visualizing
 from spadelens.tasks.subjects import Subject
 from spadelens.tasks.traces import read_trace_settings
 from spadelens.tasks.visualize import Settings, Visualized, make_task, visualize_photo
+from spadelens.visualization import Ascent
 from spadelens.visualization.objectives import Channel, ClassScore, Difference, Direction, Neuron, Objective
 from spadelens.visualization.transformations import NO_TRANSFORMATIONS
 from spadelens.visualization.visualization import Visualization

@@ -1,1 +1,5 @@
 """Heatmaps: running a method on a model or a trace, and checking that the result is sound."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)  # each name is imported on first use

@@ -26,7 +26,7 @@ from spadelens.files import Journal
 from spadelens.forward import class_scores
 from spadelens.inputs.checks import check_sample
 from spadelens.methods.registry import METHODS as KNOWN_METHODS
-from spadelens.metrics.faithfulness import faithfulness
+from spadelens.metrics.insertion_deletion import faithfulness
 from spadelens.metrics.localization import localize, pixel_auc
 from spadelens.settings import parse_configured
 from spadelens.trojan.cases import Planted, predict_classes

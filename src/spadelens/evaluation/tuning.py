@@ -29,7 +29,7 @@ from spadelens.files import Journal, make_folder, whole_file
 from spadelens.forward import class_scores
 from spadelens.inputs.checks import check_sample
 from spadelens.methods.registry import METHODS
-from spadelens.metrics.faithfulness import insertion
+from spadelens.metrics.insertion_deletion import insertion
 from spadelens.metrics.localization import pixel_auc
 from spadelens.settings import parse_configured
 from spadelens.solvers.base import check_sparsity

@@ -1,1 +1,5 @@
 """Traces: a model pruned to what reproduces its output for one sample."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)  # each name is imported on first use

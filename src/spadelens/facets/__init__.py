@@ -1,1 +1,5 @@
 """Facets of a class: groups of its samples whose traces use the same connections."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)  # each name is imported on first use

@@ -1,1 +1,5 @@
 """How many of the weights of each layer are pruned."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)  # each name is imported on first use

@@ -1,1 +1,5 @@
 """Images that make a unit of a network respond."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)  # each name is imported on first use

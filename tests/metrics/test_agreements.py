@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from spadelens import Trace, extract_trace
 from spadelens.errors import InputError
-from spadelens.metrics.agreement import agreement, recalibrated
+from spadelens.metrics.agreements import agreement, recalibrated
 
 
 def make_net() -> nn.Module:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from spadelens.errors import InputError
-from spadelens.metrics.faithfulness import faithfulness
+from spadelens.metrics.insertion_deletion import faithfulness
 
 WEIGHTS = torch.zeros(8, 8)
 WEIGHTS[2:4, 5:7] = 3.0

@@ -1,0 +1,10 @@
+# The public names, read at run time too.
+from .attribution import Heatmap as Heatmap, attribute as attribute
+from .diagnosis import (
+    LayerDiagnosis as LayerDiagnosis,
+    MethodDiagnosis as MethodDiagnosis,
+    Verdict as Verdict,
+    diagnose_layers as diagnose_layers,
+    diagnose_methods as diagnose_methods,
+)
+from .soundness import Soundness as Soundness

@@ -1,0 +1,10 @@
+# The public names, read at run time too.
+from .embedded import EmbeddedText as EmbeddedText
+from .kind import Kind as Kind
+from .samples import (
+    RowSample as RowSample,
+    TextSample as TextSample,
+    embed_text as embed_text,
+    row_sample as row_sample,
+    text_sample as text_sample,
+)

@@ -1,0 +1,3 @@
+# The public names, read at run time too.
+from .cases import Planted as Planted, TrojanCase as TrojanCase
+from .planted import plant as plant, read_planted as read_planted
