@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from spadelens.attribution.attribution import attribute
 from spadelens.evaluation.tuning import CalibrationCase
 from spadelens.forward import class_scores
+from spadelens.hooks import forward_hooks
 from spadelens.inputs.checks import check_sample
 from spadelens.matrix_layers import matrix_layers
 from spadelens.metrics.localization import pixel_auc
@@ -23,7 +24,7 @@ def droppable_blocks(model: nn.Module, sample: Tensor) -> list[str]:
     """
     found: dict[str, bool] = {}
 
-    def compare(name: str, inputs: tuple[object, ...], output: object) -> None:
+    def compare(name: str, _: nn.Module, inputs: tuple[object, ...], output: object) -> None:
         is_same = len(inputs) == 1 and isinstance(inputs[0], Tensor) and isinstance(output, Tensor)
         found[name] = found.get(name, True) and is_same and inputs[0].shape == output.shape  # type: ignore[attr-defined]
 
@@ -33,15 +34,8 @@ def droppable_blocks(model: nn.Module, sample: Tensor) -> list[str]:
         for name, module in model.named_modules()
         if name and name not in layers and any(layer.startswith(f"{name}.") for layer in layers)
     }
-    handles = [
-        module.register_forward_hook(lambda _module, inputs, output, name=name: compare(name, inputs, output))
-        for name, module in blocks.items()
-    ]
-    try:
+    with forward_hooks(blocks, compare):
         class_scores(model, check_sample(model, sample).unsqueeze(0))
-    finally:
-        for handle in handles:
-            handle.remove()
     return [name for name in blocks if found.get(name)]
 
 

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from spadelens.errors import InputError
 from spadelens.forward import class_scores
+from spadelens.hooks import forward_hooks
 from spadelens.numerics import exact_products
 
 _NUM_PENALTIES, _SMALLEST_PENALTY = 24, 1e-3  # of the path, the latter as a fraction of the largest
@@ -88,13 +89,9 @@ def _features(model: nn.Module, images: Tensor, batch_size: int) -> tuple[str, T
     """Return the name of the classifier, its inputs `[N, d]` and the scores `[N, classes]`, in float64."""
     seen: dict[str, tuple[Tensor, Tensor]] = {}
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    handles = [
-        module.register_forward_hook(lambda _m, args, output, name=name: seen.__setitem__(name, (args[0], output)))
-        for name, module in linear.items()
-    ]
     features, scores = [], []
     layer = None
-    try:
+    with forward_hooks(linear, lambda name, _, args, output: seen.__setitem__(name, (args[0], output))):
         for batch in images.split(batch_size):
             seen.clear()
             scores.append(class_scores(model, batch))
@@ -102,9 +99,6 @@ def _features(model: nn.Module, images: Tensor, batch_size: int) -> tuple[str, T
             if layer is None:
                 raise InputError("Cannot retrain the classifier: the scores do not come from a linear layer.")
             features.append(seen[layer][0].detach())
-    finally:
-        for handle in handles:
-            handle.remove()
     assert layer is not None
     return layer, torch.cat(features).double(), torch.cat(scores).double()
 

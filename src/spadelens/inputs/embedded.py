@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from spadelens.errors import InputError
 from spadelens.forward import class_scores
+from spadelens.hooks import forward_hooks
 
 
 @final
@@ -68,22 +69,13 @@ class EmbeddedText(nn.Module):
                 f"[B, {', '.join(map(str, self.sample.shape))}]."
             )
         embedded = offsets + self._mask.to(offsets) + self._rounding.to(offsets)
+        looked_up = embedded.movedim(0, self._batch_axis).contiguous()
         (model,) = self._whole
         with (
-            _returns(self._embedding[0], embedded.movedim(0, self._batch_axis).contiguous()),
+            forward_hooks({"": self._embedding[0]}, lambda *_: looked_up),
             _flag(model, self.training),
         ):
             return model(self.ids.to(offsets.device).repeat(len(offsets), 1))
-
-
-@contextmanager
-def _returns(module: nn.Module, value: Tensor) -> Iterator[None]:
-    """Let every call of `module` return `value` for the length of the block."""
-    handle = module.register_forward_hook(lambda *_: value)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 @contextmanager
@@ -126,18 +118,14 @@ def _lookups(model: nn.Module, ids: Tensor) -> dict[_Lookup, Tensor]:
     """Return the outputs `[tokens, features]` of the embeddings that are called on `ids` in one pass."""
     found: dict[_Lookup, Tensor] = {}
 
-    def look(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+    def look(_: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         called_on = args[0] if len(args) == 1 and isinstance(args[0], Tensor) else ids.new_zeros(0)
         for batch_axis, shape in enumerate([(1, len(ids)), (len(ids), 1)]):
             if called_on.shape == shape and bool((called_on.flatten() == ids).all()):
                 found[_Lookup(module, batch_axis)] = output.detach().select(batch_axis, 0).clone()
                 return
 
-    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
-    handles = [module.register_forward_hook(look) for module in embeddings]
-    try:
+    embeddings = {name: module for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    with forward_hooks(embeddings, look):
         class_scores(model, ids.unsqueeze(0))
-    finally:
-        for handle in handles:
-            handle.remove()
     return found

@@ -14,6 +14,7 @@ from spadelens.eager import unwrapped
 from spadelens.errors import AttributionError, InputError, UnknownNameError
 from spadelens.extraction.trace import Trace, applied_or_dense
 from spadelens.forward import class_scores
+from spadelens.hooks import forward_hooks
 from spadelens.inputs.checks import check_sample, check_target
 from spadelens.inputs.layout import spread_units
 from spadelens.methods.feature_map import LastMap, is_map
@@ -150,14 +151,11 @@ def _output_of(model: nn.Module, sample: Tensor, layer: str) -> tuple[Tensor, Te
         raise UnknownNameError("layer", layer, modules)
     outputs: list[Any] = []
 
-    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+    def keep(_layer: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
         outputs.append(output.detach().clone() if isinstance(output, Tensor) else output)  # the next may work in place
 
-    handle = modules[layer].register_forward_hook(keep)
-    try:
+    with forward_hooks({layer: modules[layer]}, keep):
         scores = class_scores(model, sample.unsqueeze(0))[0]
-    finally:
-        handle.remove()
     if len(outputs) != 1 or not is_map(outputs[0]):
         found = f"is called {len(outputs)} times" if len(outputs) != 1 else f"returns {_shape(outputs[0])}"
         raise InputError(

@@ -13,6 +13,7 @@ from spadelens.eager import unwrapped
 from spadelens.errors import InputError
 from spadelens.extraction.trace import Trace, applied_or_dense
 from spadelens.forward import class_scores, evaluation_mode
+from spadelens.hooks import forward_hooks
 from spadelens.inputs.checks import check_sample, check_target
 from spadelens.matrix_layers import matrix_layers
 from spadelens.views.view_source import check_count
@@ -59,19 +60,12 @@ def gradient_similarity(
 def _gradients(model: nn.Module, sample: Tensor, target: int) -> dict[str, Tensor]:
     """Return the gradient with respect to the input and to the output of each layer, flat."""
     outputs: dict[str, Tensor] = {}
-    handles = [
-        module.register_forward_hook(lambda _module, _args, output, name=name: outputs.__setitem__(name, output))
-        for name, module in matrix_layers(model).items()
-    ]
-    try:
-        with evaluation_mode(model), torch.inference_mode(False), torch.enable_grad():
-            batch = sample.unsqueeze(0).clone().requires_grad_()
-            score = model(batch.clone())[0, target]
-            chosen = {"input": batch} | {name: output for name, output in outputs.items() if output.requires_grad}
-            found = torch.autograd.grad(score, list(chosen.values()), allow_unused=True)
-    finally:
-        for handle in handles:
-            handle.remove()
+    keep = forward_hooks(matrix_layers(model), lambda name, _, __, output: outputs.__setitem__(name, output))
+    with keep, evaluation_mode(model), torch.inference_mode(False), torch.enable_grad():
+        batch = sample.unsqueeze(0).clone().requires_grad_()
+        score = model(batch.clone())[0, target]
+        chosen = {"input": batch} | {name: output for name, output in outputs.items() if output.requires_grad}
+        found = torch.autograd.grad(score, list(chosen.values()), allow_unused=True)
     return {
         name: gradient.detach().flatten() for name, gradient in zip(chosen, found, strict=True) if gradient is not None
     }

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, final
 from torch import Tensor, nn
 
 from spadelens.errors import InputError, ModelOutputError, SpadeError, UnknownNameError
+from spadelens.hooks import forward_hooks
 from spadelens.models import find_class
 
 _CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)  # of any number of axes
@@ -263,7 +264,7 @@ def _outputs_of(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, T
     modules = dict(model.named_modules(remove_duplicate=False))
     outputs: dict[str, Tensor] = {}
 
-    def keep(layer: str, module: nn.Module, output: Any) -> None:
+    def keep(layer: str, module: nn.Module, _: Any, output: Any) -> None:
         if layer in outputs:
             raise InputError(f"Layer {layer!r} is called more than once in a pass: choose one that is called once.")
         if not isinstance(output, Tensor) or output.dim() < 2:
@@ -271,18 +272,11 @@ def _outputs_of(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, T
         # A copy: what comes next may work in place, and a unit before its activation would become one behind it.
         outputs[layer] = (output.movedim(-1, 1) if _is_channels_last(module, output) else output).clone()
 
-    handles = []
-    try:
-        for layer in layers:
-            if layer not in modules or not layer:
-                raise UnknownNameError("layer", layer, [name for name in modules if name])
-            handles.append(
-                modules[layer].register_forward_hook(lambda module, _, output, layer=layer: keep(layer, module, output))
-            )
+    for layer in layers:
+        if layer not in modules or not layer:
+            raise UnknownNameError("layer", layer, [name for name in modules if name])
+    with forward_hooks({layer: modules[layer] for layer in layers}, keep):
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _is_channels_last(module: nn.Module, output: Tensor) -> bool:
