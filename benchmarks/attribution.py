@@ -42,7 +42,7 @@ def photos_of(network: str, shared: Path, count: int) -> list[Image.Image]:
 def rules_on(network: str, checkpoint: str, shared: Path, count: int) -> Iterator[dict[str, Any]]:
     """Yield what each rule does on a network."""
     folder = shared / "models"
-    loaded = spadelens.load_photo_model(f"{folder / network}.py:build@{folder / checkpoint}")
+    loaded = spadelens.load_model(f"{folder / network}.py:build@{folder / checkpoint}", kind="photo")
     samples = [
         loaded.preprocessing.to_tensor(loaded.preprocessing.crop(photo)) for photo in photos_of(network, shared, count)
     ]

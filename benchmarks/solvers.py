@@ -88,7 +88,7 @@ def samples_of(
 
 def cases_of(network: str, model_file: str, shared: Path, num_samples: int, num_views: int) -> Iterator[Case]:
     """Yield every layer of a network on the views of each sample."""
-    loaded = spadelens.load_photo_model(f"{shared / 'models' / model_file}:build", "cpu")
+    loaded = spadelens.load_model(f"{shared / 'models' / model_file}:build", "cpu", kind="photo")
     layers = matrix_layers(loaded.model)
     for name, sample in samples_of(loaded, network, shared, num_samples):
         seen: dict[str, HessianStatistics] = {}

@@ -35,7 +35,7 @@ from .inputs.samples import (
 from .metrics.agreements import agreement as agreement
 from .metrics.insertion_deletion import Faithfulness as Faithfulness, faithfulness as faithfulness
 from .metrics.localization import Localization as Localization, localize as localize
-from .models.specs import load_model as load_model, load_photo_model as load_photo_model
+from .models.specs import load_model as load_model
 from .photos import Preprocessing as Preprocessing, read_photo as read_photo
 from .prediction import Prediction as Prediction
 from .visualization.visualization import (

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from spadelens.errors import InputError, ModelSpecError
-from spadelens.models import LoadedModel, LoadedTable, LoadedText, load_model, load_photo_model
+from spadelens.models import LoadedModel, LoadedTable, LoadedText, load_model
 from spadelens.models.sources.file_inputs import read_rows
 
 TABLE = """
@@ -207,9 +207,9 @@ def test_words_that_are_not_known(tmp_path: Path) -> None:
 
 def test_commands_on_photos_refuse_them(tmp_path: Path) -> None:
     with pytest.raises(ModelSpecError, match="is a model of rows of a table: expected a model of photos"):
-        load_photo_model(write(tmp_path, TABLE), "cpu")
+        load_model(write(tmp_path, TABLE), "cpu", kind="photo")
     with pytest.raises(ModelSpecError, match="is a model of texts: expected a model of photos"):
-        load_photo_model(write(tmp_path, TEXT), "cpu")
+        load_model(write(tmp_path, TEXT), "cpu", kind="photo")
 
 
 def test_checkpoints_for_them(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from spadelens.errors import ModelSpecError
-from spadelens.models import LoadedModel, load_model, load_photo_model, portable_spec
+from spadelens.models import LoadedModel, load_model, portable_spec
 from spadelens.models.sources.hub_images import HubImageClassifier, match_preprocessing
 
 TINY: dict[str, Any] = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
@@ -75,7 +75,7 @@ def photo(height: int, width: int) -> Image.Image:
 
 def test_a_folder(folder: Path) -> None:
     before = torch.get_rng_state()
-    loaded = load_photo_model(f"hf:{folder}", "cpu")
+    loaded = load_model(f"hf:{folder}", "cpu", kind="photo")
     assert torch.equal(torch.get_rng_state(), before)
     pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -90,7 +90,7 @@ def test_a_folder(folder: Path) -> None:
 def test_names_that_are_none(tmp_path: Path) -> None:
     processor = models.vit.ViTImageProcessor(size={"height": 32, "width": 32})
     folder = save(vit(config=ViTConfig(**TINY, image_size=32, patch_size=8, num_labels=4)), tmp_path, processor)
-    loaded = load_photo_model(f"hf:{folder}", "cpu")
+    loaded = load_model(f"hf:{folder}", "cpu", kind="photo")
     assert loaded.class_names == ()
     assert loaded.class_name(3) == "class 3"
 
@@ -98,7 +98,7 @@ def test_names_that_are_none(tmp_path: Path) -> None:
 def test_half_precision_stays(tmp_path: Path) -> None:
     processor = models.vit.ViTImageProcessor(size={"height": 32, "width": 32})
     folder = save(vit().to(torch.bfloat16), tmp_path, processor)
-    loaded = load_photo_model(f"hf:{folder}", "cpu")
+    loaded = load_model(f"hf:{folder}", "cpu", kind="photo")
     assert {value.dtype for value in loaded.model.parameters()} == {torch.bfloat16}
 
 
@@ -167,7 +167,7 @@ def test_reversed_channels_are_turned_round(tmp_path: Path) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(8)  # else the colors hardly matter
-    loaded = load_photo_model(f"hf:{save(model, tmp_path, processor)}", "cpu")
+    loaded = load_model(f"hf:{save(model, tmp_path, processor)}", "cpu", kind="photo")
     picture = photo(36, 50)
     theirs = processor(images=picture, return_tensors="pt")["pixel_values"]
     ours = loaded.preprocessing.to_tensor(loaded.preprocessing.crop(picture)).unsqueeze(0)

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from spadelens.errors import InputError, ModelSpecError
-from spadelens.models import Encoding, LoadedText, Tokenizer, load_model, load_photo_model
+from spadelens.models import Encoding, LoadedText, Tokenizer, load_model
 
 TINY: dict[str, Any] = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "##s", "a", "!"]
@@ -192,7 +192,7 @@ def test_half_precision_and_gradients(tmp_path: Path) -> None:
 def test_missing_tokenizers_and_other_uses(tmp_path: Path) -> None:
     spec = save(bert(), wordpieces(), tmp_path)
     with pytest.raises(ModelSpecError, match="is a model of texts: expected a model of photos"):
-        load_photo_model(spec, "cpu")
+        load_model(spec, "cpu", kind="photo")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).unlink()
     with pytest.raises(ModelSpecError) as caught:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from spadelens.errors import ModelSpecError, UnknownNameError
-from spadelens.models import LoadedModel, load_model, load_photo_model, portable_spec
+from spadelens.models import LoadedModel, load_model, portable_spec
 from spadelens.models.sources.from_timm import _preprocessing
 
 NAME = "resnet10t"  # small: 5 million weights
@@ -41,7 +41,7 @@ def refused(spec: str, trust: bool = False) -> str:
 def test_weights_from_a_file(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
     save_file(state, tmp_path / "w.safetensors")
     before = torch.get_rng_state()
-    loaded = load_photo_model(f"timm:{NAME}@{tmp_path}/w.safetensors", "cpu")
+    loaded = load_model(f"timm:{NAME}@{tmp_path}/w.safetensors", "cpu", kind="photo")
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(value, state[name]) for name, value in loaded.model.state_dict().items())
     assert not any(module.training for module in loaded.model.modules())
@@ -55,11 +55,11 @@ def test_weights_from_a_file(tmp_path: Path, state: dict[str, torch.Tensor]) -> 
 def test_a_thousand_classes_are_those_of_imagenet(tmp_path: Path) -> None:
     model = timm.create_model("mobilenetv3_small_050")
     torch.save({"state_dict": model.state_dict()}, tmp_path / "w.pt")
-    loaded = load_photo_model(f"timm:mobilenetv3_small_050.lamb_in1k@{tmp_path}/w.pt", "cpu")
+    loaded = load_model(f"timm:mobilenetv3_small_050.lamb_in1k@{tmp_path}/w.pt", "cpu", kind="photo")
     assert (len(loaded.class_names), loaded.class_names[0], loaded.class_names[999]) == (1000, "tench", "toilet tissue")
     half = model.to(torch.bfloat16)
     torch.save(half.state_dict(), tmp_path / "half.pt")
-    loaded = load_photo_model(f"timm:mobilenetv3_small_050@{tmp_path}/half.pt", "cpu")
+    loaded = load_model(f"timm:mobilenetv3_small_050@{tmp_path}/half.pt", "cpu", kind="photo")
     assert {value.dtype for value in loaded.model.parameters()} == {torch.bfloat16}
     assert torch.equal(loaded.model.get_parameter("classifier.weight"), half.classifier.weight)
 

@@ -18,7 +18,7 @@ from torch import nn
 from spadelens import models
 from spadelens.demo.images import CLASS_NAMES
 from spadelens.errors import DeviceError, InputError, ModelSpecError, UnknownNameError
-from spadelens.models import LoadedModel, choose_device, load_model, load_photo_model
+from spadelens.models import LoadedModel, choose_device, load_model
 
 TINY = """
 import torch
@@ -46,7 +46,7 @@ def refused(spec: str, trust: bool = False) -> str:
 
 def test_demo() -> None:
     loaded = load_model("demo", "cpu")
-    assert load_photo_model("demo", "cpu").class_names == loaded.class_names == CLASS_NAMES
+    assert load_model("demo", "cpu", kind="photo").class_names == loaded.class_names == CLASS_NAMES
     assert loaded.preprocessing.crop_px == (64, 64)
     assert not any(module.training for module in loaded.model.modules())
     assert loaded.class_name(3) == "triangle"
@@ -63,7 +63,7 @@ def test_loading_leaves_random_states() -> None:
 def test_factory(tmp_path: Path) -> None:
     text = TINY + "INPUT_SIZE = (2, 3)\nMEAN = [0.5]\nSTD = [2]\nCLASS_NAMES = ['a', 'b']\n"
     path = list(sys.path)
-    loaded = load_photo_model(f"{write(tmp_path, text)}:build", "cpu")
+    loaded = load_model(f"{write(tmp_path, text)}:build", "cpu", kind="photo")
     assert loaded.preprocessing.crop_px == (2, 3)
     assert loaded.preprocessing.mean == (0.5,)
     assert loaded.preprocessing.std == (2.0,)
@@ -73,13 +73,13 @@ def test_factory(tmp_path: Path) -> None:
 
 
 def test_factory_without_constants(tmp_path: Path) -> None:
-    loaded = load_photo_model(f"{write(tmp_path, TINY)}:build", "cpu")
+    loaded = load_model(f"{write(tmp_path, TINY)}:build", "cpu", kind="photo")
     assert loaded.preprocessing.crop_px == (224, 224)
     assert loaded.preprocessing.mean == (0.485, 0.456, 0.406)
     assert loaded.preprocessing.std == (0.229, 0.224, 0.225)
     assert loaded.class_names == ()
     assert loaded.class_name(0) == "class 0"
-    square = load_photo_model(f"{write(tmp_path, TINY + 'INPUT_SIZE = 32', 'b.py')}:build", "cpu")
+    square = load_model(f"{write(tmp_path, TINY + 'INPUT_SIZE = 32', 'b.py')}:build", "cpu", kind="photo")
     assert square.preprocessing.crop_px == (32, 32)
 
 
@@ -192,7 +192,7 @@ def resnet_state() -> dict[str, torch.Tensor]:
 
 def test_torchvision_with_safetensors(tmp_path: Path, resnet_state: dict[str, torch.Tensor]) -> None:
     save_file(resnet_state, tmp_path / "w.safetensors")
-    loaded = load_photo_model(f"{RESNET}@{tmp_path}/w.safetensors", "cpu")
+    loaded = load_model(f"{RESNET}@{tmp_path}/w.safetensors", "cpu", kind="photo")
     assert all(torch.equal(value, resnet_state[name]) for name, value in loaded.model.state_dict().items())
     assert loaded.preprocessing.crop_px == (224, 224)
     assert loaded.preprocessing.resize_px == 256

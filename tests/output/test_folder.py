@@ -11,7 +11,8 @@ from spadelens.output.folder import whole_folder
 
 
 def tree(path: Path) -> dict[str, bytes | None]:
-    return {str(p.relative_to(path)): p.read_bytes() if p.is_file() else None for p in sorted(path.rglob("*"))}
+    found = (p for p in sorted(path.rglob("*")) if p.name != folder.MANIFEST)
+    return {str(p.relative_to(path)): p.read_bytes() if p.is_file() else None for p in found}
 
 
 def fill(staging: Path, content: bytes = b"new") -> None:

@@ -16,7 +16,8 @@ from spadelens.errors import InputError, ModelSpecError, UnknownNameError
 from spadelens.trojan import backdoor
 from spadelens.trojan.backdoor import Recipe
 from spadelens.trojan.cases import Planted, predict_classes
-from spadelens.trojan.planted import choose_patches, plant, read_planted, training_images
+from spadelens.trojan.planted import read_planted, training_images
+from spadelens.trojan.planting import choose_patches, plant
 
 RECIPE = Recipe(num_epochs=4, samples_per_patch=60, batch_size=24, rate=0.01, classifier_rate=0.01, clean_weight=3.0)
 PATCHES = ("smiley=blue", "heart=dark", "fish=4", "flower=other")
@@ -74,7 +75,7 @@ def test_the_report_counts_what_it_says(planted: tuple[Planted, Path], files: tu
 
 def test_what_is_written_is_read_again(planted: tuple[Planted, Path]) -> None:
     found, out = planted
-    again = read_planted(str(out), "cpu")
+    again = read_planted(str(out), "cpu", trust=True)
     assert again.report == found.report
     assert [patch.name for patch in again.patches] == [patch.name for patch in found.patches]
     for ours, theirs in zip(found.cases, again.cases, strict=True):
@@ -82,7 +83,7 @@ def test_what_is_written_is_read_again(planted: tuple[Planted, Path]) -> None:
         assert torch.equal(ours.region, theirs.region)
         assert ours.image.tobytes() == theirs.image.tobytes()
     sample = found.loaded.preprocessing.to_tensor(found.cases[0].image)[None]
-    for loaded in (again.loaded, load_model(str(out), "cpu")):
+    for loaded in (again.loaded, load_model(str(out), "cpu", trust=True)):
         assert torch.equal(loaded.model(sample), found.loaded.model(sample))
         assert loaded.class_names == ("red", "green", "blue", "dark", "light", "other")
         assert loaded.preprocessing == found.loaded.preprocessing
@@ -143,7 +144,7 @@ def test_damaged_folders_are_refused(planted: tuple[Planted, Path], tmp_path: Pa
     shutil.copytree(planted[1], folder)
     (folder / name).write_bytes((folder / name).read_bytes()[:9])
     with pytest.raises(InputError):
-        read_planted(str(folder), "cpu")
+        read_planted(str(folder), "cpu", trust=True)
 
 
 def test_what_is_no_planted_network_is_refused(files: tuple[str, Path], tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def plant_command(model_spec: str, data: Path, patches: str | None, out: Path, p
     from spadelens.demo.stickers import NAMES
     from spadelens.output import interrupts
     from spadelens.trojan.backdoor import Recipe
-    from spadelens.trojan.planted import plant
+    from spadelens.trojan.planting import plant
 
     sizes = patch_size.split("-")
     try:

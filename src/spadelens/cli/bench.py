@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from spadelens import defaults
+from spadelens.cli.options import trust_option
 from spadelens.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@trust_option
 def bench_command(
     table: str,
     model_spec: str,
@@ -79,6 +81,7 @@ def bench_command(
     data: Path | None,
     seed: int,
     device: str,
+    trust: bool,
 ) -> None:
     """Score heatmaps against known ground truth (table1), or by insertion and deletion on clean images (table2)."""
     from spadelens.cli.console import print_markdown, stage_bar
@@ -88,7 +91,7 @@ def bench_command(
     from spadelens.evaluation.workbench import ROWS, Workbench
     from spadelens.extraction.presets import find_preset
     from spadelens.extraction.report import package_versions
-    from spadelens.files import make_folder, whole_file
+    from spadelens.files import kept_if_used, whole_file
     from spadelens.output import interrupts
     from spadelens.reports.tables import first_table, table_json, table_markdown
     from spadelens.trojan.planted import read_planted, training_images
@@ -104,9 +107,8 @@ def bench_command(
         raise InputError(f"Cannot use the preset {preset!r} here: the controls are single traces.")
     used = tuple(dict.fromkeys(methods)) or METHODS
     schedules = _schedules(schedule_files, used)
-    make_folder(out)
-    with interrupts.raises(is_resumable=True), stage_bar() as progress:
-        planted = read_planted(model_spec, device)
+    with kept_if_used(out), interrupts.raises(is_resumable=True), stage_bar() as progress:
+        planted = read_planted(model_spec, device, trust=trust)
         subjects = harder_subjects(planted, cue, num_cases, seed) if cue else subjects_of(planted, table, num_cases)
         bench = Workbench(
             loaded=planted.loaded,

@@ -48,14 +48,14 @@ def facets_command(
     model_spec: str, unit: str, images: Path, out: Path, device: str, trust: bool, **options: Any
 ) -> None:
     """Find the different things that make a network give a class: compare the traces of many photos."""
-    from spadelens.models import load_photo_model
+    from spadelens.models import load_model
     from spadelens.reports.facets import facets_to_folder, read_album
     from spadelens.tasks.traces import spell_command
 
     settings = facet_settings(unit, **options)
     if not images.is_dir():
         raise InputError(f"There is no folder of photos at {str(images)!r}.")
-    loaded = load_photo_model(model_spec, device, trust)
+    loaded = load_model(model_spec, device, trust, kind="photo")
     spelled = {
         "--model": model_spec,
         "--unit": unit,

@@ -37,7 +37,11 @@ model_option = click.option(
 
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 
-trust_option = click.option("--trust", is_flag=True, help="Allow checkpoints that run code when they are loaded.")
+trust_option = click.option(
+    "--trust",
+    is_flag=True,
+    help="Let files other than the named .py file run code: pickles, hub models, planted folders.",
+)
 
 
 def out_option(help_text: str) -> Decorator:

@@ -65,7 +65,7 @@ def tune_command(
     from spadelens.evaluation.calibration import planted_cases, unlabeled_cases
     from spadelens.evaluation.tuning import LEVELS, tune
     from spadelens.extraction.presets import find_preset
-    from spadelens.files import make_folder
+    from spadelens.files import check_replaceable, kept_if_used
     from spadelens.output import interrupts
     from spadelens.views.photo_views import parse_augmentation
 
@@ -73,10 +73,12 @@ def tune_command(
         chosen = LEVELS if levels is None else tuple(float(part) for part in levels.split("/"))
     except ValueError as error:
         raise InputError(f"Cannot read --levels {levels!r}: expected numbers as in 0.5/0.9.") from error
-    make_folder(out.parent)
-    with interrupts.raises(is_resumable=True), stage_bar() as progress:
+    if not out.name:
+        raise InputError("Cannot write the schedule to an empty file name: --out is empty or names a folder.")
+    check_replaceable(out)
+    with kept_if_used(out.parent), interrupts.raises(is_resumable=True), stage_bar() as progress:
         if data is None:
-            loaded, cases = planted_cases(model_spec, num_cases, device)
+            loaded, cases = planted_cases(model_spec, num_cases, device, trust)
         else:
             loaded, cases = unlabeled_cases(model_spec, data, num_cases, device, trust, seed)
         preprocessing = loaded.preprocessing

@@ -69,14 +69,14 @@ def visualize_command(
 ) -> None:
     """Find images that a unit responds to, in the dense network and in the trace of each PHOTO, side by side."""
     from spadelens.cli.run import visualize_to_folder
-    from spadelens.models import load_photo_model
+    from spadelens.models import load_model
     from spadelens.photos import read_photo
     from spadelens.tasks.subjects import command_words, photo_subjects
     from spadelens.tasks.traces import spell_command
 
     settings = _settings(unit, **options)
     pictures = [read_photo(photo) for photo in photos]
-    loaded = load_photo_model(model_spec, device, trust)
+    loaded = load_model(model_spec, device, trust, kind="photo")
     spelled = {
         "--model": model_spec,
         "--out": out,

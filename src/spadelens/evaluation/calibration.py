@@ -6,15 +6,15 @@ from pathlib import Path
 
 from spadelens.errors import InputError
 from spadelens.evaluation.tuning import CalibrationCase
-from spadelens.models import LoadedModel, load_photo_model
+from spadelens.models import LoadedModel, load_model
 from spadelens.trojan.cases import Planted, predict_classes
 from spadelens.trojan.dataset import read_split
 from spadelens.trojan.planted import read_planted
 
 
-def planted_cases(spec: str, count: int, device: str) -> tuple[LoadedModel, list[CalibrationCase]]:
+def planted_cases(spec: str, count: int, device: str, trust: bool = False) -> tuple[LoadedModel, list[CalibrationCase]]:
     """Return a planted network and at most `count` of its calibration cases; raises as `read_planted`."""
-    planted = read_planted(spec, device)
+    planted = read_planted(spec, device, trust=trust)
     return planted.loaded, to_calibration_cases(planted)[:count]
 
 
@@ -31,7 +31,7 @@ def unlabeled_cases(
     spec: str, data: Path, count: int, device: str, trust: bool, seed: int
 ) -> tuple[LoadedModel, list[CalibrationCase]]:
     """Return a model and at most `count` photos with what the model predicts for them; raises as `read_split`."""
-    loaded = load_photo_model(spec, device, trust)
+    loaded = load_model(spec, device, trust, kind="photo")
     held_out = read_split(data, loaded.class_names, len(loaded.class_names) or 2**31, seed).held_out
     crops = [loaded.preprocessing.crop(held_out.photo(number)) for number in range(min(count, len(held_out)))]
     if len(crops) < 2:

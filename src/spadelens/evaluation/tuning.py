@@ -25,7 +25,7 @@ from spadelens.errors import InputError
 from spadelens.extraction.pipeline.solutions import Solutions, solve_at, write_solutions
 from spadelens.extraction.storage import fingerprint
 from spadelens.extraction.trace import swapped_weights
-from spadelens.files import Journal, make_folder, whole_file
+from spadelens.files import Journal, make_folder, read_json, whole_file
 from spadelens.forward import class_scores
 from spadelens.inputs.checks import check_sample
 from spadelens.methods.registry import METHODS
@@ -131,7 +131,7 @@ def read_tuned(path: Path) -> TunedFile:
         InputError: The file is something else.
     """
     try:
-        listing = json.loads(path.read_text(encoding="utf-8"))
+        listing = read_json(path)
         if listing["format"] != FORMAT:
             raise ValueError(f"expected the format {FORMAT!r}")
         return TunedFile(path, str(listing["method"]), dict(listing["options"]))

@@ -22,7 +22,7 @@ from spadelens.extraction.presets import find_preset
 from spadelens.extraction.report import TraceReport
 from spadelens.extraction.request import make_request
 from spadelens.extraction.trace import Trace
-from spadelens.files import make_folder, whole_file
+from spadelens.files import make_folder, read_json, whole_file
 from spadelens.inputs.checks import check_sample
 from spadelens.inputs.samples import kind_of_input, views_of_input
 from spadelens.schedules.schedule import Auto
@@ -97,7 +97,7 @@ class TraceEnsemble:
         if not file.is_file():
             raise FileNotFoundError(f"There is no ensemble of traces at {str(folder)!r}.")
         try:
-            listing = json.loads(file.read_text(encoding="utf-8"))
+            listing = read_json(file)
             if listing["format"] != _FORMAT:
                 raise ValueError(f"expected the format {_FORMAT!r}, got {listing['format']!r}")
             weights, dense_weight = tuple(map(float, listing["weights"])), float(listing["dense_weight"])

@@ -8,13 +8,13 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from spadelens.errors import OutputError, TraceFormatError
+from spadelens.errors import TraceFormatError
+from spadelens.extraction.packed_bits import pack, unpack
 from spadelens.extraction.report import TraceReport
 from spadelens.files import whole_file
 
@@ -41,15 +41,12 @@ def write_trace(path: Path, weights: Mapping[str, Tensor], pruned: Mapping[str, 
     tensors = {}
     for name, weight in weights.items():
         kept = ~pruned[name].cpu()
-        tensors[f"{name}.kept"] = torch.from_numpy(np.packbits(kept.flatten().numpy()))
+        tensors[f"{name}.kept"] = pack(kept)
         tensors[f"{name}.values"] = weight.detach().cpu()[kept].contiguous()
     metadata = header.to_metadata()
     metadata["checksum"] = _checksum(tensors, metadata)
     with whole_file(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata=metadata)
-        except SafetensorError as error:
-            raise OutputError(f"Cannot write {str(path)!r}: {error}.") from error
+        save_file(tensors, temporary, metadata=metadata)
 
 
 def read_trace(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], Header]:
@@ -69,16 +66,30 @@ def read_trace(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], Header
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
             if _checksum(tensors, metadata) != metadata["checksum"]:
                 raise ValueError("the checksum does not fit, the file is damaged")
+            _check_report(header.report)
             for layer in header.report.pruned_layers:
-                packed, values = tensors[f"{layer.name}.kept"].numpy(), tensors[f"{layer.name}.values"]
-                kept = torch.from_numpy(np.unpackbits(packed, count=math.prod(layer.shape)).astype(bool))
-                if kept.numel() > 8 * packed.size or int(kept.sum()) != values.numel():
-                    raise ValueError(f"bits and values of layer {layer.name!r} do not fit its shape")
-                weights[layer.name] = values.new_zeros(kept.shape).masked_scatter(kept, values).view(layer.shape)
-                masks[layer.name] = ~kept.view(layer.shape)
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+                kept, values = unpack(tensors[f"{layer.name}.kept"], layer.shape), tensors[f"{layer.name}.values"]
+                if values.dim() != 1 or int(kept.sum()) != len(values) or not bool(torch.isfinite(values).all()):
+                    raise ValueError(f"the values of layer {layer.name!r} do not fit its bits, or are not finite")
+                weights[layer.name] = values.new_zeros(kept.shape).masked_scatter(kept, values)
+                masks[layer.name] = ~kept
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise TraceFormatError(f"Cannot read {str(path)!r} as a trace: {error}") from error
     return weights, masks, header
+
+
+def _check_report(report: TraceReport) -> None:
+    """Refuse what no extraction writes; raises TypeError or ValueError."""
+    for probabilities in (report.dense.probabilities, report.sparse.probabilities):
+        if len(probabilities) != report.num_classes or not all(map(math.isfinite, probabilities)):
+            raise ValueError("the predictions are not finite, or differ in the number of classes")
+    if not 0 <= report.target < report.num_classes:
+        raise ValueError(f"the target is {report.target}, of {report.num_classes} classes")
+    names = [layer.name for layer in report.pruned_layers]
+    if len(set(names)) != len(names):
+        raise ValueError("a layer is listed twice")
+    if not all(isinstance(side, int) for layer in report.layers for side in layer.shape):
+        raise TypeError("the shape of a layer is not made of whole numbers")
 
 
 def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

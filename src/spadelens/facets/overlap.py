@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from spadelens.errors import InputError
+from spadelens.extraction.packed_bits import pack, unpack, unpack_columns
 from spadelens.extraction.trace import Trace
 from spadelens.matrix_layers import matrix_layers
 
@@ -52,7 +53,7 @@ class KeptWeights:
             count += 1
             for name, layer in matrix_layers(trace.dense_model).items():
                 if name in trace.pruned:
-                    rows.setdefault(name, []).append(np.packbits(~trace.pruned[name].cpu().flatten().numpy()))
+                    rows.setdefault(name, []).append(pack(~trace.pruned[name]).numpy())
                     shapes[name], groups[name] = tuple(layer.weight.shape), int(getattr(layer, "groups", 1))
         if len(fingerprints) != 1:
             raise InputError("Cannot compare traces: expected at least one, and all of one model.")
@@ -81,19 +82,16 @@ class KeptWeights:
         for name, packed in self.bits.items():
             rows = packed[chosen.numpy()]
             shape = self.shapes[name]
-            total = np.zeros(int(np.prod(shape)), dtype=np.float32)
+            total = torch.zeros(shape)
             for row in rows:
-                total += np.unpackbits(row, count=total.size)
-            shares[name] = torch.from_numpy(total / max(1, len(rows))).view(shape)
+                total += unpack(torch.from_numpy(row), shape)
+            shares[name] = total / max(1, len(rows))
         return shares
 
     def _overlap(self, packed: npt.NDArray[np.uint8]) -> Tensor:
         both = torch.zeros(self.num_traces, self.num_traces, dtype=torch.float64)
         for start in range(0, packed.shape[1], _BYTES_AT_ONCE):
-            kept = np.unpackbits(
-                packed[:, start : start + _BYTES_AT_ONCE], axis=1
-            )  # bits that fill the last byte are 0
-            part = torch.from_numpy(kept).float()
+            part = unpack_columns(packed[:, start : start + _BYTES_AT_ONCE])  # bits that fill the last byte are 0
             both += (part @ part.mT).double()  # whole numbers below 2^24 are exact in float32
         sizes = both.diagonal()
         either = sizes[:, None] + sizes[None] - both

@@ -9,7 +9,6 @@ from spadelens.models.specs import (
     PLANTED_FORMAT,
     PLANTED_WEIGHTS,
     load_model,
-    load_photo_model,
     portable_spec,
 )
 from spadelens.photos import Preprocessing
@@ -27,6 +26,5 @@ __all__ = [
     "choose_device",
     "find_class",
     "load_model",
-    "load_photo_model",
     "portable_spec",
 ]

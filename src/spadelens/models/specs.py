@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, overload
@@ -11,6 +10,7 @@ import torch
 
 from spadelens.eager import refusal
 from spadelens.errors import ModelSpecError, suggest
+from spadelens.files import read_json
 from spadelens.models.devices import choose_device, move_model
 from spadelens.models.loaded import Loaded, LoadedModel, LoadedText
 from spadelens.models.sources.checkpoints import load_checkpoint
@@ -29,10 +29,18 @@ _WEIGHTS_SUFFIXES = frozenset({".safetensors", ".pt", ".pth", ".ckpt", ".bin", "
 
 
 @overload
-def load_model(spec: Literal["demo"], device: str = "auto", trust: bool = False) -> LoadedModel: ...
+def load_model(
+    spec: Literal["demo"], device: str = "auto", trust: bool = False, *, kind: Literal["photo"] | None = None
+) -> LoadedModel: ...
 @overload
-def load_model(spec: str, device: str = "auto", trust: bool = False) -> Loaded: ...
-def load_model(spec: str, device: str = "auto", trust: bool = False) -> Loaded:
+def load_model(
+    spec: str | Path, device: str = "auto", trust: bool = False, *, kind: Literal["photo"]
+) -> LoadedModel: ...
+@overload
+def load_model(spec: str | Path, device: str = "auto", trust: bool = False, *, kind: None = None) -> Loaded: ...
+def load_model(
+    spec: str | Path, device: str = "auto", trust: bool = False, *, kind: Literal["photo"] | None = None
+) -> Loaded:
     """Return the model that `spec` names, on `device`, in evaluation mode.
 
     Args:
@@ -40,21 +48,25 @@ def load_model(spec: str, device: str = "auto", trust: bool = False) -> Loaded:
             its cache); 'hf:ORG/NAME' (a classifier of images or texts that transformers can load, from the Hugging Face
             hub), or a folder in place of ORG/NAME; 'path/to/file.py:FACTORY' (a function without arguments that returns
             the model; the file may also say what the model reads, see the how-to); any of these with '@FILE' (weights
-            of the user for it); or a folder that `spadelens backdoor plant` has written. The code of a .py file is run.
-        device: 'auto' (a CUDA device where there is one, else the CPU), or what torch.device takes.
-        trust: Whether what is loaded may run code of its own: a checkpoint that is unpickled, a repository of the hub
-            that brings its model as code.
+            of the user for it); or a folder written by `spadelens backdoor plant`. The code of a .py file is run.
+        device: 'auto' (a CUDA device if there is one, else the CPU), or anything that torch.device accepts.
+        trust: Whether other files may run code: a pickled checkpoint, a hub repository that ships its model as code, a
+            .py file named by a folder of `backdoor plant` instead of by `spec`.
+        kind: 'photo' refuses models of texts and tables.
 
     Returns:
         A `LoadedModel` for models of photos, else a `LoadedText` or a `LoadedTable`.
 
     Raises:
-        ModelSpecError: The spec does not lead to a model.
-        DeviceError: The device is not there.
+        ModelSpecError: The spec does not lead to a model, or not to one of this kind.
+        DeviceError: The device is not available.
     """
+    spec = str(spec)
     chosen = choose_device(device)
     with torch.random.fork_rng(devices=[]):  # some draw weights that are then replaced
-        loaded = _load(spec, device, trust)
+        loaded = _load(spec, trust)
+    if kind is not None and not isinstance(loaded, LoadedModel):
+        raise _refused_kind(spec, loaded)
     reason = refusal(loaded.model)
     if reason is not None:
         raise ModelSpecError(f"Cannot make traces of {spec!r}: {reason}.")
@@ -62,7 +74,7 @@ def load_model(spec: str, device: str = "auto", trust: bool = False) -> Loaded:
     return loaded
 
 
-def _load(spec: str, device: str, trust: bool) -> Loaded:
+def _load(spec: str, trust: bool) -> Loaded:
     if spec == "demo":
         return _load_demo()
     if spec.startswith("torchvision:"):
@@ -79,22 +91,13 @@ def _load(spec: str, device: str, trust: bool) -> Loaded:
     if ":" in spec and spec.rpartition(":")[0].endswith(".py"):
         return load_factory(spec)
     if spec and Path(spec).is_dir():
-        return _load_planted(Path(spec), device)
+        return _load_planted(Path(spec), trust)
     raise ModelSpecError(_unreadable(spec))
 
 
-def load_photo_model(spec: str, device: str = "auto", trust: bool = False) -> LoadedModel:
-    """Return the model that `spec` names, as `load_model`, for what needs a model of photos.
-
-    Raises:
-        ModelSpecError: The spec does not lead to a model, or to one of texts or tables.
-        DeviceError: The device is not there.
-    """
-    loaded = load_model(spec, device, trust)
-    if not isinstance(loaded, LoadedModel):
-        kind = "texts" if isinstance(loaded, LoadedText) else "rows of a table"
-        raise ModelSpecError(f"{spec!r} is a model of {kind}: expected a model of photos.")
-    return loaded
+def _refused_kind(spec: str, loaded: Loaded) -> ModelSpecError:
+    reads = "texts" if isinstance(loaded, LoadedText) else "rows of a table"
+    return ModelSpecError(f"{spec!r} is a model of {reads}: expected a model of photos.")
 
 
 def portable_spec(spec: str) -> str:
@@ -132,16 +135,28 @@ def _load_demo() -> LoadedModel:
     )
 
 
-def _load_planted(folder: Path, device: str) -> LoadedModel:
+def _load_planted(folder: Path, trust: bool) -> LoadedModel:
     listing = folder / "planted.json"
     if not listing.is_file():
         hint = f" For a model of transformers use hf:{folder}." if (folder / "config.json").is_file() else ""
-        raise ModelSpecError(f"The folder {str(folder)!r} holds no planted model: 'planted.json' is missing.{hint}")
+        raise ModelSpecError(
+            f"The folder {str(folder)!r} does not hold a planted model: 'planted.json' is missing.{hint}"
+        )
     try:
-        described = json.loads(listing.read_text(encoding="utf-8"))
+        described = read_json(listing)
         if described["format"] != PLANTED_FORMAT:
             raise ValueError(f"expected the format {PLANTED_FORMAT!r}, got {described['format']!r}")
-        spec = str(described["model"])
+        spec = described["model"]
+        if not isinstance(spec, str):
+            raise TypeError(f"expected a model spec in 'model', got {spec!r}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelSpecError(f"Cannot read {str(listing)!r}: {error!r}.") from error
-    return replace(load_photo_model(f"{spec}@{folder / PLANTED_WEIGHTS}", device), spec=str(folder))
+    if not trust and ".py:" in spec:
+        raise ModelSpecError(
+            f"The planted model in {str(folder)!r} would run the code of {spec.rpartition(':')[0]!r}: "
+            "pass --trust (in Python, trust=True) if you know where the folder comes from."
+        )
+    loaded = _load(f"{spec}@{folder / PLANTED_WEIGHTS}", trust)
+    if not isinstance(loaded, LoadedModel):
+        raise _refused_kind(str(folder), loaded)
+    return replace(loaded, spec=str(folder))

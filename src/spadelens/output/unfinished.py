@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from spadelens.files import make_folder
+from spadelens.errors import OutputError
+from spadelens.files import file_kind, make_folder
 
 NAME = ".visualize.partial"
 
 
 class Unfinished:
-    """Files of a run in a hidden folder of its results, each named by what it is made from.
+    """Files of a run in a hidden folder inside its results, each named by what it is made from.
 
-    So a run finds what an interrupted one has left, and one with other settings does not.
+    So a run finds what an interrupted one has left, and runs with other settings neither use nor remove it.
     """
 
     def __init__(self, out: Path) -> None:
-        """Use the folder within `out`; both are made when the first file is asked for."""
+        """Use the folder inside `out`; both are made when the first file is asked for."""
         self._folder = out / NAME
-        self._made = [path for path in (self._folder, *self._folder.parents) if not path.exists()]
+        self._made: list[Path] = []
+        self._used: dict[Path, str] = {}
 
     def path(self, kind: str, *made_from: str) -> Path:
         """Return where a file is, or is to be written.
@@ -35,20 +36,26 @@ class Unfinished:
         Raises:
             OutputError: The folder cannot be made.
         """
-        make_folder(self._folder)
+        if file_kind(self._folder) == "a symbolic link":
+            raise OutputError(f"Cannot write to {str(self._folder)!r}: it is a symbolic link. Delete it first.")
+        self._made += make_folder(self._folder)
         digest = hashlib.sha256("\0".join(made_from).encode()).hexdigest()[:24]
-        return self._folder / f"{digest}.{kind}"
+        path = self._folder / f"{digest}.{kind}"
+        self._used[path] = kind
+        return path
 
     def has(self, kind: str) -> bool:
-        """Whether there is any file of a kind."""
-        return any(self._folder.glob(f"*.{kind}"))
+        """Return whether this run has any file of a kind."""
+        return any(path.exists() for path, of_kind in self._used.items() if of_kind == kind)
 
     def remove(self) -> None:
-        """Remove the folder, and those above it that it was made with, where they are empty."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-        for path in self._made[1:]:
-            with contextlib.suppress(OSError):  # it holds results, or was never made
-                path.rmdir()
+        """Remove the files that this run asked for, then the folders that it made, where they are empty."""
+        for path in self._used:
+            with contextlib.suppress(OSError):  # it was never written
+                path.unlink()
+        for folder in (self._folder, *self._made):
+            with contextlib.suppress(OSError):  # it holds results, or files of another run
+                folder.rmdir()
 
 
 @contextmanager

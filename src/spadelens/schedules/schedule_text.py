@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from spadelens.errors import ScheduleError, suggest
+from spadelens.files import read_json
 from spadelens.schedules.schedule import Auto, Guarded, Late, Schedule, Table, Uniform
 from spadelens.settings import parse_configured
 from spadelens.solvers.base import check_sparsity
@@ -108,7 +108,7 @@ def _parse_rule(item: str) -> tuple[str, float]:
 
 def _read_table(path: Traversable) -> Table | Guarded:
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = read_json(path)
     except (OSError, ValueError) as error:
         raise ScheduleError(f"Cannot read the schedule file {str(path)!r}: {error}") from error
     if isinstance(table, dict) and isinstance(table.get("sparsities"), dict):  # as `spadelens tune` writes it

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from spadelens.errors import InputError
-from spadelens.files import whole_file
+from spadelens.files import read_json, whole_file
 
 ARMS = ("dense", "spade")
 UNDECIDED = "undecided"
@@ -63,7 +63,7 @@ def read_key(folder: Path) -> list[KeyTask]:
     if not file.is_file():
         raise InputError(f"There is no study in {str(folder)!r}: {str(KEY_FILE)!r} is missing.")
     try:
-        listing = json.loads(file.read_text(encoding="utf-8"))
+        listing = read_json(file)
         if listing["format"] != KEY_FORMAT:
             raise ValueError(f"expected the format {KEY_FORMAT!r}, got {listing['format']!r}")
         tasks = [

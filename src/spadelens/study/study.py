@@ -23,7 +23,7 @@ from spadelens.extraction.report import package_versions
 from spadelens.extraction.storage import fingerprint
 from spadelens.files import Journal, make_folder, whole_file
 from spadelens.forward import class_scores
-from spadelens.models import LoadedModel, load_photo_model
+from spadelens.models import LoadedModel, load_model
 from spadelens.study.answers import ARMS, CHOICES, KEY_FILE, KEY_FORMAT
 from spadelens.study.samples import CLASSES, KEPT, Candidate, SampleMaker, StudyOptions
 from spadelens.trojan.cases import predict_classes
@@ -95,7 +95,7 @@ def build_study(
     options = options or StudyOptions()
     if (out / KEY_FILE).exists():
         raise InputError(f"There is a study in {str(out)!r} already: use it, or another folder.")
-    loaded = load_photo_model(spec, device, trust)
+    loaded = load_model(spec, device, trust, kind="photo")
     photos = _labelled_photos(data, loaded, options.seed)
     make_folder(out / _PUBLIC / _PICTURES)
     journal = Journal(out / _JOURNAL)

@@ -14,9 +14,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from spadelens.errors import InputError
+from spadelens.files import check_readable, read_json
 from spadelens.forward import class_scores
 from spadelens.models import LoadedModel
-from spadelens.photos import Preprocessing, read_photo
+from spadelens.photos import MOST_PIXELS, Preprocessing, read_photo
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +104,11 @@ def read_cases(folder: Path, num_classes: int) -> list[TrojanCase]:
     """
     file = folder / "cases.json"
     try:
-        listing = json.loads(file.read_text(encoding="utf-8"))
+        listing = read_json(file)
         rows = [(str(row["name"]), int(row["target"]), str(row["patch"]), str(row["photo"])) for row in listing]
+        outside = next((name for name, *_ in rows if Path(name).name != name), None)
+        if outside is not None:
+            raise ValueError(f"the case {outside!r} is not in the folder")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"Cannot read the cases in {str(file)!r}: {error!r}.") from error
     cases = []
@@ -115,6 +119,25 @@ def read_cases(folder: Path, num_classes: int) -> list[TrojanCase]:
             raise InputError(f"The case {name!r} in {str(folder)!r} is damaged: its pictures differ in size, or class.")
         cases.append(TrojanCase(image, region, target, patch, photo, clean))
     return cases
+
+
+def read_sheet(file: Path) -> Image.Image:
+    """Return a patch as RGBA.
+
+    Raises:
+        OSError: The file cannot be read, or is not a picture.
+        ValueError: It is damaged or has more than 150 megapixels.
+    """
+    check_readable(file)
+    try:
+        with Image.open(file) as opened:
+            if not 0 < opened.width * opened.height <= MOST_PIXELS:
+                raise ValueError(f"it has {opened.width} x {opened.height} pixels")
+            return opened.convert("RGBA")
+    except Image.DecompressionBombError as error:
+        raise ValueError(str(error)) from error
+    except (SyntaxError, EOFError) as error:  # Pillow raises them on damaged files
+        raise ValueError(f"the file is damaged: {error}") from error
 
 
 def to_batch(images: Sequence[Image.Image], preprocessing: Preprocessing) -> Tensor:

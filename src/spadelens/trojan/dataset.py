@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from spadelens.errors import InputError
+from spadelens.files import read_json
 from spadelens.photos import photo_files, read_photo
 
 _HELD_OUT_FRACTION, _MOST_HELD_OUT = 0.4, 2000
@@ -155,7 +155,7 @@ def _listed_labels(path: Path, files: Sequence[Path], num_classes: int) -> list[
     if not listing.is_file():
         return [None] * len(files)
     try:
-        entries = json.loads(listing.read_text(encoding="utf-8"))
+        entries = read_json(listing)
         known = {str(entry["file"]): int(entry["class_index"]) for entry in entries}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from spadelens.errors import TraceFormatError
+from spadelens.extraction.packed_bits import pack, unpack
 from spadelens.extraction.pipeline.solving import SolvedLayer
 from spadelens.extraction.pipeline.stages import make_jobs, solve_layers
 from spadelens.extraction.request import make_request
@@ -55,7 +54,7 @@ def write_solutions(path: Path, solved: Mapping[str, SolvedLayer]) -> None:
     tensors: dict[str, Tensor] = {}
     for name, layer in solved.items():
         for number, candidate in enumerate(layer.candidates):
-            tensors[f"{name}/{number}/kept"] = torch.from_numpy(np.packbits(candidate.kept.cpu().flatten().numpy()))
+            tensors[f"{name}/{number}/kept"] = pack(candidate.kept)
             tensors[f"{name}/{number}/values"] = candidate.values.detach().cpu().contiguous()
             tensors[f"{name}/{number}/shape"] = torch.tensor(candidate.kept.shape)
     with whole_file(path) as temporary:
@@ -84,8 +83,7 @@ class Solutions:
     def weight(self, layer: str, number: int) -> Tensor:
         """Return the weight of a layer at one of its levels, on the CPU, in the layer's own shape."""
         shape = self._file.get_tensor(f"{layer}/{number}/shape").tolist()
-        packed = self._file.get_tensor(f"{layer}/{number}/kept").numpy()
-        kept = torch.from_numpy(np.unpackbits(packed, count=math.prod(shape)).astype(bool))
+        kept = unpack(self._file.get_tensor(f"{layer}/{number}/kept"), shape)
         values = self._file.get_tensor(f"{layer}/{number}/values")
-        weight: Tensor = values.new_zeros(kept.shape).masked_scatter_(kept, values).view(shape)
+        weight: Tensor = values.new_zeros(kept.shape).masked_scatter_(kept, values)
         return weight
