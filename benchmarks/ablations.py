@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--method", action="append", help="repeatable")
     parser.add_argument("--calibration", action="store_true")
     arguments = parser.parse_args()
-    planted = read_planted(arguments.model)
+    planted = read_planted(arguments.model, trust=True)
     if arguments.calibration:
         planted = replace(planted, cases=planted.calibration_cases)
     rows = [DENSE] + [row for group in arguments.group or GROUPS for row in GROUPS[group]]

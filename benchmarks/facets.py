@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--patches", nargs="*", help="names; by default all")
     parser.add_argument("--schedules", nargs="+", default=[defaults.FACETS_SCHEDULE])
     arguments = parser.parse_args()
-    planted = spadelens.trojan.read_planted(arguments.model, "cpu")
+    planted = spadelens.trojan.read_planted(arguments.model, "cpu", trust=True)
     records: list[dict[str, Any]] = []
     for patch in planted.patches:
         if arguments.patches and patch.name not in arguments.patches:

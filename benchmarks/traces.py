@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cases", type=int, default=20)
     arguments = parser.parse_args()
-    planted = spadelens.trojan.read_planted(arguments.model)
+    planted = spadelens.trojan.read_planted(arguments.model, trust=True)
     model, preprocessing = planted.loaded.model, planted.loaded.preprocessing
     found: dict[str, list[float]] = {}
     for case in planted.cases[: arguments.cases]:

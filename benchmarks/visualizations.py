@@ -259,7 +259,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     arguments = parser.parse_args()
     make_folder(arguments.out / "pictures")
-    planted = spadelens.trojan.read_planted(arguments.model, "cpu")
+    planted = spadelens.trojan.read_planted(arguments.model, "cpu", trust=True)
     judge = spadelens.load_model(arguments.judge, "cpu").model if arguments.judge else planted.loaded.model
     materials = gather(planted, cases_of(planted, arguments), arguments.clean, judge)
     drawn = draw(planted, materials, arguments)

@@ -41,13 +41,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_three_commands_from_photos_to_a_table(folder: Path) -> None:
     tuned, out = folder / "tuned.json", folder / "bench"
-    found = run("tune", "--model", folder / "planted", "--levels", "0.5/0.9", "--out", tuned)
+    found = run("tune", "--model", folder / "planted", "--trust", "--levels", "0.5/0.9", "--out", tuned)
     assert "cross-validated gain" in found.stdout
     assert json.loads(tuned.read_text())["method"] == "saliency"
     assert json.loads(tuned.read_text())["options"] == {"preset": "fast"}
     assert "with --preset fast" in found.stdout
     rows = ("--row", "dense", "--row", "fast", "--row", "tuned", "--row", "magnitude")
-    found = run("bench", "table1", "--model", folder / "planted", "--out", out, "--schedule", tuned, *rows,
+    found = run("bench", "table1", "--model", folder / "planted", "--trust", "--out", out, "--schedule", tuned, *rows,
                 "--method", "saliency", "--method", "occlusion")  # fmt: skip
     assert "| *control:* magnitude | 6 |" in found.stdout
     listing = json.loads((out / "table1.json").read_text())
@@ -65,7 +65,7 @@ def test_a_schedule_for_a_method_that_is_not_in_the_table_is_refused(folder: Pat
         json.dumps({"format": "spadelens-schedule-1", "method": "occlusion", "options": {}, "sparsities": {"*": 0.5}})
     )
     options = ("--out", folder / "x", "--method", "saliency", "--schedule", file)
-    found = run("bench", "table1", "--model", folder / "planted", *options, code=2)
+    found = run("bench", "table1", "--model", folder / "planted", "--trust", *options, code=2)
     assert "tuned for occlusion" in found.stderr
     assert not (folder / "x").exists()
 
@@ -73,7 +73,7 @@ def test_a_schedule_for_a_method_that_is_not_in_the_table_is_refused(folder: Pat
 def test_an_interrupted_table_goes_on(folder: Path) -> None:
     out = folder / "interrupted"
     rows = ("--row", "dense", "--row", "fast")
-    command = ["bench", "table1", "--model", str(folder / "planted"), "--out", str(out), *rows]
+    command = ["bench", "table1", "--model", str(folder / "planted"), "--trust", "--out", str(out), *rows]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([str(PROGRAM), *command], stderr=subprocess.PIPE, text=True, env=environment)
     journal = out / "table1.jsonl"
@@ -89,7 +89,7 @@ def test_an_interrupted_table_goes_on(folder: Path) -> None:
     run(*command)
     assert journal.read_text().startswith(before)
     assert len(journal.read_text().splitlines()) == 12
-    run("bench", "table1", "--model", folder / "planted", "--out", folder / "whole", *rows)
+    run("bench", "table1", "--model", folder / "planted", "--trust", "--out", folder / "whole", *rows)
     interrupted, whole = (json.loads((folder / name / "table1.json").read_text()) for name in (out.name, "whole"))
     for listing in (interrupted, whole):
         for row in listing["rows"]:
@@ -98,8 +98,8 @@ def test_an_interrupted_table_goes_on(folder: Path) -> None:
 
 
 def test_table_2_on_clean_photos(folder: Path) -> None:
-    found = run("bench", "table2", "--model", folder / "planted", "--out", folder / "clean", "--row", "dense",
-                "--row", "Sparse FC", "--method", "saliency", "--cases", "3")  # fmt: skip
+    found = run("bench", "table2", "--model", folder / "planted", "--trust", "--out", folder / "clean",
+                "--row", "dense", "--row", "Sparse FC", "--method", "saliency", "--cases", "3")  # fmt: skip
     assert "Insertion" in found.stdout
     listing = json.loads((folder / "clean" / "table2.json").read_text())
     assert {image["patch"] for image in listing["images"]} == {""}
@@ -114,8 +114,29 @@ def test_tuning_without_ground_truth(folder: Path) -> None:
 
 def test_a_planted_network_can_be_explained_with_its_tuned_schedule(folder: Path) -> None:
     photo = folder / "planted" / "cases" / "test" / "0000.png"
-    run("tune", "--model", folder / "planted", "--levels", "0.7", "--cases", "2", "--out", folder / "two.json")
-    run("explain", photo, "--model", folder / "planted", "--schedule", folder / "two.json", "--out", folder / "out")
+    run(
+        "tune",
+        "--model",
+        folder / "planted",
+        "--trust",
+        "--levels",
+        "0.7",
+        "--cases",
+        "2",
+        "--out",
+        folder / "two.json",
+    )
+    run(
+        "explain",
+        photo,
+        "--model",
+        folder / "planted",
+        "--trust",
+        "--schedule",
+        folder / "two.json",
+        "--out",
+        folder / "out",
+    )
     assert json.loads((folder / "out" / "report.json").read_text())["samples"][0]["is_prediction_kept"]
 
 

@@ -78,7 +78,7 @@ def listing(folder: Path | None = None) -> dict[str, bytes | None]:
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
-        if "__pycache__" not in path.parts
+        if path.name != ".spadelens.json" and "__pycache__" not in path.parts
     }
 
 
@@ -296,7 +296,7 @@ def test_files_of_the_user_stay() -> None:
     assert Path("out/notes.txt").read_text() == "mine"
     assert Path("out/square/notes.txt").read_text() == "mine"
     assert Path("out/report.html").read_text() != "old"
-    assert list(Path("out").rglob(".*")) == []
+    assert [path.name for path in Path("out").rglob(".*")] == [".spadelens.json"]
 
 
 def test_an_old_report_stays_when_the_run_fails(capsys: pytest.CaptureFixture[str]) -> None:
@@ -605,7 +605,7 @@ def test_two_runs_at_once(demo: LoadedModel) -> None:
         assert process.returncode == 0
     read_report()
     assert Trace.load("out/square/trace.safetensors", demo.model)
-    assert sorted(path.name for path in Path("out").iterdir()) == ["report.html", "report.json", "square"]
+    assert sorted(path.name for path in Path("out").glob("[!.]*")) == ["report.html", "report.json", "square"]
     assert not [path for path in Path.cwd().iterdir() if path.name.startswith(".")]
 
 

@@ -1,4 +1,4 @@
-"""Trace files that were forged, with a checksum that fits: nothing impossible is loaded, and no memory is taken for it."""
+"""Forged trace files with a checksum that fits: nothing impossible is loaded, and no memory is taken for it."""
 
 import json
 from collections.abc import Callable

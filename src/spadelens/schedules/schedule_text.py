@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -108,7 +109,7 @@ def _parse_rule(item: str) -> tuple[str, float]:
 
 def _read_table(path: Traversable) -> Table | Guarded:
     try:
-        table = read_json(path)
+        table = read_json(path) if isinstance(path, Path) else json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ScheduleError(f"Cannot read the schedule file {str(path)!r}: {error}") from error
     if isinstance(table, dict) and isinstance(table.get("sparsities"), dict):  # as `spadelens tune` writes it
