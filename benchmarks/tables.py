@@ -96,6 +96,7 @@ def commands(name: str, network: Network, shared: Path, out: Path) -> Iterator[t
     if network.plant:
         options = [option.format(shared) for option in network.plant]
         yield ["backdoor", "plant", *options, "--out", model], out / name / "planted.json"
+    of = ["--model", model, "--trust"]
     schedules: dict[str, list[str]] = {}
     for objective, tuned in (("auc", network.tuned), ("insertion", network.tuned_by_insertion)):
         schedules[objective] = []
@@ -103,11 +104,11 @@ def commands(name: str, network: Network, shared: Path, out: Path) -> Iterator[t
             file = out / f"{name}-{objective}-{method.partition(':')[0]}.json"
             options = [option.format(shared) for option in options_of_method]
             cache = out / f"{name}-{objective}.cache"
-            command = ["tune", "--model", model, "--trust", "--method", method, *options, "--cache", str(cache)]
+            command = ["tune", *of, "--method", method, *options, "--cache", str(cache)]
             yield [*command, "--out", str(file)], file
             schedules[objective] += ["--schedule", str(file)]
     folder = out / f"tables-{name}"
-    bench = ["--model", model, "--trust", "--out", str(folder)]
+    bench = [*of, "--out", str(folder)]
     yield ["bench", "table1", *bench, *network.table1, *schedules["auc"]], folder / "table1.json"
     yield ["bench", "table2", *bench, *network.table2, *schedules["insertion"]], folder / "table2.json"
     rows = [part for row in ON_CUES for part in ("--row", row)]
@@ -120,49 +121,24 @@ def commands(name: str, network: Network, shared: Path, out: Path) -> Iterator[t
         chosen = [part for row in ("dense", "balanced", "tuned") for part in ("--row", row)]
         quick = [part for method in QUICK for part in ("--method", method)]
         files = [part for m in QUICK for part in ("--schedule", str(out / f"{name}-auc-{m}.json"))]
-        command = [
-            "bench",
-            "table2",
-            "--model",
-            model,
-            "--trust",
-            "--out",
-            str(folder),
-            *network.table2,
-            *chosen,
-            *quick,
-            *files,
-        ]
+        command = ["bench", "table2", *of, "--out", str(folder), *network.table2, *chosen, *quick, *files]
         yield command, folder / "table2.json"
     for kind, used, added in (("rules", RULE_METHODS, ("ensemble",)), ("lime", SLOW_METHODS, ())):
         folder = out / f"{kind}-{name}"
         rows = [part for row in (*ON_RULES, *added) for part in ("--row", row)]
         methods = [part for method in used for part in ("--method", method)]
-        command = [
-            "bench",
-            "table1",
-            "--model",
-            model,
-            "--trust",
-            "--out",
-            str(folder),
-            "--cases",
-            str(network.num_rule_cases),
-        ]
+        command = ["bench", "table1", *of, "--out", str(folder), "--cases", str(network.num_rule_cases)]
         yield [*command, *rows, *methods], folder / "table1.json"
     folder = out / f"rules-{name}"
     rows = [part for row in ("dense", "balanced", "ensemble") for part in ("--row", row)]
     methods = [part for method in (*CUE_METHODS[:2], *RULE_METHODS) for part in ("--method", method)]
-    command = ["bench", "table2", "--model", model, "--trust", "--out", str(folder), *network.table2, *rows, *methods]
+    command = ["bench", "table2", *of, "--out", str(folder), *network.table2, *rows, *methods]
     yield command, folder / "table2.json"
     if network.num_draw_cases:
         folder = out / f"draws-{name}"
         rows = ["--row", "dense", "--row", "ensemble", "--cases", str(network.num_draw_cases)]
         methods = [part for method in MANY_DRAWS for part in ("--method", method)]
-        yield (
-            ["bench", "table1", "--model", model, "--trust", "--out", str(folder), *rows, *methods],
-            folder / "table1.json",
-        )
+        yield ["bench", "table1", *of, "--out", str(folder), *rows, *methods], folder / "table1.json"
 
 
 def main() -> None:
