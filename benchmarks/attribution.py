@@ -43,9 +43,7 @@ def rules_on(network: str, checkpoint: str, shared: Path, count: int) -> Iterato
     """Yield what each rule does on a network."""
     folder = shared / "models"
     loaded = spadelens.load_model(f"{folder / network}.py:build@{folder / checkpoint}", kind="photo")
-    samples = [
-        loaded.preprocessing.to_tensor(loaded.preprocessing.crop(photo)) for photo in photos_of(network, shared, count)
-    ]
+    samples = [loaded.preprocessing(photo) for photo in photos_of(network, shared, count)]
     for rule in COMPOSITES:
         for epsilon, stabilizer in STRENGTHS:
             found: dict[str, list[float]] = {"off": [], "size": [], "head": []}

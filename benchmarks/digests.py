@@ -68,7 +68,7 @@ def samples_of(shared: Path | None) -> Iterator[tuple[str, nn.Module, list[Tenso
 
 def _prepared(spec: str, photos: list[Image.Image]) -> tuple[nn.Module, list[Tensor]]:
     loaded = spadelens.load_model(spec, kind="photo")
-    return loaded.model, [loaded.preprocessing.to_tensor(loaded.preprocessing.crop(photo)) for photo in photos]
+    return loaded.model, [loaded.preprocessing(photo) for photo in photos]
 
 
 def digests_of(name: str, model: nn.Module, sample: Tensor) -> Iterator[tuple[str, str]]:

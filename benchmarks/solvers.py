@@ -83,7 +83,7 @@ def samples_of(
         return
     files = sorted((shared / "data" / "imagenet-sample").glob("*.jpg"))
     for file in files[:: -(-len(files) // count)]:
-        yield file.stem, loaded.preprocessing.to_tensor(loaded.preprocessing.crop(spadelens.read_photo(file)))
+        yield file.stem, loaded.preprocessing(spadelens.read_photo(file))
 
 
 def cases_of(network: str, model_file: str, shared: Path, num_samples: int, num_views: int) -> Iterator[Case]:

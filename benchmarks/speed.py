@@ -81,7 +81,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)).save(photo)
         for _ in range(1 if preset in SLOW else 1 + arguments.repeats):
             start = time.perf_counter()
-            sample = preprocessing.to_tensor(preprocessing.crop(spadelens.read_photo(photo)))
+            sample = preprocessing(spadelens.read_photo(photo))
             if arguments.samples > 1:
                 noise = 0.1 * torch.randn(arguments.samples, *sample.shape)
                 traces = spadelens.extract_traces(model, sample + noise, preset=preset, **options)

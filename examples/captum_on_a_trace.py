@@ -7,7 +7,7 @@ import spadelens
 from spadelens.demo.images import draw_image
 
 loaded = spadelens.load_model("demo", device="cpu")
-model, sample = loaded.model, loaded.preprocessing.to_tensor(Image.fromarray(draw_image(label=3, seed=1).pixels))
+model, sample = loaded.model, loaded.sample(Image.fromarray(draw_image(label=3, seed=1).pixels))
 target = int(model(sample.unsqueeze(0)).argmax())
 last_convolution = [module for name, module in model.named_modules() if name.endswith("conv2")][-1]
 

@@ -10,7 +10,7 @@ from spadelens.demo.patches import PATCHES, paste_patch
 # Any model and any sample will do; here those of the demo: an image into which a Trojan patch was pasted.
 loaded = spadelens.load_model("demo", device="cpu")
 patched = paste_patch(draw_image(label=7, seed=1).pixels, PATCHES[0], seed=2)
-model, sample = loaded.model, loaded.preprocessing.to_tensor(Image.fromarray(patched.pixels))
+model, sample = loaded.model, loaded.sample(Image.fromarray(patched.pixels))
 
 trace = spadelens.extract_trace(model, sample)
 heatmap = spadelens.attribute(trace, sample)

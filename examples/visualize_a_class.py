@@ -12,7 +12,7 @@ from spadelens.demo.patches import PATCHES, paste_patch
 
 loaded = spadelens.load_model("demo", device="cpu")
 patched = paste_patch(draw_image(label=7, seed=1).pixels, PATCHES[0], seed=2)
-sample = loaded.preprocessing.to_tensor(Image.fromarray(patched.pixels))
+sample = loaded.sample(Image.fromarray(patched.pixels))
 target = PATCHES[0].target
 
 trace = spadelens.extract_trace(loaded.model, sample, target=target, preset="fast")

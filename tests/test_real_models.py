@@ -45,7 +45,7 @@ def test_explain_real_photos(tmp_path: Path, capsys: pytest.CaptureFixture[str],
 def test_the_default_schedule_keeps_predictions() -> None:
     loaded = spadelens.load_model(f"{SHARED / 'models' / 'resnet20_cifar10.py'}:build", "cpu")
     for file in sorted(PHOTOS.glob("*.jpg"))[::40]:
-        sample = loaded.preprocessing.to_tensor(loaded.preprocessing.crop(spadelens.read_photo(file)))
+        sample = loaded.preprocessing(spadelens.read_photo(file))
         report = spadelens.extract_trace(loaded.model, sample, num_views=64).report
         kept = report.sparse.probabilities[report.dense.class_index] / report.dense.probability
         assert kept > 0.75, file.name

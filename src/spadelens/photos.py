@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 from torch import Tensor
 
 from spadelens.errors import InputError, PhotoError
+from spadelens.files import check_readable
+from spadelens.pixel_depth import PixelDepth, check_colors, eight_bit, pixel_depth
 
 MOST_PIXELS = 150_000_000
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
+PHOTO_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"}
+    | ({".avif"} if features.check("avif") else set())
+)
 MOST_INPUT_PX = 10_000
 _CROP_FRACTION = 224 / 256  # of the shorter side, where a model does not say how it resizes
 _BACKGROUND = (255, 255, 255)
@@ -54,17 +62,28 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         """Refuse sizes and normalizations that no picture can be given."""
-        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3) or not all(value > 0 for value in self.std):
+        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
             raise InputError(
-                f"Cannot normalize with mean {self.mean} and std {self.std}: "
-                "expected one or three numbers each, std > 0."
+                f"Cannot normalize with mean {self.mean} and std {self.std}: expected one number each for grey photos, "
+                "or three for colors. For other channels, explain tensors in Python."
             )
+        if not all(map(math.isfinite, (*self.mean, *self.std))) or not all(value > 0 for value in self.std):
+            raise InputError(
+                f"Cannot normalize with mean {self.mean} and std {self.std}: expected finite numbers, std > 0."
+            )
+        resize = self.resize_px if isinstance(self.resize_px, tuple) else (self.resize_px or 1,)
+        if not all(isinstance(size, int) and 0 < size <= 2 * MOST_INPUT_PX for size in resize):
+            raise InputError(f"Cannot resize photos to {self.resize_px}: expected whole numbers of pixels above zero.")
         if not all(isinstance(size, int) and 0 < size <= MOST_INPUT_PX for size in self.crop_px):
             raise InputError(
                 f"Cannot use the input size {self.crop_px}: expected whole numbers of pixels from 1 to {MOST_INPUT_PX}."
             )
         if self.fit not in get_args(Fit):
             raise InputError(f"Cannot fit photos by {self.fit!r}: expected 'crop', 'squash' or 'pad'.")
+
+    def __call__(self, photo: Image.Image) -> Tensor:
+        """Return a photo of any size as the model's input, `[C, H, W]`: resized, cropped and normalized."""
+        return self.to_tensor(self.crop(photo))
 
     def crop(self, photo: Image.Image) -> Image.Image:
         """Return the part of an RGB `photo` that the model sees, at the size in which it sees it."""
@@ -112,7 +131,17 @@ class Preprocessing:
         return padded
 
     def to_tensor(self, crop: Image.Image) -> Tensor:
-        """Return a cropped photo as a normalized tensor `[C, H, W]`."""
+        """Return what `crop` gave as a normalized tensor `[C, H, W]`.
+
+        Raises:
+            InputError: `crop` has another size than the model's input.
+        """
+        height, width = self.crop_px
+        if crop.size != (width, height):
+            raise InputError(
+                f"Cannot use a picture of {crop.height} x {crop.width} pixels: the model reads {height} x {width}. "
+                "Call the preprocessing itself, which resizes and crops: preprocessing(photo)."
+            )
         picture = crop.convert("L") if len(self.mean) == 1 else crop
         pixels = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255.0)
         pixels = pixels.unsqueeze(-1) if pixels.dim() == 2 else pixels
@@ -135,58 +164,92 @@ def photo_files(folder: Path, is_deep: bool = False) -> list[Path]:
     )
 
 
+def check_photo(path: str | Path) -> None:
+    """Refuse what is not a photo by its header, without reading its pixels.
+
+    Raises:
+        PhotoError: There is no such file, it is not a picture, or it is larger than 150 megapixels.
+    """
+    with _opened(Path(path)):
+        pass
+
+
 def read_photo(path: str | Path) -> Image.Image:
     """Return the picture in the file at `path` as RGB, as a person would see it.
 
-    EXIF rotation is applied, transparency is laid over white, 16-bit and floating-point greys are scaled to 8 bits, and
-    of an animation the first frame counts.
+    EXIF rotation is applied, transparency is laid over white, greys of more bits and floating-point ones are scaled to
+    8 bits, and of an animation the first frame counts.
 
     Raises:
-        PhotoError: There is no such file, it is no picture, or it is damaged or larger than 150 megapixels.
+        PhotoError: There is no such file, it is not a picture, it is damaged or larger than 150 megapixels, or it is
+            not known which of its values is white.
     """
     path = Path(path)
+    with _opened(path) as opened:
+        depth = pixel_depth(opened, path)
+        opened.load()
+        return _as_seen(opened, depth)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    shown = repr(str(path))
     try:
         if path.is_dir():
-            raise PhotoError(f"{str(path)!r} is a folder: name the photos in it.")
+            raise PhotoError(f"{shown} is a folder: name the photos in it.")
+        check_readable(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata and large sizes: what counts is whether it can be read
             with Image.open(path) as opened:
                 if opened.width * opened.height > MOST_PIXELS:
                     raise PhotoError(
-                        f"The photo {str(path)!r} has {opened.width} x {opened.height} pixels: "
+                        f"The photo {shown} has {opened.width} x {opened.height} pixels: "
                         f"expected at most {MOST_PIXELS // 10**6} megapixels. Scale it down first."
                     )
-                opened.load()
-                return _as_seen(opened)
+                yield opened
     except PhotoError:
         raise
     except Image.DecompressionBombError as error:
-        raise PhotoError(f"The photo {str(path)!r} has too many megapixels. Scale it down first. ({error})") from error
+        raise PhotoError(f"The photo {shown} has too many megapixels. Scale it down first. ({error})") from error
     except FileNotFoundError as error:
-        raise PhotoError(f"There is no photo at {str(path)!r}.") from error
+        raise PhotoError(f"There is no photo at {shown}.") from error
     except UnidentifiedImageError as error:
-        raise PhotoError(f"{str(path)!r} is not a picture in a format that can be read.") from error
+        raise PhotoError(f"{shown} is not a picture in a format that can be read.{_how_to_convert(path)}") from error
     except Exception as error:  # Pillow's decoders raise what they like on damaged files
-        raise PhotoError(f"The photo {str(path)!r} cannot be read: {error}. The file may be damaged.") from error
+        raise PhotoError(f"The photo {shown} cannot be read: {error}. The file may be damaged.") from error
 
 
-def _as_seen(opened: Image.Image) -> Image.Image:
+_CONVERSIONS = {
+    (".heic", ".heif"): "Convert it to JPEG or PNG first, for example: magick photo.heic photo.png.",
+    (
+        ".dcm",
+        ".dicom",
+    ): "Export DICOM as PNG first, with the window you want to look at: dcm2img or pydicom.",
+    (".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"): "Export the raw photo as JPEG or PNG first.",
+    (".svg", ".pdf", ".eps"): "Export the drawing as PNG first.",
+    (".nii", ".gz", ".nrrd", ".mha"): "Volumes are explained in Python: call attribute with a tensor.",
+    (".npy", ".npz", ".pt", ".mat", ".h5"): "Arrays are explained in Python: call attribute with a tensor.",
+    (".xlsx", ".xls", ".ods", ".parquet", ".feather", ".json", ".jsonl"): "Save the table as CSV first.",
+    (".docx", ".doc", ".odt", ".md", ".rtf", ".html"): "Save the text as a .txt file first, one text per line.",
+    (".wav", ".mp3", ".flac", ".ogg"): "Sounds are explained in Python: call attribute with a tensor.",
+    (".mp4", ".mov", ".avi", ".mkv"): "Save a frame of the video as PNG first.",
+    (".avif",): "Convert it to JPEG or PNG first, or install a Pillow that reads AVIF.",
+}
+
+
+def _how_to_convert(path: Path) -> str:
+    """Return a sentence, after a space, on how to make a photo, text or table of a file that is neither."""
+    suffix = path.suffix.lower()
+    return next((f" {advice}" for suffixes, advice in _CONVERSIONS.items() if suffix in suffixes), "")
+
+
+def _as_seen(opened: Image.Image, depth: PixelDepth) -> Image.Image:
+    check_colors(opened, depth)
     picture: Image.Image = ImageOps.exif_transpose(opened)
     if picture.mode.startswith("I") or picture.mode == "F":
-        picture = _eight_bit(picture)
+        picture = eight_bit(picture, depth)
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
         foreground = picture.convert("RGBA")
         backdrop = Image.new("RGBA", foreground.size, (*_BACKGROUND, 255))
         picture = Image.alpha_composite(backdrop, foreground)
     return picture.convert("RGB")
-
-
-def _eight_bit(picture: Image.Image) -> Image.Image:
-    """Return 16-bit or floating-point greys with 8 bits: 65,535 is white, or 1.0 where nothing is above."""
-    values = np.asarray(picture, dtype=np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError("it holds values that are not finite")
-    white = 1.0 if picture.mode == "F" and values.max(initial=0.0) <= 1.0 else 65535.0
-    if picture.mode == "F" and white > 1.0 and values.max(initial=0.0) <= 255.0:
-        white = 255.0
-    return Image.fromarray(np.clip(np.rint(values / white * 255.0), 0, 255).astype(np.uint8))

@@ -162,7 +162,7 @@ def test_paths_that_lead_nowhere() -> None:
     Path("folder.txt").mkdir()
     assert "There is no file at 'none.txt'" in refused("none.txt")
     assert "There is no file at 'none.csv'" in refused("none.csv:3")
-    assert "'folder.txt' is a folder" in refused("folder.txt")
+    assert "There are no photos in the folder 'folder.txt'" in refused("folder.txt")
 
 
 def test_texts_that_the_model_cannot_read_are_named() -> None:

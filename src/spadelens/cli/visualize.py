@@ -70,12 +70,15 @@ def visualize_command(
     """Find images that a unit responds to, in the dense network and in the trace of each PHOTO, side by side."""
     from spadelens.cli.run import visualize_to_folder
     from spadelens.models import load_model
-    from spadelens.photos import read_photo
+    from spadelens.photos import check_photo
+    from spadelens.tasks.inputs import expand_folders
     from spadelens.tasks.subjects import command_words, photo_subjects
     from spadelens.tasks.traces import spell_command
 
     settings = _settings(unit, **options)
-    pictures = [read_photo(photo) for photo in photos]
+    expanded = expand_folders(photos)
+    for photo in expanded:
+        check_photo(photo)
     loaded = load_model(model_spec, device, trust, kind="photo")
     spelled = {
         "--model": model_spec,
@@ -87,7 +90,7 @@ def visualize_command(
         "--images": settings.ascent.num_images,
     }
     command = spell_command(command_words("visualize", photos), spelled, settings.traces, trust)
-    visualize_to_folder(loaded, photo_subjects(photos, pictures, loaded), settings, out, command)
+    visualize_to_folder(loaded, photo_subjects(expanded, loaded), settings, out, command)
 
 
 def _settings(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TypeAlias, final, runtime_checkable
 
+from PIL import Image
 from torch import Tensor, nn
 
-from spadelens.photos import Preprocessing
+from spadelens.photos import Preprocessing, read_photo
 
 
 class _NamedClasses:
@@ -37,6 +39,16 @@ class LoadedModel(_NamedClasses):
     model: nn.Module
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
+
+    def sample(self, photo: Image.Image | str | Path) -> Tensor:
+        """Return a photo, or the photo in a file, as the model expects it, `[C, H, W]` on the CPU.
+
+        Raises:
+            PhotoError: The file cannot be read as a photo.
+        """
+        if isinstance(photo, Image.Image):
+            return self.preprocessing(photo if photo.mode == "RGB" else photo.convert("RGB"))
+        return self.preprocessing(read_photo(photo))
 
 
 @final

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-from PIL import Image
-
 from spadelens.errors import InputError
 from spadelens.inputs.kind import Kind
 from spadelens.models import Loaded, LoadedModel, LoadedTable, LoadedText
-from spadelens.photos import read_photo
+from spadelens.photos import check_photo, photo_files, read_photo
 from spadelens.tasks.subjects import (
     AnySubject,
     RowSubject,
@@ -26,16 +24,15 @@ from spadelens.tasks.subjects import (
 from spadelens.text_files import TableLine, displayable, numbers, shown, table_lines, text_lines
 
 MOST_LINES = 100
-_KINDS: Mapping[str, Kind] = {".txt": "text", ".csv": "row"}
-_LINE = re.compile(r"(?P<file>.+\.(txt|csv)):(?P<line>\d{1,9})", re.IGNORECASE | re.DOTALL)
+_KINDS: Mapping[str, Kind] = {".txt": "text", ".csv": "row", ".tsv": "row"}
+_LINE = re.compile(r"(?P<file>.+\.(txt|csv|tsv)):(?P<line>\d{1,9})", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True, eq=False)
 class PhotoFile:
-    """A photo as it was read."""
+    """A photo whose header was read; its pixels are read when the model is there, one photo at a time."""
 
     file: Path
-    picture: Image.Image
 
 
 @dataclass(frozen=True)
@@ -54,20 +51,37 @@ Line = TypeVar("Line", TextLine, TableLine)
 def read_inputs(files: Sequence[Path]) -> list[Given]:
     """Return what the files hold: photos, every line of `.txt` files that is not empty, every row of `.csv` files.
 
-    `reviews.txt:3` stands for line 3 alone; in a table the line of the header is line 1.
+    A folder stands for the photos in it. `reviews.txt:3` stands for line 3 alone; the header of
+    a table is line 1.
 
     Raises:
         InputError: A file cannot be read or has too many lines; PhotoError: it is no picture.
     """
     given: list[Given] = []
-    for path in files:
+    for path in expand_folders(files):
         file, line = _split(path)
         kind = _kind(file)
         if kind == "photo":
-            given.append(PhotoFile(path, read_photo(path)))
+            check_photo(path)
+            given.append(PhotoFile(path))
         else:
             given += _read_lines(file, line) if kind == "text" else _read_table(file, line)
     return given
+
+
+def expand_folders(paths: Sequence[Path]) -> list[Path]:
+    """Return the paths with the photos of a folder, sorted, in its place.
+
+    Raises:
+        InputError: A folder holds no photos.
+    """
+    expanded: list[Path] = []
+    for path in paths:
+        found = photo_files(path) if path.is_dir() else [path]
+        if not found:
+            raise InputError(f"There are no photos in the folder {shown(path)}: name a folder with photos, or a file.")
+        expanded += found
+    return expanded
 
 
 def make_subjects(loaded: Loaded, given: Sequence[Given]) -> list[AnySubject]:
@@ -90,7 +104,7 @@ def unused_columns(loaded: Loaded, given: Sequence[Given]) -> tuple[str, ...]:
 def _subject(loaded: Loaded, given: Given, name: str) -> AnySubject:
     label = displayable(str(given.file) if isinstance(given, PhotoFile) else f"{given.file}:{given.line}")
     if isinstance(given, PhotoFile) and isinstance(loaded, LoadedModel):
-        return Subject(name, label, loaded.preprocessing.crop(given.picture))
+        return Subject(name, label, loaded.preprocessing.crop(read_photo(given.file)))
     if isinstance(given, TextLine) and isinstance(loaded, LoadedText):
         try:
             return TextSubject(name, label, given.text, loaded.tokenizer.encode(given.text))

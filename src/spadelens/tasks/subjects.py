@@ -15,6 +15,7 @@ from spadelens.extraction.presets import Preset
 from spadelens.inputs.kind import Kind
 from spadelens.inputs.samples import RowSample, TextSample, embed_text, row_sample
 from spadelens.models import Encoding, Loaded, LoadedModel, LoadedTable, LoadedText
+from spadelens.photos import read_photo
 from spadelens.text_files import displayable
 from spadelens.views.augmentation import Augmentation
 from spadelens.views.photo_views import parse_augmentation
@@ -183,11 +184,15 @@ def check_kind(loaded: Loaded, kind: Kind, file: str) -> None:
         )
 
 
-def photo_subjects(photos: Sequence[Path], pictures: Sequence[Image.Image], loaded: LoadedModel) -> list[Subject]:
-    """Return what the model sees of the `pictures` that were read from `photos`, each with a name of its own."""
+def photo_subjects(photos: Sequence[Path], loaded: LoadedModel) -> list[Subject]:
+    """Return what the model sees of photos, each with a name of its own; one photo is held at full size at a time.
+
+    Raises:
+        PhotoError: A photo cannot be read.
+    """
     return [
-        Subject(name, displayable(str(photo)), loaded.preprocessing.crop(picture))
-        for name, photo, picture in zip(unique_names(tuple(photos)), photos, pictures, strict=True)
+        Subject(name, displayable(str(photo)), loaded.preprocessing.crop(read_photo(photo)))
+        for name, photo in zip(unique_names(tuple(photos)), photos, strict=True)
     ]
 
 
