@@ -128,6 +128,8 @@ def test_runs_of_other_settings_keep_their_unfinished_files(tmp_path: Path) -> N
     with unfinished(tmp_path, "x") as second:
         second.path("x", "second").write_text("other")
     assert [path.read_text() for path in (tmp_path / NAME).iterdir()] == ["hours of work"]
+    (tmp_path / NAME / "given-up.x").write_text("x")
+    os.utime(tmp_path / NAME / "given-up.x", (0, 0))
     with unfinished(tmp_path, "x") as again:
         again.path("x", "first")
     assert list(tmp_path.iterdir()) == []

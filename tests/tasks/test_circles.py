@@ -57,7 +57,7 @@ def test_margins_are_those_of_the_panel(drawn: tuple[Path, TwoCircles]) -> None:
 
 def test_the_files_hold_what_was_returned(drawn: tuple[Path, TwoCircles]) -> None:
     out, result = drawn
-    assert sorted(path.name for path in out.iterdir()) == ["circles.json", "circles.png"]
+    assert sorted(path.name for path in out.glob("[!.]*")) == ["circles.json", "circles.png"]
     data = json.loads((out / "circles.json").read_text())
     assert data == json.loads(json.dumps(result.to_dict()))
     assert [panel["name"] for panel in data["panels"]] == ["dense", "larger circle", "smaller circle"]

@@ -240,6 +240,8 @@ def test_unfinished_files_go_when_all_is_done_and_stay_after_an_interrupt(tmp_pa
         raise VisualizationError("x")
     assert len(tree(out)) == 3  # the folder, and what was finished keeps the rest
     with unfinished(out, "done") as files:
+        for made_from in (("part", "a"), ("part", "b"), ("done", "c")):
+            files.path(*made_from)
         (out / "report.html").write_text("z")
     assert tree(tmp_path) == ["deep", "deep/out", "deep/out/report.html"]
 

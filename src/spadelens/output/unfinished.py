@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from spadelens.errors import OutputError
 from spadelens.files import file_kind, make_folder
 
 NAME = ".visualize.partial"
+_LONGEST_KEPT_S = 7 * 24 * 3600
 
 
 class Unfinished:
@@ -49,8 +51,9 @@ class Unfinished:
         return any(path.exists() for path, of_kind in self._used.items() if of_kind == kind)
 
     def remove(self) -> None:
-        """Remove the files that this run asked for, then the folders that it made, where they are empty."""
-        for path in self._used:
+        """Remove the files that this run asked for and those that nobody went on from for a week; then empty folders."""
+        old = [path for path in self._folder.glob("*") if time.time() - path.lstat().st_mtime > _LONGEST_KEPT_S]
+        for path in (*self._used, *old):
             with contextlib.suppress(OSError):  # it was never written
                 path.unlink()
         for folder in (self._folder, *self._made):
