@@ -24,13 +24,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from spadelens.plain_text import printable
+
 
 class SpadeError(Exception):
     """Base of every exception that this library raises on purpose; its message is always one line."""
 
     def __init__(self, message: str) -> None:
-        """Fold the line breaks that a quoted message of another library may bring."""
-        super().__init__(" ".join(message.split()))
+        """Fold line breaks and replace control characters, which quoted messages and names may bring."""
+        super().__init__(printable(" ".join(message.split())))
 
 
 class InputError(SpadeError, ValueError):

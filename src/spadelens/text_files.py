@@ -8,12 +8,16 @@ import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TextIO
 
 from spadelens.errors import InputError
+from spadelens.files import check_readable
+from spadelens.plain_text import printable
 
 MOST_CHARACTERS = 100_000  # of a line
+_SEPARATORS = (",", ";", "\t", "|")  # of several that fit equally well, the first
 _LARGEST = 3.4e38  # of a float32
 
 
@@ -30,7 +34,7 @@ def table_lines(file: Path) -> Generator[TableLine, None, None]:
     """Yield the lines of a table that are not empty: the header first, whose cells are its own names, then the rows.
 
     Raises:
-        InputError: The file cannot be read, is no table with a header, or a row has another number of cells.
+        InputError: The file cannot be read, is not a table with a header, or a row has another number of cells.
     """
     with closing(_records(file)) as records:
         number, cells = next(records, (0, []))
@@ -48,7 +52,7 @@ def numbers(given: TableLine, names: Sequence[str]) -> tuple[float, ...]:
     """Return the numbers in the columns `names` of a row.
 
     Raises:
-        InputError: A column is missing, or a cell holds no finite number.
+        InputError: A column is missing, or a cell does not hold a finite number.
     """
     missing = [name for name in names if name not in given.cells]
     if missing:
@@ -63,17 +67,18 @@ def text_lines(file: Path) -> Generator[str, None, None]:
     """Yield the lines of a text file in UTF-8, with or without a byte order mark.
 
     Raises:
-        InputError: There is no such file, it is no text, or a line is longer than 100,000 characters.
+        InputError: There is no such file, it is not text, or a line is longer than 100,000 characters.
     """
     try:
         if file.is_dir():
             raise InputError(f"{shown(file)} is a folder: name the files in it.")
+        check_readable(file)
         with file.open(encoding="utf-8-sig") as opened:
             yield from _limited(opened, file)
     except FileNotFoundError as error:
         raise InputError(f"There is no file at {shown(file)}.") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{shown(file)} is not a text in UTF-8: save it in that encoding.") from error
+        raise InputError(f"{shown(file)} is not text in UTF-8: save it in that encoding.") from error
     except OSError as error:
         raise InputError(f"Cannot read {shown(file)}: {error.strerror or error}.") from error
 
@@ -84,34 +89,60 @@ def shown(file: Path) -> str:
 
 
 def displayable(file_name: str) -> str:
-    """Return a file's name with replacement characters where it is not valid text."""
-    return os.fsencode(file_name).decode("utf-8", "replace")
+    """Return a file's name with replacement characters where it is not valid text, or would steer a terminal."""
+    return printable(os.fsencode(file_name).decode("utf-8", "replace"))
 
 
 def _records(file: Path) -> Generator[tuple[int, list[str]], None, None]:
     """Yield the rows of a table that are not empty, its header first, each with the number of its first line."""
     with closing(text_lines(file)) as lines:
-        reader = csv.reader(lines, strict=True)
-        start = 1
+        before, first = _first_line(lines)
+        reader = csv.reader(chain([first], lines), strict=True, delimiter=_separator(first))
+        start = before + 1
         try:
             for cells in reader:
                 if any(cell.strip() for cell in cells):
                     yield start, cells
-                start = reader.line_num + 1
+                start = before + reader.line_num + 1
         except csv.Error as error:
-            raise InputError(f"Cannot read line {reader.line_num} of {shown(file)} as a table: {error}.") from error
+            raise InputError(
+                f"Cannot read line {before + reader.line_num} of {shown(file)} as a table: {error}."
+            ) from error
+
+
+def _first_line(lines: Iterator[str]) -> tuple[int, str]:
+    """Return the first line that is not blank, and how many lines are before it."""
+    for number, line in enumerate(lines):
+        if line.strip():
+            return number, line
+    return 0, ""
+
+
+def _separator(header: str) -> str:
+    """Return what separates the columns of a table: a comma, unless the header has more of something else."""
+    return max(_SEPARATORS, key=lambda sign: len(next(csv.reader([header], delimiter=sign), [])))
 
 
 def _check_header(file: Path, cells: Sequence[str]) -> list[str]:
     header = [cell.strip() for cell in cells]
-    if len(header) == 1 and ";" in header[0]:
-        raise InputError(f"The columns of {shown(file)} are separated by semicolons: expected commas.")
     if not header:
         raise InputError(f"There is no header in {shown(file)}: the first line of a table names its columns.")
+    if all(map(_is_number, header)):
+        raise InputError(
+            f"The first line of {shown(file)} holds numbers: put a line with the names of the columns above it."
+        )
     twice = next((name for name in header if header.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"The table {shown(file)} has several columns named {twice!r}: expected different names.")
     return header
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _number(given: TableLine, name: str) -> float:
@@ -133,7 +164,7 @@ def _limited(opened: TextIO, file: Path) -> Iterator[str]:
     while line := opened.readline(MOST_CHARACTERS + 1):
         number += 1
         if "\0" in line:
-            raise InputError(f"{shown(file)} is not a text: line {number} holds a zero byte.")
+            raise InputError(f"{shown(file)} is not text: line {number} holds a zero byte.")
         if len(line) > MOST_CHARACTERS:
             raise InputError(f"Line {number} of {shown(file)} has more than {MOST_CHARACTERS:,} characters.")
         yield line

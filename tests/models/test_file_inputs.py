@@ -97,7 +97,7 @@ def test_backgrounds(tmp_path: Path) -> None:
         (b"a,b\nnan,2\n", "'nan' in line 2, column 'a'"),
         (b"a,b\n1,inf\n", "'inf' in line 2, column 'b'"),
         (b"a,b\n1,2\n1,2,3\n", "has 3 cells: expected 2"),
-        (b"\xff\xfe\x00", "is not a text in UTF-8"),
+        (b"\xff\xfe\x00", "is not text in UTF-8"),
     ],
 )
 def test_tables_that_cannot_be_read(tmp_path: Path, content: bytes | None, expected: str) -> None:

@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import markup
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from spadelens.output import interrupts
+from spadelens.plain_text import printable
 
 if TYPE_CHECKING:
     from spadelens.evaluation.tuning import Tuned
@@ -37,6 +38,11 @@ _STAGES = {
     "predict": "predicting photos",
     "facets": "comparing traces",
 }
+
+
+def escape(text: str) -> str:
+    """Return a name such that neither rich nor a terminal reads anything into it."""
+    return markup.escape(printable(text))
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from spadelens.cli.tune import tune_command
 from spadelens.cli.visualize import visualize_command
 from spadelens.errors import InputError, SpadeError
 from spadelens.output.interrupts import EXIT_CODE, message, stops_at_once
+from spadelens.plain_text import printable
 
 if TYPE_CHECKING:
     from spadelens.models import Loaded, LoadedModel
@@ -101,7 +102,7 @@ def explain_command(
         find_class(settings.target, loaded.class_names, len(loaded.class_names))
     unused = unused_columns(loaded, given)
     if unused:
-        click.echo(f"Columns that the model does not read: {', '.join(unused)}", err=True)
+        click.echo(f"Columns that the model does not read: {printable(', '.join(unused))}", err=True)
     command = _command(command_words("explain", files), model_spec, out, settings, device, trust)
     run_to_folder(loaded, subjects, settings, out, command)
 
@@ -182,7 +183,7 @@ def _run(arguments: Sequence[str] | None) -> NoReturn:
     except (KeyboardInterrupt, click.exceptions.Abort):
         click.echo(message(), err=True)
     except (SpadeError, OSError) as error:
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {printable(str(error))}", err=True)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "allocate" not in str(error) and "out of memory" not in str(error):
             raise

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from spadelens.photos import Preprocessing, read_photo
+from spadelens.plain_text import printable
 
 
 class _NamedClasses:
@@ -18,9 +19,9 @@ class _NamedClasses:
     class_names: tuple[str, ...]
 
     def class_name(self, class_index: int) -> str:
-        """Return the name of a class, or 'class 7' where it has none."""
+        """Return the name of a class as it can be printed, or 'class 7' where it has none."""
         known = class_index < len(self.class_names)
-        return self.class_names[class_index] if known else f"class {class_index}"
+        return printable(self.class_names[class_index]) if known else f"class {class_index}"
 
 
 @final

@@ -51,7 +51,7 @@ class Unfinished:
         return any(path.exists() for path, of_kind in self._used.items() if of_kind == kind)
 
     def remove(self) -> None:
-        """Remove the files that this run asked for and those that nobody went on from for a week; then empty folders."""
+        """Remove the files that this run asked for, those that were left alone for a week, and empty folders."""
         old = [path for path in self._folder.glob("*") if time.time() - path.lstat().st_mtime > _LONGEST_KEPT_S]
         for path in (*self._used, *old):
             with contextlib.suppress(OSError):  # it was never written

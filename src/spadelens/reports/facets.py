@@ -25,6 +25,7 @@ from spadelens.models import LoadedModel, find_class
 from spadelens.output import interrupts
 from spadelens.output.folder import whole_folder
 from spadelens.photos import photo_files, read_photo
+from spadelens.plain_text import csv_cell
 from spadelens.reports.html import page_picture, page_thumbnail, render_page
 from spadelens.reports.image import photo_picture, png_bytes
 from spadelens.reports.summary import describe_run, sparsity_of
@@ -226,7 +227,7 @@ def _write(
     with whole_file(folder / "facets.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["photo", "facet"])
-        rows.writerows(zip(album.files, [int(label) + 1 for label in found.labels], strict=True))
+        rows.writerows(zip(map(csv_cell, album.files), [int(label) + 1 for label in found.labels], strict=True))
     (folder / "facets.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     (folder / "report.html").write_text(render(report, album, found, pictures), encoding="utf-8")
 

@@ -19,6 +19,7 @@ from spadelens.extraction.trace import Trace
 from spadelens.inputs.layout import reduce_to_units
 from spadelens.methods.registry import METHODS
 from spadelens.models import Loaded, LoadedTable, LoadedText
+from spadelens.plain_text import csv_cell
 from spadelens.prediction import Prediction
 from spadelens.settings import configured_name, settings_of
 from spadelens.tasks.explain import Explanation, Settings, reduction_of
@@ -178,7 +179,7 @@ def maps_table(sample: Mapping[str, Any]) -> str:
     for unit in sample["map_values"]:
         values = [unit[side][reduced] for side in ("dense", "sparse") for reduced in ("signed", "absolute")]
         value = "" if unit["value"] is None else unit["value"]
-        writer.writerow([unit["name"], value, int(unit["is_special"]), *values])
+        writer.writerow([csv_cell(unit["name"]), value, int(unit["is_special"]), *values])
     return written.getvalue()
 
 

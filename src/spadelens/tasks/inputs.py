@@ -164,7 +164,8 @@ def _check_found(file: Path, found: list[Line], wanted: int | None, last: int, w
             f"There is no {what} in line {wanted} of {shown(file)}: the last line that was read is {last}."
         )
     if not found:
-        raise InputError(f"There is no {what} in {shown(file)}: expected at least one.")
+        below = " below the first line, which names the columns" if what == "row" else ""
+        raise InputError(f"There is no {what} in {shown(file)}{below}: expected at least one.")
     if len(found) > MOST_LINES:
         example = shown(Path(f"{file}:{found[0].line}"))
         raise InputError(
