@@ -97,12 +97,14 @@ class OutputError(SpadeError, OSError):
 
 def suggest(name: str, known: Iterable[str], most_listed: int = 12) -> str:
     """Return ' Did you mean ...?' for the nearest known names, or the list of all when none is near and it is short."""
-    candidates = sorted(set(known))
+    candidates = sorted({name for name in known if name})
     by_folded = {candidate.lower(): candidate for candidate in candidates}
     near = difflib.get_close_matches(name.lower(), by_folded, n=3, cutoff=0.6)
     if near:
         return " Did you mean " + " or ".join(repr(by_folded[match]) for match in near) + "?"
     if not candidates:
+        return ""
+    if not most_listed:
         return ""
     listed = ", ".join(candidates[:most_listed]) + (", ..." if len(candidates) > most_listed else "")
     return f" Known: {listed}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, overload
@@ -118,9 +119,30 @@ def _unreadable(spec: str) -> str:
             f"{spec!r} holds weights but not the code of the model: say what they are for, as in "
             f"torchvision:NAME@{spec} or path/to/file.py:FACTORY@{spec}."
         )
-    return f"Cannot read the model spec {spec!r}: expected {_FORMS}." + suggest(
-        spec, ["demo", "torchvision:resnet50", "timm:resnet50"], most_listed=0
-    )
+    bare = spec.partition("@")[0]
+    if bare.endswith(".py"):
+        return f"{spec!r} does not say which function makes the model: expected {bare}:FACTORY.{_functions(Path(bare))}"
+    return f"Cannot read the model spec {spec!r}: expected {_FORMS}.{_nearest(spec)}"
+
+
+def _functions(path: Path) -> str:
+    """Return a sentence with the functions that a Python file defines, without running it."""
+    try:
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+    except (OSError, ValueError, SyntaxError, RecursionError):
+        return ""
+    names = [node.name for node in body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
+    return f" It defines: {', '.join(names)}." if names else ""
+
+
+def _nearest(spec: str) -> str:
+    """Return ' Did you mean ...?' for the name of a model without its source, torchvision before timm."""
+    import torchvision
+
+    name = spec.rpartition(":")[2].lower()
+    if name in torchvision.models.list_models(module=torchvision.models):
+        return f" Did you mean 'torchvision:{name}'?"
+    return suggest(spec, ["demo", "torchvision:resnet50", "timm:resnet50"], most_listed=0)
 
 
 def _load_demo() -> LoadedModel:

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spadelens.errors import ModelSpecError
 
+_CONTAINERS = (
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "net",
+    "network",
+    "module",
+    "weights",
+    "params",
+)
 _HALVES = frozenset({torch.float16, torch.bfloat16})
 
 
@@ -41,6 +53,7 @@ def fit_checkpoint(model: nn.Module, state: Mapping[str, Tensor], path: Path, sp
     Raises:
         ModelSpecError: It does not fit.
     """
+    state = under_names_of(model.state_dict(), state)
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     types = {value.dtype for name, value in state.items() if name in parameters and value.is_floating_point()}
     if len(types) == 1 and types < _HALVES:
@@ -88,13 +101,46 @@ def _read_pickle(path: Path, trust: bool) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # a damaged file, or whatever trusted code raises
         raise ModelSpecError(f"Cannot read the checkpoint {str(path)!r}: {type(error).__name__}: {error}") from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
+    state = _unpacked(state)
     if not isinstance(state, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
     ):
         raise ModelSpecError(f"The checkpoint {str(path)!r} does not hold a state dictionary of tensors.")
+    return state
+
+
+def _unpacked(state: Any) -> Any:
+    """Return the state dictionary among what else a training saved (epoch, optimizer), or of a whole model."""
+    for _ in range(3):
+        if isinstance(state, nn.Module):
+            return dict(state.state_dict())
+        inside = (state.get(key) for key in _CONTAINERS) if isinstance(state, dict) else ()
+        found = next((one for one in inside if isinstance(one, dict | nn.Module) and one), None)
+        if found is None:
+            break
+        state = found
+    return state
+
+
+def under_names_of(names: Iterable[str], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return a state dictionary under the `names` that a model has: wrappers put words such as 'module.' before them.
+
+    Args:
+        names: Of the model's state dictionary.
+        state: As it was read.
+
+    Returns:
+        `state`, or the part of it below a prefix that has all of the names, under these.
+    """
+    needed = {name for name in names if not name.endswith("num_batches_tracked")}
+    if needed <= state.keys():
+        return state
+    anchor = min(needed, default="")
+    prefixes = [key.removesuffix(anchor) for key in state if anchor and key.endswith(f".{anchor}")]
+    for prefix in sorted(prefixes, key=len):
+        part = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        if needed <= part.keys():
+            return part
     return state
 
 

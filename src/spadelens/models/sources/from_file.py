@@ -51,9 +51,9 @@ def load_factory(spec: str) -> Loaded:
 
 
 def _make_model(module: ModuleType, file_name: str, factory_name: str) -> nn.Module:
-    factory = getattr(module, factory_name, None)
+    factory = getattr(module, factory_name, None) if factory_name else None
     if not callable(factory):
-        functions = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        functions = [name for name, value in vars(module).items() if _is_own_function(name, value, module)]
         raise ModelSpecError(f"{file_name!r} has no function {factory_name!r}.{suggest(factory_name, functions)}")
     try:
         model = factory()
@@ -67,6 +67,10 @@ def _make_model(module: ModuleType, file_name: str, factory_name: str) -> nn.Mod
             "expected a torch.nn.Module."
         )
     return unwrapped(model)
+
+
+def _is_own_function(name: str, value: object, module: ModuleType) -> bool:
+    return callable(value) and not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
 
 
 def _import_file(path: Path) -> ModuleType:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -15,6 +15,7 @@ from spadelens.models.loaded import Loaded, LoadedModel, LoadedText
 from spadelens.models.sources.checkpoints import fit_checkpoint, read_checkpoint
 from spadelens.models.sources.hub_images import HubImageClassifier, match_preprocessing
 from spadelens.models.sources.hub_texts import HubTextClassifier, make_tokenizer
+from spadelens.models.sources.network import quick_hub
 
 _Kind: TypeAlias = Literal["image", "text"]
 _AUTO_CLASSES: dict[_Kind, str] = {
@@ -76,7 +77,7 @@ def load_hub(spec: str, trust: bool) -> Loaded:
             f"Cannot load {spec!r} without transformers: pip install 'spadelens[hf]' ({error})."
         ) from error
     source = _Source.parse(spec, trust)
-    with _quiet():
+    with _quiet(), _hub_of(source):
         config = source.read(transformers.AutoConfig, "configuration")
         kind = _kind(config, source)
         classifier = _load_classifier(config, kind, source)
@@ -172,6 +173,10 @@ def _class_names(config: Any) -> tuple[str, ...]:
     if all(name == f"LABEL_{index}" for index, name in labels.items()):
         return ()
     return tuple(labels.get(index, f"class {index}") for index in range(config.num_labels))
+
+
+def _hub_of(source: _Source) -> AbstractContextManager[None]:
+    return nullcontext() if Path(source.place).is_dir() else quick_hub()
 
 
 @contextmanager

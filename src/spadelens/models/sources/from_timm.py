@@ -13,6 +13,7 @@ from torch import nn
 from spadelens.errors import InputError, ModelSpecError, UnknownNameError
 from spadelens.models.loaded import LoadedModel
 from spadelens.models.sources.checkpoints import fit_checkpoint, read_checkpoint
+from spadelens.models.sources.network import quick_hub
 from spadelens.photos import Fit, Preprocessing
 
 _FITS: dict[str, Fit] = {"center": "crop", "squash": "squash", "border": "pad"}
@@ -47,7 +48,8 @@ def _make_with(name: str, path: Path, spec: str, trust: bool) -> nn.Module:
     state = read_checkpoint(path, spec, trust)
     described = timm.get_pretrained_cfg(name, allow_unregistered=False)
     classifier = getattr(described, "classifier", None)
-    weight = state.get(f"{classifier}.weight") if isinstance(classifier, str) else None
+    ends = f"{classifier}.weight" if isinstance(classifier, str) else ""
+    weight = next((value for key, value in state.items() if ends and f".{key}".endswith(f".{ends}")), None)
     arguments = {} if weight is None or weight.dim() < 2 else {"num_classes": len(weight)}
     model: nn.Module = timm.create_model(name, pretrained=False, **arguments)
     fit_checkpoint(model, state, path, spec)
@@ -60,7 +62,8 @@ def _download(name: str, spec: str) -> nn.Module:
     if not timm.is_model_pretrained(name):
         raise ModelSpecError(f"timm has no weights for {name!r}: bring them as a file, timm:{name}@FILE.safetensors.")
     try:
-        model: nn.Module = timm.create_model(name, pretrained=True)
+        with quick_hub():
+            model: nn.Module = timm.create_model(name, pretrained=True)
     except Exception as error:  # no network, a broken download, a cache that cannot be written
         raise ModelSpecError(
             f"Cannot download the weights of {spec!r} ({type(error).__name__}: {error}). "
