@@ -1,4 +1,4 @@
-"""Runs a model on a batch as it is: in evaluation mode, as written, without gradients, its scores checked."""
+"""Runs models on batches: private copies in evaluation mode, as they are written, and checks the scores."""
 
 from __future__ import annotations
 
@@ -11,26 +11,18 @@ from torch import Tensor, nn
 
 from spadelens.eager import run_as_written
 from spadelens.errors import ModelOutputError, SpadeError
+from spadelens.private_copy import ensure_private
+from spadelens.randomness import undisturbed_random_states
 
 
 @contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put `model` into evaluation mode for the length of the block, and let its compiled parts run as written.
+def running(model: nn.Module) -> Iterator[nn.Module]:
+    """Give a private copy of `model` (itself, if it is one), whose compiled parts run as written inside the block.
 
-    The mode of every module is restored.
-
-    Flags are set directly: a `train()` of the user's own may do more than that on the way in (merge weights, say),
-    which nothing would undo on the way out.
+    The random states that a forward pass draws from are put back if it has drawn from them.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        for module, _ in modes:
-            module.training = False
-        with run_as_written():
-            yield
-    finally:
-        for module, is_training in modes:
-            module.training = is_training
+    with run_as_written(), undisturbed_random_states():
+        yield ensure_private(model)
 
 
 def class_scores(model: nn.Module, batch: Tensor) -> Tensor:
@@ -39,12 +31,12 @@ def class_scores(model: nn.Module, batch: Tensor) -> Tensor:
     Raises:
         ModelOutputError: The model fails on such a batch, or returns anything else than finite scores.
     """
-    with evaluation_mode(model), torch.no_grad():
+    with running(model) as private, torch.no_grad():
         try:
-            scores = model(batch.clone())  # a model may begin with an operation in place
+            scores = private(batch.clone())  # a model may begin with an operation in place
         except SpadeError:  # from a consumer of ours that the pass has called
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ModelOutputError(
                 f"The model cannot be run on a batch of shape {list(batch.shape)}: "
                 f"{type(error).__name__}: {str(error).strip() or 'no message'}{_batch_hint(batch)}"

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,6 +48,32 @@ def _seeded_device(seed: int, device: torch.device | None) -> Iterator[None]:
             torch.mps.set_rng_state(state)
     else:
         yield
+
+
+@contextmanager
+def undisturbed_random_states() -> Iterator[None]:
+    """Put the global random states of torch, NumPy and Python back after the block, those that it has changed.
+
+    States that the block leaves alone are not written to, since other threads may draw from them meanwhile.
+    """
+    python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    try:
+        yield
+    finally:
+        if random.getstate() != python_state:
+            random.setstate(python_state)
+        if not _is_same(np.random.get_state(), numpy_state):
+            np.random.set_state(numpy_state)
+        if not torch.equal(torch.get_rng_state(), torch_state):
+            torch.set_rng_state(torch_state)
+        for number, state in enumerate(cuda_states):
+            if not torch.equal(torch.cuda.get_rng_state(number), state):
+                torch.cuda.set_rng_state(state, number)
+
+
+def _is_same(first: Any, second: Any) -> bool:
+    return all(np.array_equal(one, other) for one, other in zip(first, second, strict=True))
 
 
 @lru_cache(maxsize=256)

@@ -9,7 +9,7 @@ from torch.nn import functional
 from spadelens.capture.arrangement import SHARED, by_sample, find_order, project
 from spadelens.capture.capture import Arrangement, capture_inputs, is_batch_major, probe
 from spadelens.errors import ModelOutputError, SolverError
-from spadelens.forward import check_scores, class_scores, evaluation_mode
+from spadelens.forward import check_scores, class_scores, running
 from spadelens.matrix_layers import matrix_layers
 
 
@@ -64,8 +64,8 @@ def test_probe_counts_positions_and_gives_scores() -> None:
     assert dict(looked.matrix_shapes) == {"conv": (2, 40, 9), "fc": (1, 1, 2)}
     assert list(looked.matrix_shapes) == ["conv", "fc"]
     assert dict(looked.unsupported) == {}
-    with evaluation_mode(model), torch.no_grad():
-        torch.testing.assert_close(looked.scores, model(SAMPLE[None])[0])
+    with running(model) as private, torch.no_grad():
+        torch.testing.assert_close(looked.scores, private(SAMPLE[None])[0])
     assert hooks_of(model) == 0
 
 
@@ -90,12 +90,14 @@ def test_batches_that_fail_leave_the_model_clean() -> None:
     assert hooks_of(model) == 0 and model.training
 
 
-def test_modes_are_restored_module_by_module() -> None:
+def test_what_runs_is_a_copy_in_evaluation_mode() -> None:
     model = make()
     model.drop.eval()
-    with pytest.raises(KeyError), evaluation_mode(model):
-        assert not any(m.training for m in model.modules())
-        raise KeyError
+    with running(model) as private:
+        assert not any(m.training for m in private.modules())
+        assert [m.training for m in (model, model.conv, model.drop, model.fc)] == [True, True, False, True]
+        with running(private) as again:
+            assert again is private
     assert [m.training for m in (model, model.conv, model.drop, model.fc)] == [True, True, False, True]
 
 

@@ -15,6 +15,7 @@ from spadelens.extraction.pipeline.solving import Candidate, SolvedLayer
 from spadelens.extraction.report import Outcome, TraceReport
 from spadelens.extraction.trace import Trace, swapped_weights
 from spadelens.prediction import Prediction, predict
+from spadelens.private_copy import private_copy
 from spadelens.schedules.schedule import CRITERION_NAMES, Auto
 from spadelens.schedules.schedule_text import parse_schedule
 from spadelens.views.view_source import augmented_views
@@ -171,15 +172,15 @@ def kept(model: nn.Module, subject: Subject, criterion: str, changes: Sequence[t
 
 @pytest.mark.parametrize("criterion", CRITERION_NAMES)
 def test_the_dense_model_keeps_everything(criterion: str) -> None:
-    model = make_net()
+    model = private_copy(make_net())
     assert kept(model, subject_of(model), criterion, []) == pytest.approx(1.0)
 
 
 def test_criteria_by_definition() -> None:
-    model = make_net()
+    model = private_copy(make_net())
     subject = subject_of(model)
     worse = [("7", model[7].weight.detach() * 0.3 + 0.1 * torch.randn(4, 20))]
-    changed = make_net()
+    changed = private_copy(make_net())
     changed[7].weight.data = worse[0][1]
     dense, sparse = (net(SAMPLE[None])[0].softmax(0).detach() for net in (model, changed))
     ratio = float(sparse[subject.target] / dense[subject.target])
@@ -203,7 +204,7 @@ def test_a_class_that_loses_its_first_place_is_not_kept(criterion: str) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.linear(x.mean((2, 3)))
 
-    model, sample = Biases(), torch.ones(3, 8, 8)
+    model, sample = private_copy(Biases()), torch.ones(3, 8, 8)
 
     def weight_of(*probabilities: float) -> Tensor:
         return torch.tensor(probabilities).log()[:, None].expand(3, 3) / 3
@@ -225,7 +226,7 @@ def test_insertion_prefers_the_map_that_finds_the_evidence() -> None:
         model[1].weight.data = weight.flatten(1)
         return model
 
-    model, other = looking_at(slice(0, 3)), looking_at(slice(7, 10))
+    model, other = private_copy(looking_at(slice(0, 3))), looking_at(slice(7, 10))
     subject = subject_of(model)
     assert subject.target == 0
     assert kept(model, subject, "insertion", [("1", other[1].weight.detach())]) < 0.95

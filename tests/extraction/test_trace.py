@@ -10,10 +10,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from spadelens.attribution.attribution import attribute
 from spadelens.errors import OutputError, TraceFormatError, TraceMismatchError
 from spadelens.extraction.extraction import extract_trace
 from spadelens.extraction.storage import FORMAT, fingerprint, read_trace
 from spadelens.extraction.trace import Trace, swapped_weights
+from spadelens.private_copy import private_copy
 
 SAMPLE = torch.linspace(-1, 1, 3 * 7 * 5).view(3, 7, 5)
 
@@ -86,13 +88,13 @@ def test_gradients_flow_within_applied(trace: Trace) -> None:
     with trace.applied(model.eval()):
         model(sample)[0, 1].backward()
     expected = SAMPLE[None].clone().requires_grad_()
-    trace.model().eval()(expected)[0, 1].backward()
+    trace.sparse_copy().eval()(expected)[0, 1].backward()
     torch.testing.assert_close(sample.grad, expected.grad)
 
 
 def test_swapping_an_unknown_layer_swaps_nothing(model: nn.Module) -> None:
     before = bits(model)
-    with pytest.raises(KeyError), swapped_weights(model, {"5": torch.zeros(3, 24), "x": torch.zeros(1)}):
+    with pytest.raises(KeyError), swapped_weights(private_copy(model), {"5": torch.zeros(3, 24), "x": torch.zeros(1)}):
         raise AssertionError
     assert_same_bits(model, before)
 
@@ -101,7 +103,7 @@ def test_model_is_an_independent_copy() -> None:
     model = make_model()
     trace = make_trace(model)
     before = bits(model)
-    sparse = trace.model()
+    sparse = trace.sparse_copy()
     for name, weight in trace.weights.items():
         assert torch.equal(sparse.get_submodule(name).weight, weight)
     with torch.no_grad():
@@ -109,7 +111,7 @@ def test_model_is_an_independent_copy() -> None:
             parameter.fill_(7.0)
     assert_same_bits(model, before)
     assert not any((weight == 7.0).any() for weight in trace.weights.values())
-    assert torch.equal(trace.model()[3].weight, trace.weights["3"])
+    assert torch.equal(trace.sparse_copy()[3].weight, trace.weights["3"])
 
 
 @pytest.mark.parametrize("name", ["5.bias", "1.running_mean", "0.weight", "1.num_batches_tracked"])
@@ -118,9 +120,14 @@ def test_a_changed_model_is_refused(trace: Trace, name: str) -> None:
     model.state_dict()[name].add_(1)
     with pytest.raises(TraceMismatchError, match="parameters or buffers differ"), trace.applied(model):
         raise AssertionError
-    changed = Trace(model, trace.weights, trace.pruned, trace.report, trace.model_fingerprint)
     with pytest.raises(TraceMismatchError):
-        changed.model()
+        Trace(model, trace.weights, trace.pruned, trace.report, trace.model_fingerprint)
+    own = make_model()
+    of_own = make_trace(own)
+    own.state_dict()[name].add_(1)
+    for use in (of_own.sparse_copy, lambda: attribute(of_own, SAMPLE, "saliency")):
+        with pytest.raises(TraceMismatchError):
+            use()
 
 
 def test_fingerprints() -> None:

@@ -162,7 +162,7 @@ def test_names_are_those_of_the_model_and_traces_fit_it(model: Bag) -> None:
     with trace.applied(model), torch.no_grad():
         assert torch.equal(model.mix.weight, trace.weights["mix"])
         sparse = model(IDS.unsqueeze(0))
-    independent = trace.model()
+    independent = trace.sparse_copy()
     with torch.no_grad():
         assert torch.equal(independent(sample.values.unsqueeze(0)), sparse)
         assert not torch.equal(sample.model(sample.values.unsqueeze(0)), sparse)

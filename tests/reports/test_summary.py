@@ -133,7 +133,7 @@ def test_a_search_is_in_the_report(demo: LoadedModel, explained: Explanation) ->
 def test_sparsity_is_of_all_weights(demo: LoadedModel, explained: Explanation) -> None:
     photo = report_of(demo, explained, make_settings())["samples"][0]
     layers = {name: m for name, m in demo.model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
-    sparse = explained.trace.model()
+    sparse = explained.trace.sparse_copy()
     zeros = sum(int((sparse.get_submodule(n).weight == 0).sum()) for n in layers)  # type: ignore[arg-type,union-attr]
     total = sum(m.weight.numel() for m in layers.values())
     assert photo["sparsity"] == pytest.approx(zeros / total, abs=1e-4)

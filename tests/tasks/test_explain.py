@@ -45,7 +45,7 @@ def test_explanation(demo: LoadedModel) -> None:
     dense = demo.model(sample[None]).softmax(-1)[0].detach()
     assert found.target == int(dense.argmax())
     assert found.target_probabilities[0] == pytest.approx(float(dense.max()), abs=1e-5)
-    sparse = found.trace.model()(sample[None]).softmax(-1)[0].detach()
+    sparse = found.trace.sparse_copy()(sample[None]).softmax(-1)[0].detach()
     assert found.target_probabilities[1] == pytest.approx(float(sparse[found.target]), abs=1e-5)
     assert torch.equal(found.dense_map.values, attribute(demo.model, sample, Saliency()).values)
     assert torch.equal(found.sparse_map.values, attribute(found.trace, sample, Saliency()).values)

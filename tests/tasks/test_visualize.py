@@ -89,7 +89,7 @@ def test_responses_are_of_the_unit_to_what_was_seen(demo: LoadedModel, tmp_path:
     found = run(demo, settings, tmp_path)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (demo.preprocessing.mean, demo.preprocessing.std))
     sample = demo.preprocessing.to_tensor(make_subject().crop)
-    for name, model in (("dense", demo.model), ("sparse", found.trace.model())):
+    for name, model in (("dense", demo.model), ("sparse", found.trace.sparse_copy())):
         features: list[Tensor] = []
         handle = model.get_submodule("blocks.2").register_forward_hook(
             lambda _, __, output, features=features: features.append(output)

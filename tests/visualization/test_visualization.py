@@ -240,7 +240,7 @@ def test_contexts_without_gradients(model: nn.Module, context: Callable[[], Any]
 def test_a_trace_gives_what_its_copy_gives(double: Any, trace: Trace) -> None:
     ascent = Ascent("maco", num_steps=6, num_images=2)
     on_trace, on_copy, on_dense = (
-        visualize(each, "second:2", COLOR, ascent) for each in (trace, trace.model(), double)
+        visualize(each, "second:2", COLOR, ascent) for each in (trace, trace.sparse_copy(), double)
     )
     assert torch.equal(on_trace.images, on_copy.images)
     assert torch.equal(on_trace.curve, on_copy.curve)
@@ -569,7 +569,7 @@ def test_respond(double: Any, trace: Trace) -> None:
     images = torch.rand(3, 3, 10, 13, generator=torch.Generator().manual_seed(0))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (COLOR.mean, COLOR.std))
     inputs = ((images - mean) / std).double()
-    for each, net in ((double, seeded(Small).double()), (trace, trace.model().eval())):
+    for each, net in ((double, seeded(Small).double()), (trace, trace.sparse_copy().eval())):
         scores = net(inputs).detach()
         assert torch.allclose(respond(each, "class:3", images, COLOR), scores[:, 3], atol=1e-5)
         assert torch.allclose(respond(each, "3", inputs), scores[:, 3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +13,10 @@ from spadelens import defaults
 from spadelens.attribution.running import run_method
 from spadelens.attribution.soundness import Soundness, check_soundness, find_last_layer
 from spadelens.eager import unwrapped
-from spadelens.errors import InputError, UnknownNameError
+from spadelens.errors import AttributionError, InputError, UnknownNameError
 from spadelens.extraction.ensemble import TraceEnsemble
 from spadelens.extraction.pipeline.perturbation import blurred
-from spadelens.extraction.trace import Trace, applied_or_dense, swapped_weights
+from spadelens.extraction.trace import Trace, runnable, swapped_weights
 from spadelens.forward import class_scores
 from spadelens.inputs.checks import check_sample, check_target
 from spadelens.inputs.layout import REDUCTIONS, Reduction, reduce_to_units
@@ -103,20 +104,21 @@ def attribute(
         raise UnknownNameError("reduction", reduction, REDUCTIONS)
     if not 0 <= blur < 1 or (blur and sample.dim() != 3):
         raise InputError(f"Cannot blur a map with blur={blur!r}: expected a fraction of the side of a map [H, W].")
-    scores = class_scores(dense, sample.unsqueeze(0))[0]
+    private = runnable(dense)  # each call has a copy of its own: other threads may be running the model
+    scores = class_scores(private, sample.unsqueeze(0))[0]
     target = int(scores.argmax()) if target is None else check_target(target, len(scores))
-    last_layer = find_last_layer(dense, sample, target) if check else None
+    last_layer = find_last_layer(private, sample, target) if check else None
     soundness = None
     if isinstance(model, TraceEnsemble):
-        attribution, values = _mean_of_members(model, chosen, sample, target, reduction)
+        attribution, values = _mean_of_members(model, private, chosen, sample, target, reduction)
         delta = None
         if check:
-            soundness = _of_first_member(model, chosen, sample, target, last_layer)
+            soundness = _of_first_member(model, private, chosen, sample, target, last_layer)
     else:
-        with applied_or_dense(model):
-            found = run_method(chosen, dense, sample, target)
-            if check:
-                soundness = check_soundness(chosen, dense, sample, target, found, last_layer)
+        explained = runnable(model) if isinstance(model, Trace) else private
+        found = run_method(chosen, explained, sample, target)
+        if check:
+            soundness = check_soundness(chosen, explained, sample, target, found, last_layer)
         attribution, delta = found.values, found.convergence_delta
         values = reduce_to_units(attribution, reduction)
     if blur:
@@ -135,9 +137,8 @@ def attribute(
 
 
 def _of_first_member(
-    ensemble: TraceEnsemble, method: Method, sample: Tensor, target: int, last_layer: str | None
+    ensemble: TraceEnsemble, model: nn.Module, method: Method, sample: Tensor, target: int, last_layer: str | None
 ) -> Soundness:
-    model = ensemble.dense_model
     share = method.share(0, len(ensemble.members) + bool(ensemble.dense_weight))
     with swapped_weights(model, ensemble.members[0].weights):
         found = run_method(share, model, sample, target)
@@ -145,14 +146,13 @@ def _of_first_member(
 
 
 def _mean_of_members(
-    ensemble: TraceEnsemble, method: Method, sample: Tensor, target: int, reduction: Reduction
+    ensemble: TraceEnsemble, model: nn.Module, method: Method, sample: Tensor, target: int, reduction: Reduction
 ) -> tuple[Tensor, Tensor]:
     """Return the weighted means of the members' attributions and reduced maps, each divided by its absolute sum.
 
     A map that is zero everywhere says nothing, and adds nothing. Members share out a method's random draws.
     """
-    model = ensemble.dense_model
-    ensemble.members[0].check(model)  # all members are of the same one
+    ensemble.members[0].check(ensemble.dense_model)  # all members are of the same one
     models = [(trace.weights, weight) for trace, weight in zip(ensemble.members, ensemble.weights, strict=True)]
     if ensemble.dense_weight:
         models.append(({}, ensemble.dense_weight))
@@ -163,6 +163,8 @@ def _mean_of_members(
             attribution = run_method(method.share(number, len(models)), model, sample, target).values
         parts = (attribution, reduce_to_units(attribution, reduction))
         sums = [float(part.abs().double().sum()) for part in parts]
+        if not all(math.isfinite(size) for size in sums):
+            raise AttributionError("The map of a member of the ensemble is too large to be added up. Use float32.")
         scaled = [part * (weight / total / size if size else 0.0) for part, size in zip(parts, sums, strict=True)]
         means = [mean + part for mean, part in zip(means, scaled, strict=True)] if means else scaled
     return means[0], means[1]

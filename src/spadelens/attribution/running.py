@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spadelens.errors import AttributionError, SpadeError
-from spadelens.forward import evaluation_mode
+from spadelens.forward import running
 from spadelens.methods.method import Attribution, Method
 from spadelens.methods.registry import METHODS
 from spadelens.settings import configured_name
@@ -34,13 +34,13 @@ def run_method(method: Method, model: nn.Module, sample: Tensor, target: int) ->
     Raises:
         AttributionError: The method cannot be run on the model, or gives values that are not finite.
     """
-    with evaluation_mode(model), torch.inference_mode(False), torch.enable_grad():
+    with running(model) as private, torch.inference_mode(False), torch.enable_grad():
         batch = sample.unsqueeze(0).clone().requires_grad_()
         try:
-            found = method.attribute(_OnCopy(model), batch, target)
+            found = method.attribute(_OnCopy(private), batch, target)
         except SpadeError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise AttributionError(
                 f"The method {configured_name(method, METHODS)!r} cannot be run on this model: "
                 f"{type(error).__name__}: {error}"

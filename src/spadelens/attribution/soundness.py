@@ -16,6 +16,7 @@ from spadelens.forward import class_scores
 from spadelens.matrix_layers import matrix_layers
 from spadelens.methods.gradient_methods import InputXGradient, Saliency
 from spadelens.methods.method import Attribution, Method
+from spadelens.private_copy import ensure_private
 
 _NOT_CONSERVED = 0.05  # of the score
 _ROUNDING = 1e-4  # of the score and the sum of absolute values; where that is more, the step of the model's numbers
@@ -78,7 +79,7 @@ def check_soundness(
     Raises:
         ModelOutputError: The model fails on the sample.
     """
-    case = _Case(method, model, sample, target, found)
+    case = _Case(method, ensure_private(model), sample, target, found)
     soundness = Soundness(_completeness(found), _finite(found.conservation), found.fit, None, None, ())
     if not bool(found.values.any()):
         zero = "The map is zero everywhere: nothing in the sample counts for this class by this method."
@@ -116,6 +117,7 @@ def find_last_layer(model: nn.Module, sample: Tensor, target: int | None = None)
     Raises:
         ModelOutputError: The model fails on the sample.
     """
+    model = ensure_private(model)
     looked = probe(model, sample)
     layers = matrix_layers(model)
     asked = slice(None) if target is None else slice(target, target + 1)

@@ -26,6 +26,7 @@ from spadelens.matrix_layers import (
     unsupported_reason,
 )
 from spadelens.numerics import exact_products
+from spadelens.private_copy import ensure_private
 
 _USED_OTHERWISE = "its output is not its weight times its input"
 _ROWS_APART = "its rows are multiplied with different inputs, as in cross-attention"
@@ -44,7 +45,7 @@ class Arrangement:
 
     def __init__(self, model: nn.Module, sample: Tensor) -> None:
         """Of the layers of `model`, as `sample` `[C, H, W]` shows it."""
-        self._model, self._sample = model, sample
+        self._model, self._sample = ensure_private(model), sample
 
     @cached_property
     def orders(self) -> Mapping[str, tuple[int, ...]]:
@@ -116,6 +117,7 @@ def probe(model: nn.Module, sample: Tensor) -> Probe:
     Raises:
         ModelOutputError: The model fails, or returns anything else than finite scores.
     """
+    model = ensure_private(model)
     layers = matrix_layers(model)
     unsupported = {name: reason for name, module in layers.items() if (reason := unsupported_reason(module))}
     unsupported |= {name: reason for name, reason in _shared_weights(model).items() if name not in unsupported}
@@ -163,6 +165,9 @@ def capture_inputs(
         ModelOutputError: The model fails on a batch, returns anything else than finite scores, or a layer gets
             inputs of a batch that cannot be told apart by sample.
     """
+    model = ensure_private(model)
+    of_copy = matrix_layers(model)
+    layers = {name: of_copy[name] for name in layers}
     weights = [(name, module.weight) for name, module in layers.items()]
     for batch in batches:
         orders: Mapping[str, tuple[int, ...]] = {}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from spadelens.attribution.attribution import attribute
 from spadelens.evaluation.tuning import CalibrationCase
+from spadelens.extraction.trace import runnable
 from spadelens.forward import class_scores
 from spadelens.hooks import forward_hooks
 from spadelens.inputs.checks import check_sample
@@ -28,6 +29,7 @@ def droppable_blocks(model: nn.Module, sample: Tensor) -> list[str]:
         is_same = len(inputs) == 1 and isinstance(inputs[0], Tensor) and isinstance(output, Tensor)
         found[name] = found.get(name, True) and is_same and inputs[0].shape == output.shape  # type: ignore[attr-defined]
 
+    model = runnable(model)
     layers = matrix_layers(model)
     blocks = {
         name: module

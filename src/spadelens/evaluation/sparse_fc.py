@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spadelens.errors import InputError
+from spadelens.extraction.trace import runnable
 from spadelens.forward import class_scores
 from spadelens.hooks import forward_hooks
 from spadelens.numerics import exact_products
@@ -87,6 +88,7 @@ def sparse_classifier(
 
 def _features(model: nn.Module, images: Tensor, batch_size: int) -> tuple[str, Tensor, Tensor]:
     """Return the name of the classifier, its inputs `[N, d]` and the scores `[N, classes]`, in float64."""
+    model = runnable(model)
     seen: dict[str, tuple[Tensor, Tensor]] = {}
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     features, scores = [], []

@@ -21,7 +21,7 @@ from spadelens.errors import InputError, SpadeError
 from spadelens.evaluation.workbench import Model, Row, Subject, Workbench
 from spadelens.extraction.ensemble import TraceEnsemble
 from spadelens.extraction.pipeline.perturbation import blurred
-from spadelens.extraction.trace import Trace
+from spadelens.extraction.trace import Trace, runnable
 from spadelens.files import Journal
 from spadelens.forward import class_scores
 from spadelens.inputs.checks import check_sample
@@ -236,8 +236,8 @@ def _describe(model: Model, subject: Subject) -> dict[str, Any]:
     if not isinstance(model, Trace):
         predicted = int(class_scores(model, check_sample(model, subject.sample).unsqueeze(0)).argmax())
         return {"is_kept": predicted == subject.target}
-    with model.applied(model.dense_model) as sparse:
-        predicted = int(class_scores(sparse, check_sample(sparse, subject.sample).unsqueeze(0)).argmax())
+    sparse = runnable(model)
+    predicted = int(class_scores(sparse, check_sample(sparse, subject.sample).unsqueeze(0)).argmax())
     num_pruned = sum(int(pruned.sum()) for pruned in model.pruned.values())
     num_weights = sum(torch.Size(layer.shape).numel() for layer in model.report.layers)
     return {"is_kept": predicted == subject.target, "sparsity": num_pruned / num_weights}

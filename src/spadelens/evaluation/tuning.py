@@ -21,16 +21,17 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from spadelens.attribution.attribution import attribute
+from spadelens.eager import unwrapped
 from spadelens.errors import InputError
 from spadelens.extraction.pipeline.solutions import Solutions, solve_at, write_solutions
 from spadelens.extraction.storage import fingerprint
-from spadelens.extraction.trace import swapped_weights
 from spadelens.files import Journal, make_folder, read_json, whole_file
 from spadelens.forward import class_scores
 from spadelens.inputs.checks import check_sample
 from spadelens.methods.registry import METHODS
 from spadelens.metrics.insertion_deletion import insertion
 from spadelens.metrics.localization import pixel_auc
+from spadelens.private_copy import private_copy
 from spadelens.settings import parse_configured
 from spadelens.solvers.base import check_sparsity
 
@@ -314,9 +315,9 @@ class _Scores:
             if level
         }
         sample = check_sample(self._model, case.sample)
-        with swapped_weights(self._model, weights):
-            is_kept = int(class_scores(self._model, sample.unsqueeze(0)).argmax()) == case.target
-            heatmap = attribute(self._model, sample, self._method, case.target, check=False).values
+        sparse = private_copy(unwrapped(self._model), weights)
+        is_kept = int(class_scores(sparse, sample.unsqueeze(0)).argmax()) == case.target
+        heatmap = attribute(sparse, sample, self._method, case.target, check=False).values
         if self._objective == "insertion":
             return insertion(self._model, sample, heatmap, case.target), is_kept
         assert case.region is not None

@@ -60,6 +60,10 @@ class TraceEnsemble:
         if len({(trace.model_fingerprint, trace.report.target) for trace in self.members}) > 1:
             raise InputError("Cannot join traces of different models or classes.")
 
+    def __repr__(self) -> str:
+        """Say what the members are."""
+        return f"<TraceEnsemble of {len(self.members)} traces and {self.dense_weight:g} x the model: {self.members[0]}>"
+
     @property
     def dense_model(self) -> nn.Module:
         """The model that was pruned."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -15,27 +15,35 @@ from torch import Tensor, nn
 from spadelens.eager import unwrapped
 from spadelens.errors import TraceMismatchError
 from spadelens.extraction.report import TraceReport
-from spadelens.extraction.storage import Header, fingerprint, read_trace, write_trace
+from spadelens.extraction.storage import Header, checksum, fingerprint, read_trace, write_trace
 from spadelens.matrix_layers import matrix_layers
+from spadelens.private_copy import claimed, ensure_private, is_private, private_copy
 
 
 @contextmanager
 def swapped_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let the layers of `model` hold `weights` (layer name -> weight) for the length of the block.
+    """Let the layers of a private copy hold `weights` (layer name -> weight) inside the block.
 
     Parameters stay the same objects; only the values they hold are swapped, and swapped back when the block ends, after
     an exception too.
     """
+    assert is_private(model)
+    with _swapped(model, weights):
+        yield
+
+
+@contextmanager
+def _swapped(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
     layers = matrix_layers(model)
     swaps = [(layers[name], layers[name].weight.data, weight) for name, weight in weights.items()]
     try:
-        for layer, dense, sparse in swaps:
-            layer.weight.data = sparse.to(dense.device)
-        torch.clear_autocast_cache()  # it knows parameters by identity, and would go on using the dense values
+        for layer, original, sparse in swaps:
+            layer.weight.data = sparse.to(original.device)
+        torch.clear_autocast_cache()  # it knows parameters by identity, and would go on using the former values
         yield
     finally:
-        for layer, dense, _ in swaps:
-            layer.weight.data = dense
+        for layer, original, _ in swaps:
+            layer.weight.data = original
         torch.clear_autocast_cache()
 
 
@@ -44,14 +52,15 @@ def swapped_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator
 class Trace:
     """The sparse version of a model for one sample.
 
-    It refers to the dense model and never changes it, except within `applied`.
+    It refers to the original model and never changes it, except within `applied`.
 
     Attributes:
-        dense_model: The model that was pruned.
+        dense_model: The original model, of which the trace is a pruned copy.
         weights: Name of each pruned layer -> its sparse weight, in the layer's own shape.
         pruned: Name of each pruned layer -> which of its weights were pruned; same shape, boolean.
         report: Settings, predictions and every layer.
-        model_fingerprint: Identifies the dense model's state dictionary: its parameters and persistent buffers.
+        model_fingerprint: A hash of the original model's state dictionary: its parameters and persistent buffers.
+        model_checksum: Sums over the same, which are computed where they are not given.
     """
 
     dense_model: nn.Module
@@ -59,9 +68,27 @@ class Trace:
     pruned: Mapping[str, Tensor]
     report: TraceReport
     model_fingerprint: str
+    model_checksum: str = ""
 
-    def model(self) -> nn.Module:
-        """Return an independent sparse copy of the dense model.
+    def __post_init__(self) -> None:
+        """Compute the checksum where it is not given, and refuse another model than that of the fingerprint."""
+        if not self.model_checksum:
+            if fingerprint(unwrapped(self.dense_model)) != self.model_fingerprint:
+                raise _mismatch()
+            object.__setattr__(self, "model_checksum", checksum(unwrapped(self.dense_model)))
+
+    def __repr__(self) -> str:
+        """Say how much is pruned, and of what."""
+        num_pruned = sum(int(pruned.sum()) for pruned in self.pruned.values())
+        num_weights = sum(pruned.numel() for pruned in self.pruned.values())
+        share = f"{num_pruned:,} of {num_weights:,} weights" if num_weights else "no weights"
+        return (
+            f"<Trace of {type(self.dense_model).__name__} for class {self.report.target}: {len(self.pruned)} of "
+            f"{len(self.report.layers)} layers pruned, {share} zero>"
+        )
+
+    def sparse_copy(self) -> nn.Module:
+        """Return an independent copy of the original model that holds the sparse weights.
 
         Raises:
             TraceMismatchError: The dense model has been changed since the trace was made.
@@ -75,22 +102,25 @@ class Trace:
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[nn.Module]:
-        """Swap the sparse weights into `model` for the length of the block, so that any tool can be run on it.
+        """Put the sparse weights into `model` itself inside the block, so that any tool can be run on it.
 
-        Parameters stay the same objects; only the values they hold are swapped, and swapped back when the block ends,
-        after an exception too.
+        This is the one function of the library that writes to a model that you own. Parameters stay the same objects;
+        only the values they hold are swapped, and swapped back when the block ends, after an exception too. Other
+        threads cannot use the model meanwhile: this library refuses, other code would see the sparse weights.
 
         Args:
-            model: The dense model, or another instance with the same weights. Of one that `torch.compile` or
+            model: The original model, or another instance with the same weights. Of one that `torch.compile` or
                 DataParallel wraps, the block is given the module within.
 
         Raises:
-            TraceMismatchError: `model` does not have the weights that the trace was made from.
+            TraceMismatchError: `model` does not have the weights that the trace was made from, or another thread has
+                applied a trace to it.
         """
         model = unwrapped(model)
-        self.check(model)
-        with swapped_weights(model, self.weights):
-            yield model
+        with claimed(model):
+            self.check(model)
+            with _swapped(model, self.weights):
+                yield model
 
     def save(self, path: str | Path) -> None:
         """Write the trace to `path` (safetensors): a bit for every weight of a pruned layer, and the kept values.
@@ -111,23 +141,35 @@ class Trace:
         """
         model = unwrapped(model)
         weights, pruned, header = read_trace(Path(path))
-        trace = cls(model, weights, pruned, header.report, header.model_fingerprint)
-        trace.check(model)
-        return trace
+        return cls(model, weights, pruned, header.report, header.model_fingerprint)
 
     def check(self, model: nn.Module) -> None:
-        """Refuse a model that the trace was not made from; all of its weights are read for that.
+        """Refuse a model that the trace was not made from.
+
+        Sums over all weights are compared, which takes a fraction of a forward pass; `load` compares a hash.
 
         Raises:
             TraceMismatchError: The weights of `model` differ.
         """
-        if fingerprint(unwrapped(model)) != self.model_fingerprint:
-            raise TraceMismatchError(
-                "The trace was not made from this model: its parameters or buffers differ. "
-                "Use the model and checkpoint that it was made from, unchanged, or make a new trace."
-            )
+        if checksum(unwrapped(model)) != self.model_checksum:
+            raise _mismatch()
 
 
-def applied_or_dense(model: Trace | nn.Module) -> AbstractContextManager[nn.Module]:
-    """Return what puts a trace's weights into its dense model for the length of a block; a model is left as it is."""
-    return model.applied(model.dense_model) if isinstance(model, Trace) else nullcontext(model)
+def _mismatch() -> TraceMismatchError:
+    return TraceMismatchError(
+        "The trace was not made from this model: its parameters or buffers differ. "
+        "Use the model and checkpoint that it was made from, unchanged, or make a new trace."
+    )
+
+
+def runnable(model: Trace | nn.Module) -> nn.Module:
+    """Return a private copy to run: of a model, or of a trace's original model with the sparse weights in it.
+
+    Raises:
+        TraceMismatchError: The original model has been changed since the trace was made.
+        InputError: The model cannot be copied.
+    """
+    if not isinstance(model, Trace):
+        return ensure_private(unwrapped(model))
+    model.check(model.dense_model)
+    return private_copy(unwrapped(model.dense_model), model.weights)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from spadelens.errors import InputError
 from spadelens.forward import class_scores
 from spadelens.hooks import forward_hooks
+from spadelens.private_copy import private_copy
 
 
 @final
@@ -53,8 +54,8 @@ class EmbeddedText(nn.Module):
         self.training = model.training
         reference = next((parameter for parameter in model.parameters()), None)
         self.ids = ids.detach().to(None if reference is None else reference.device, torch.int64)
-        embedding, of_text, of_mask = _find_embedding(model, self.ids, mask_id)
-        self._embedding = (embedding.module,)
+        embedding, of_text, of_mask = _find_embedding(private_copy(model), self.ids, mask_id)
+        self._embedding = (model.get_submodule(embedding.name),)
         self._batch_axis = embedding.batch_axis
         self._mask = of_mask
         self.sample = of_text - of_mask
@@ -91,9 +92,9 @@ def _flag(model: nn.Module, is_training: bool) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Lookup:
-    """A module that looks up tokens, and which axis of what it is called with is the batch."""
+    """The name of a module that looks up tokens, and which axis of what it is called with is the batch."""
 
-    module: nn.Module
+    name: str
     batch_axis: int
 
 
@@ -105,7 +106,7 @@ def _find_embedding(model: nn.Module, ids: Tensor, mask_id: int) -> tuple[_Looku
     of_texts, of_masks = _lookups(model, ids), _lookups(model, torch.full_like(ids, mask_id))
     both = [lookup for lookup in of_texts if lookup in of_masks]
     if len(both) != 1:
-        names = [name for name, module in model.named_modules() if module in [lookup.module for lookup in both]]
+        names = [lookup.name for lookup in both]
         found = f"{len(both)} ({', '.join(names)})" if both else "none"
         raise InputError(
             f"Cannot explain texts by this model: expected one nn.Embedding that is called on the token ids, found "
@@ -118,11 +119,11 @@ def _lookups(model: nn.Module, ids: Tensor) -> dict[_Lookup, Tensor]:
     """Return the outputs `[tokens, features]` of the embeddings that are called on `ids` in one pass."""
     found: dict[_Lookup, Tensor] = {}
 
-    def look(_: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+    def look(name: str, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         called_on = args[0] if len(args) == 1 and isinstance(args[0], Tensor) else ids.new_zeros(0)
         for batch_axis, shape in enumerate([(1, len(ids)), (len(ids), 1)]):
             if called_on.shape == shape and bool((called_on.flatten() == ids).all()):
-                found[_Lookup(module, batch_axis)] = output.detach().select(batch_axis, 0).clone()
+                found[_Lookup(name, batch_axis)] = output.detach().select(batch_axis, 0).clone()
                 return
 
     embeddings = {name: module for name, module in model.named_modules() if isinstance(module, nn.Embedding)}

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from spadelens.eager import unwrapped
 from spadelens.errors import AttributionError, InputError, UnknownNameError
-from spadelens.extraction.trace import Trace, applied_or_dense
+from spadelens.extraction.trace import Trace, runnable
 from spadelens.forward import class_scores
 from spadelens.hooks import forward_hooks
 from spadelens.inputs.checks import check_sample, check_target
@@ -101,19 +101,19 @@ def score_cams(
     if sample.dim() != 3:
         raise InputError(f"Cannot draw the map of a sample of shape {list(sample.shape)}: expected [C, H, W].")
     check_count(batch_size, "batch_size", at_least=1)
-    with applied_or_dense(model):
-        channels, scores = _channels(dense, sample, layer)
-        chosen = [check_target(target, len(scores)) for target in targets]
-        is_distribution = are_probabilities(scores)
-        baseline = _probabilities(dense, torch.zeros_like(sample).unsqueeze(0), is_distribution)[:, chosen]
-        maps = channels.new_zeros(len(chosen), *sample.shape[1:])
-        for start in range(0, len(channels), batch_size):
-            enlarged = functional.interpolate(
-                channels[start : start + batch_size].unsqueeze(1), sample.shape[1:], mode="bilinear"
-            )  # [B, 1, H, W]
-            masked = sample * _masks(enlarged).to(sample.dtype)  # [B, C, H, W]
-            weights = _probabilities(dense, masked, is_distribution)[:, chosen] - baseline  # [B, targets]
-            maps += (weights.T[:, :, None, None] * enlarged[:, 0]).sum(1)
+    private = runnable(model)
+    channels, scores = _channels(private, sample, layer)
+    chosen = [check_target(target, len(scores)) for target in targets]
+    is_distribution = are_probabilities(scores)
+    baseline = _probabilities(private, torch.zeros_like(sample).unsqueeze(0), is_distribution)[:, chosen]
+    maps = channels.new_zeros(len(chosen), *sample.shape[1:])
+    for start in range(0, len(channels), batch_size):
+        enlarged = functional.interpolate(
+            channels[start : start + batch_size].unsqueeze(1), sample.shape[1:], mode="bilinear"
+        )  # [B, 1, H, W]
+        masked = sample * _masks(enlarged).to(sample.dtype)  # [B, C, H, W]
+        weights = _probabilities(private, masked, is_distribution)[:, chosen] - baseline  # [B, targets]
+        maps += (weights.T[:, :, None, None] * enlarged[:, 0]).sum(1)
     return maps.relu().cpu()
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 
 from spadelens.errors import InputError
-from spadelens.extraction.trace import Trace
-from spadelens.forward import class_scores, evaluation_mode
+from spadelens.extraction.trace import Trace, runnable
+from spadelens.forward import class_scores
+from spadelens.private_copy import is_private
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm  # what all of torch's BatchNorm layers are
 
@@ -31,44 +29,30 @@ def agreement(trace: Trace, samples: Tensor, batch_size: int = 32, recalibrate: 
     """
     if samples.dim() < 2 or not len(samples):
         raise InputError(f"Cannot count agreement on samples of shape {list(samples.shape)}: expected some of them.")
-    model = trace.dense_model
 
-    def predicted() -> Tensor:
+    def predicted(model: nn.Module) -> Tensor:
         return torch.cat([class_scores(model, batch).argmax(1) for batch in samples.split(batch_size)])
 
-    dense = predicted()
-    with trace.applied(model):
-        if not recalibrate:
-            return float((predicted() == dense).cpu().double().mean())
-        with recalibrated(model, samples):
-            return float((predicted() == dense).cpu().double().mean())
+    sparse = runnable(trace)
+    if recalibrate:
+        recalibrate_batch_norms(sparse, samples)
+    return float((predicted(sparse) == predicted(runnable(trace.dense_model))).cpu().double().mean())
 
 
-@contextmanager
-def recalibrated(model: nn.Module, samples: Tensor) -> Iterator[None]:
-    """Let the BatchNorm layers of `model` hold the statistics of `samples` for the length of the block.
+def recalibrate_batch_norms(model: nn.Module, samples: Tensor) -> None:
+    """Give the BatchNorm layers of a private copy the statistics of `samples`.
 
-    All samples are run in one batch, layer after layer with the new statistics. They are put back when the block ends,
-    after an exception too.
+    All samples are run in one batch, layer after layer with the new statistics.
 
     Raises:
         ModelOutputError: The model fails on the samples.
     """
+    assert is_private(model)
     layers = [
         module for module in model.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None
     ]
-    before = [{name: value.clone() for name, value in layer.named_buffers(recurse=False)} for layer in layers]
-    momenta = [layer.momentum for layer in layers]
-    try:
-        with evaluation_mode(model), torch.no_grad():
-            for layer in layers:
-                layer.training, layer.momentum = True, 1.0  # the statistics of the next batch, and of no other
-            model(samples.clone())
-            for layer in layers:
-                layer.training = False
-        yield
-    finally:
-        for layer, buffers, momentum in zip(layers, before, momenta, strict=True):
-            layer.momentum = momentum
-            for name, value in buffers.items():
-                getattr(layer, name).copy_(value)
+    for layer in layers:
+        layer.training, layer.momentum = True, 1.0  # the statistics of the next batch, and of no other
+    class_scores(model, samples)
+    for layer in layers:
+        layer.training = False

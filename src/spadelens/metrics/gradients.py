@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from spadelens.eager import unwrapped
 from spadelens.errors import InputError
-from spadelens.extraction.trace import Trace, applied_or_dense
-from spadelens.forward import class_scores, evaluation_mode
+from spadelens.extraction.trace import Trace, runnable
+from spadelens.forward import class_scores, running
 from spadelens.hooks import forward_hooks
 from spadelens.inputs.checks import check_sample, check_target
 from spadelens.matrix_layers import matrix_layers
@@ -47,13 +47,13 @@ def gradient_similarity(
         raise InputError(f"Cannot add noise with noise_std={noise_std!r}: expected a number above zero.")
     check_target(target, class_scores(dense, sample.unsqueeze(0)).shape[1])
     generator = torch.Generator().manual_seed(seed)
-    with applied_or_dense(model):
-        clean = _gradients(dense, sample, target)
-        sums = dict.fromkeys(clean, 0.0)
-        for _ in range(num_samples):
-            noise = torch.randn(sample.shape, generator=generator).to(sample)
-            for name, gradient in _gradients(dense, sample + noise_std * noise, target).items():
-                sums[name] += float(functional.cosine_similarity(clean[name], gradient, dim=0))
+    private = runnable(model)
+    clean = _gradients(private, sample, target)
+    sums = dict.fromkeys(clean, 0.0)
+    for _ in range(num_samples):
+        noise = torch.randn(sample.shape, generator=generator).to(sample)
+        for name, gradient in _gradients(private, sample + noise_std * noise, target).items():
+            sums[name] += float(functional.cosine_similarity(clean[name], gradient, dim=0))
     return {name: total / num_samples for name, total in sums.items()}
 
 
@@ -61,7 +61,7 @@ def _gradients(model: nn.Module, sample: Tensor, target: int) -> dict[str, Tenso
     """Return the gradient with respect to the input and to the output of each layer, flat."""
     outputs: dict[str, Tensor] = {}
     keep = forward_hooks(matrix_layers(model), lambda name, _, __, output: outputs.__setitem__(name, output))
-    with keep, evaluation_mode(model), torch.inference_mode(False), torch.enable_grad():
+    with keep, running(model), torch.inference_mode(False), torch.enable_grad():
         batch = sample.unsqueeze(0).clone().requires_grad_()
         score = model(batch.clone())[0, target]
         chosen = {"input": batch} | {name: output for name, output in outputs.items() if output.requires_grad}

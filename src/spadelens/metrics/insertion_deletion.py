@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from spadelens.errors import InputError
 from spadelens.extraction.pipeline.perturbation import Baseline, Direction, area, probability_curve
+from spadelens.extraction.trace import runnable
 from spadelens.forward import class_scores
 from spadelens.inputs.checks import check_sample, check_target
 from spadelens.prediction import are_probabilities
@@ -84,6 +85,7 @@ def _area(
     batch_size: int,
 ) -> float:
     sample = check_sample(judge, sample)
+    judge = runnable(judge)
     check_count(num_steps, "num_steps", at_least=1)
     check_count(batch_size, "batch_size", at_least=1)
     if sample.dim() != 3 or heatmap.shape != sample.shape[1:] or not bool(torch.isfinite(heatmap).all()):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from spadelens.cli.console import print_facets, stage_bar
 from spadelens.errors import InputError
-from spadelens.extraction.trace import Trace
+from spadelens.extraction.trace import Trace, runnable
 from spadelens.facets.facets import LEAST_SAMPLES, FacetReport, find_facets
 from spadelens.files import whole_file
 from spadelens.forward import class_scores
@@ -209,10 +209,10 @@ def summarize(
 
 def _agreement(album: Album, members: Sequence[int], trace: Trace) -> float:
     """Return the share of a facet's photos that its trace gives to the class."""
-    with trace.applied(trace.dense_model) as model:
-        weight = next(model.parameters())
-        batches = album.samples[list(members)].to(weight).split(32)
-        predicted = torch.cat([class_scores(model, batch).argmax(1) for batch in batches])
+    model = runnable(trace)
+    weight = next(model.parameters())
+    batches = album.samples[list(members)].to(weight).split(32)
+    predicted = torch.cat([class_scores(model, batch).argmax(1) for batch in batches])
     return float((predicted == album.target).double().mean())
 
 

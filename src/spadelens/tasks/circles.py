@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from spadelens.demo.circles import CIRCLES, Circle, CirclesNet, draw_points, label_points, train_circles
 from spadelens.extraction.extraction import extract_trace
-from spadelens.extraction.trace import Trace, applied_or_dense
+from spadelens.extraction.trace import Trace, runnable
 from spadelens.output.folder import whole_folder
 from spadelens.visualization.ascent import Ascent
 from spadelens.visualization.parameterizations import Direct
@@ -201,8 +201,7 @@ def _make_panel(
     found = ends.view(-1, ASCENTS_PER_POINT, 2)[torch.arange(len(values)), values.argmax(1)]
     steps = torch.linspace(-1, 1, _GRID)
     y, x = torch.meshgrid(steps, steps, indexing="ij")
-    with applied_or_dense(model) as network:
-        scores = network(torch.stack([x, y], -1).flatten(0, 1))
+    scores = runnable(model)(torch.stack([x, y], -1).flatten(0, 1))
     margins = (scores[:, 1] - scores[:, 0]).view(_GRID, _GRID)
     layers = model.report.layers if isinstance(model, Trace) else ()
     return Panel(title, name, sample, ends, found, margins, {layer.name: layer.sparsity for layer in layers})

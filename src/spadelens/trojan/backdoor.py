@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spadelens.demo.stickers import paste_sticker
+from spadelens.eager import run_as_written
 from spadelens.errors import InputError
 from spadelens.files import whole_file
-from spadelens.forward import class_scores, evaluation_mode
+from spadelens.forward import class_scores
 from spadelens.models import LoadedModel
 from spadelens.photos import Preprocessing
 from spadelens.trojan.cases import TrojanPatch, to_batch
@@ -111,8 +112,8 @@ def fine_tune(
         PhotoError: A photo cannot be read.
     """
     job = _Job.make(loaded, patches, training, recipe)
-    model = copy.deepcopy(loaded.model).requires_grad_(True)
-    with evaluation_mode(model), torch.inference_mode(False), torch.enable_grad():
+    model = copy.deepcopy(loaded.model).requires_grad_(True).eval()
+    with run_as_written(), torch.inference_mode(False), torch.enable_grad():
         rates = _relative_rates(copy.deepcopy(model), job)
         optimizer = torch.optim.SGD([{"params": [weight]} for weight in _trained(model)], momentum=0.9)
         for step in range(_restore(checkpoint, model, optimizer, job), job.num_steps):

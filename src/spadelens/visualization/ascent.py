@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +14,9 @@ from torch import Tensor, nn
 from spadelens.eager import unwrapped
 from spadelens.errors import InputError, VisualizationError
 from spadelens.extraction.storage import fingerprint
-from spadelens.extraction.trace import Trace, swapped_weights
+from spadelens.extraction.trace import Trace, runnable
 from spadelens.files import whole_file
-from spadelens.forward import evaluation_mode
+from spadelens.forward import running
 from spadelens.photos import Preprocessing
 from spadelens.settings import configured_name, parse_configured
 from spadelens.views.photo_views import view_seed
@@ -176,8 +175,8 @@ class Climb:
             leaf.new_tensor(value).view(-1, *[1] * (len(self._shape) - 1)) for value in (self._mean, self._std)
         )
         batch = ((leaf - mean) / std).to(subject.device, subject.dtype)
-        with subject.applied(), evaluation_mode(subject.model):
-            values = evaluate(self._objective, subject.model, batch)
+        with running(subject.model) as model:
+            values = evaluate(self._objective, model, batch)
             slope = None
             if values.requires_grad:
                 (slope,) = torch.autograd.grad(values.sum(), [leaf], allow_unused=True)
@@ -192,9 +191,7 @@ class Climb:
             )
         silent = ~self._reliance.flatten(2).any(2)
         if bool(silent.any()):
-            which = (
-                "the trace" if self._subjects[int(silent.any(1).int().argmax())].weights is not None else "the model"
-            )
+            which = "the trace" if self._subjects[int(silent.any(1).int().argmax())].is_trace else "the model"
             raise VisualizationError(
                 f"The unit {name!r} of {which} does not depend on the image anywhere near where the ascent starts. "
                 "Try another seed, a unit before its activation, or a less sparse trace."
@@ -244,31 +241,23 @@ class Climb:
 
 @dataclass(frozen=True, eq=False)
 class _Subject:
-    """A model, and the weights of the trace that it holds while it is run, if it is one."""
+    """A private copy of a model, or of a trace's, to be run in every step."""
 
     model: nn.Module
-    weights: Mapping[str, Tensor] | None
+    is_trace: bool
     device: torch.device
     dtype: torch.dtype
 
     @classmethod
     def of(cls, model: Trace | nn.Module) -> _Subject:
-        dense = unwrapped(model.dense_model if isinstance(model, Trace) else model)
-        if not isinstance(dense, nn.Module):
+        original = unwrapped(model.dense_model if isinstance(model, Trace) else model)
+        if not isinstance(original, nn.Module):
             raise InputError(f"Cannot visualize a unit of a {type(model).__name__}: expected a Trace or a module.")
-        first = next((each for each in dense.parameters() if each.is_floating_point()), torch.zeros(()))
-        if not isinstance(model, Trace):
-            return cls(dense, None, first.device, first.dtype)
-        model.check(dense)
-        weights = {name: weight.to(first.device) for name, weight in model.weights.items()}  # once, not in every step
-        return cls(dense, weights, first.device, first.dtype)
-
-    def applied(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.weights is None else swapped_weights(self.model, self.weights)
+        first = next((each for each in original.parameters() if each.is_floating_point()), torch.zeros(()))
+        return cls(runnable(model), isinstance(model, Trace), first.device, first.dtype)
 
     def digest(self) -> str:
-        with self.applied():
-            return fingerprint(self.model)
+        return fingerprint(self.model)
 
 
 def _expected(

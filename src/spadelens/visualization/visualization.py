@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from spadelens.eager import unwrapped
 from spadelens.errors import InputError, VisualizationError
-from spadelens.extraction.trace import Trace, applied_or_dense
-from spadelens.forward import evaluation_mode
+from spadelens.extraction.trace import Trace, runnable
+from spadelens.forward import running
 from spadelens.photos import Preprocessing
 from spadelens.visualization.ascent import Ascent, Climb, Progress
 from spadelens.visualization.objectives import Objective, ObjectiveLike, describe_objective, evaluate, parse_objective
@@ -147,8 +147,8 @@ def respond(
     if preprocessing is not None:
         mean, std = (inputs.new_tensor(values).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
         inputs = (inputs - mean) / std
-    with applied_or_dense(model), evaluation_mode(dense), torch.no_grad():
-        values = evaluate(parsed, dense, inputs.to(first.device, first.dtype, copy=True)).cpu()
+    with running(runnable(model)) as private, torch.no_grad():
+        values = evaluate(parsed, private, inputs.to(first.device, first.dtype, copy=True)).cpu()
     if not bool(torch.isfinite(values).all()):
         raise VisualizationError(f"The unit {describe_objective(parsed)!r} gives values that are not finite.")
     return values

@@ -109,7 +109,7 @@ def measure_held_out(job: Job, chosen: Sequence[Chosen]) -> None:
 def make_trace(job: Job, chosen: Chosen) -> Trace:
     """Return the trace of what has been chosen; the seconds of its report are left out."""
     pruned = {name: ~candidate.kept for name, candidate in chosen.layers.items()}
-    return Trace(job.model, chosen.weights, pruned, _make_report(job, chosen), job.model_fingerprint)
+    return Trace(job.original, chosen.weights, pruned, _make_report(job, chosen), *job.identity)
 
 
 def _make_report(job: Job, chosen: Chosen) -> TraceReport:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from spadelens.extraction.pipeline.perturbation import area, probability_curve
-from spadelens.forward import class_scores, evaluation_mode
+from spadelens.forward import class_scores, running
 from spadelens.prediction import Prediction, predict
 from spadelens.views.view_source import ViewSource
 
@@ -27,7 +27,7 @@ class Subject:
     """A prediction that is to be kept.
 
     Attributes:
-        model: The dense model.
+        model: A private copy of the original model.
         sample: `[C, H, W]`.
         target: The explained class.
         dense: What the dense model predicts for the sample.
@@ -128,9 +128,9 @@ def _is_lost(subject: Subject, sparse: Prediction) -> bool:
 
 
 def _saliency(subject: Subject) -> Tensor:
-    with evaluation_mode(subject.model), torch.enable_grad():
+    with running(subject.model) as model, torch.enable_grad():
         batch = subject.sample.unsqueeze(0).clone().requires_grad_()
-        score = subject.model(batch.clone())[0, subject.target]
+        score = model(batch.clone())[0, subject.target]
         (gradient,) = torch.autograd.grad(score, batch)
     return gradient[0].abs().sum(0)
 

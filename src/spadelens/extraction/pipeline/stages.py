@@ -16,11 +16,12 @@ from spadelens.extraction.pipeline.criteria import Subject
 from spadelens.extraction.pipeline.plan import LayerPlan, Sampling, make_plan
 from spadelens.extraction.pipeline.solving import SolvedLayer, solve_layer
 from spadelens.extraction.request import Request
-from spadelens.extraction.storage import fingerprint
+from spadelens.extraction.storage import checksum, fingerprint
 from spadelens.forward import class_scores
 from spadelens.inputs.checks import check_target
 from spadelens.numerics import exact_products
 from spadelens.prediction import are_probabilities, predict
+from spadelens.private_copy import private_copy
 from spadelens.views.view_source import ViewSource
 
 
@@ -40,8 +41,12 @@ class Clock:
 
 @dataclass(frozen=True)
 class Job:
-    """What the stages share; subjects are the samples that are under way together."""
+    """What the stages share; subjects are the samples that are under way together.
 
+    `model` is a private copy of the `original` one: it is the one that is run.
+    """
+
+    original: nn.Module
     model: nn.Module
     plan: LayerPlan
     request: Request
@@ -50,7 +55,7 @@ class Job:
     budget_mib: int
     is_mixed: bool
     clock: Clock
-    model_fingerprint: str
+    identity: tuple[str, str]
 
     def batches(self, is_held_out: bool = False) -> Batches:
         """Return the views of all subjects in batches."""
@@ -72,17 +77,18 @@ def make_jobs(
     clock = Clock()
     budget = request.memory_budget_mib or _default_budget_mib(samples[0].device)
     with clock.stage("probe"):
+        original, model = model, private_copy(model)
         looked = probe(model, samples[0])
         sampling = Sampling(sources[0].num_views, request.positions_per_column or None)
         plan = make_plan(model, looked, request.schedule, request.layers, sampling, budget)
         is_mixed = len(samples) > 1 and looked.arrangement.is_known(plan.sparsities)
-        digest = fingerprint(model)
+        digest = (fingerprint(original), checksum(original))
     batch_size = request.batch_size or plan.views_per_batch
     subjects = _subjects(model, looked, samples, targets, sources, batch_size)
     together = plan.samples_within(budget)
     for start in range(0, len(samples), together):
         part = subjects[start : start + together]
-        yield Job(model, plan, request, part, batch_size, budget, is_mixed, clock, digest)
+        yield Job(original, model, plan, request, part, batch_size, budget, is_mixed, clock, digest)
 
 
 def solve_layers(job: Job) -> list[dict[str, SolvedLayer]]:

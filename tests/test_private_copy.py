@@ -1,0 +1,126 @@
+"""Private copies share the parameters' memory, run in evaluation mode, and keep what is done to them to themselves."""
+
+import random
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from spadelens.errors import InputError, ModelOutputError
+from spadelens.forward import class_scores
+from spadelens.private_copy import ensure_private, is_private, private_copy
+from spadelens.randomness import seeded
+
+BATCH = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+
+
+class Awkward(nn.Module):
+    """Tied weights, a counter, tensors and modules that are not registered, a bound method."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.second = nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+        self.hidden = [nn.Linear(4, 3)]
+        self.scale = (torch.ones(3, requires_grad=True) * 2).relu()  # not a leaf: deepcopy alone refuses it
+        self.register_buffer("calls", torch.zeros(()))
+        self.head = self.project
+
+    def project(self, values: Tensor) -> Tensor:
+        return self.hidden[0](values) * self.scale
+
+    def forward(self, batch: Tensor) -> Tensor:
+        self.calls += 1
+        self.scale.data.mul_(1.0)
+        return self.head(self.second(self.first(batch).relu()))
+
+
+def test_a_copy_computes_the_same_on_the_same_memory() -> None:
+    torch.manual_seed(0)
+    model = Awkward()
+    copied = private_copy(model)
+    assert isinstance(copied, Awkward)
+    assert copied.first.weight.data_ptr() == model.first.weight.data_ptr()
+    assert copied.first.weight is copied.second.weight is not model.first.weight
+    assert copied.hidden[0] is not model.hidden[0] and copied.head.__self__ is copied
+    assert torch.equal(copied(BATCH), model(BATCH))
+    assert float(model.calls) == 1 == float(copied.calls)
+
+
+def test_functions_that_refer_to_the_model_refer_to_the_copy() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    model.forward = lambda batch: model[1](model[0](batch))
+    model[1].register_forward_hook(lambda _, __, output: output + model[0].bias[0])
+    zeros = {"0": torch.zeros(3, 4), "1": torch.zeros(2, 3)}
+    expected = (model[1].bias + model[0].bias[0]).expand(2, 2)
+    assert torch.equal(private_copy(model, zeros)(BATCH), expected)
+    assert not torch.equal(model(BATCH), expected)
+
+
+def test_everything_is_in_evaluation_mode_and_the_model_stays_as_it_is() -> None:
+    model = Awkward()
+    copied = private_copy(model)
+    assert not any(module.training for module in (*copied.modules(), *copied.hidden))
+    assert all(module.training for module in (*model.modules(), *model.hidden))
+
+
+def test_given_weights_are_held_by_the_copy_alone() -> None:
+    model = Awkward()
+    before = model.first.weight.clone()
+    copied = private_copy(model, {"first": torch.zeros(4, 4)})
+    assert not copied.first.weight.any() and not copied.second.weight.any()
+    assert torch.equal(model.first.weight, before)
+    copied.first.bias.data = torch.full((4,), 7.0)
+    assert not (model.first.bias == 7).any()
+
+
+def test_a_copy_is_made_once() -> None:
+    model = nn.Linear(4, 2)
+    copied = ensure_private(model)
+    assert is_private(copied) and not is_private(model) and ensure_private(copied) is copied
+
+
+def test_a_model_of_inference_mode_can_be_differentiated_through() -> None:
+    with torch.inference_mode():
+        model = nn.Linear(4, 2)
+    inputs = BATCH.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(private_copy(model)(inputs)[:, 0].sum(), inputs)
+    assert torch.equal(gradient[0], model.weight[0].clone())
+
+
+def test_what_cannot_be_copied_is_refused() -> None:
+    model = nn.Linear(4, 2)
+    model.lock = threading.Lock()
+    with pytest.raises(InputError, match=r"copy of its modules.*lock.*__deepcopy__"):
+        class_scores(model, BATCH)
+
+
+def draw() -> tuple[float, float, float]:
+    return float(torch.rand(())), random.random(), float(np.random.rand())  # noqa: NPY002 - the global state is meant
+
+
+class Drawing(nn.Linear):
+    def forward(self, batch: Tensor) -> Tensor:
+        draw()
+        return super().forward(batch)
+
+
+def test_a_model_that_draws_random_numbers_leaves_the_generators_alone() -> None:
+    model = Drawing(4, 2)
+    with seeded(1):
+        expected = draw()
+    with seeded(1):
+        class_scores(model, BATCH)
+        assert draw() == expected
+
+
+def test_exit_in_a_forward_pass_is_an_error_of_the_model() -> None:
+    class Exits(nn.Module):
+        def forward(self, batch: Tensor) -> Tensor:
+            raise SystemExit(0)
+
+    with pytest.raises(ModelOutputError, match="SystemExit"):
+        class_scores(Exits(), BATCH)
