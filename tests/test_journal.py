@@ -45,3 +45,25 @@ def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
         Journal(tmp_path / "file" / "below.jsonl")
     with pytest.raises(OutputError):
         Journal(tmp_path)
+
+
+@pytest.mark.parametrize("line", ["3", "null", '{"a": 1}', "[1, 2]", "[" * 100_000])
+def test_json_that_is_not_a_record_is_skipped(tmp_path: Path, line: str) -> None:
+    (tmp_path / "j").write_text(f'"kept"\n{line}\n')
+    journal = Journal(tmp_path / "j", lambda record: isinstance(record, str))
+    assert journal.records == ["kept"]
+
+
+def test_the_journals_of_commands_know_their_records() -> None:
+    from spadelens.evaluation import tables, tuning
+    from spadelens.study import study
+
+    cell = {"identity": "x", "row": "dense", "image": 3, "cells": {"saliency": {"scores": {}}}, "seconds": 1.0}
+    known = {
+        tables._is_record: (cell, {**cell, "cells": 3}, {**cell, "row": []}),
+        tuning._is_record: ([[0, 1], 2, 0.5, True], [[0, 1], 2, None, True], [3, 2, 0.5, True]),
+        study._is_record: ({"photo": 3, "outcome": "kept"}, {"photo": []}, {"outcome": "kept"}),
+    }
+    for is_record, (good, *bad) in known.items():
+        assert is_record(good)
+        assert not any(map(is_record, [*bad, 3, None, [], {}, "x"]))

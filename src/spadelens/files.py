@@ -10,7 +10,7 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -163,8 +163,12 @@ class Journal:
         records: Those in the file when it was opened, and those appended since.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, is_record: Callable[[Any], bool] | None = None) -> None:
         """Read the file at `path`, if there is one.
+
+        Args:
+            path: The file.
+            is_record: Tells records from other JSON, which is skipped like lines that were cut short.
 
         Raises:
             OutputError: Its folder cannot be written, or the file cannot be read.
@@ -183,7 +187,9 @@ class Journal:
             raise OutputError(f"Cannot use {str(path)!r}: {error.strerror or error}.") from error
         for line in text.splitlines():
             with contextlib.suppress(ValueError, RecursionError):  # cut short, or not written by us
-                self.records.append(json.loads(line))
+                record = json.loads(line)
+                if is_record is None or is_record(record):
+                    self.records.append(record)
 
     def append(self, record: Any) -> None:
         """Add a record.

@@ -39,12 +39,17 @@ def class_scores(model: nn.Module, batch: Tensor) -> Tensor:
         except (Exception, SystemExit) as error:
             raise ModelOutputError(
                 f"The model cannot be run on a batch of shape {list(batch.shape)}: "
-                f"{type(error).__name__}: {str(error).strip() or 'no message'}{_batch_hint(batch)}"
+                f"{type(error).__name__}: {str(error).strip() or 'no message'}{_hint(batch, error)}"
             ) from error
     return check_scores(scores, len(batch))
 
 
-def _batch_hint(batch: Tensor) -> str:
+def _hint(batch: Tensor, error: Exception) -> str:
+    if isinstance(error, IndexError) and "out of range in self" in str(error):
+        return (
+            ". A value that the model looks up in an embedding (a category code, a token) is below zero or beyond its "
+            "last row: check the codes of the sample, and whether they are standardized (MEAN, STD)."
+        )
     has_two = batch.dim() >= 5 and batch.shape[:2] == (1, 1)
     return ". Samples come without a batch dimension: pass sample[0]." if has_two else ""
 

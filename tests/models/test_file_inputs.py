@@ -220,3 +220,21 @@ def test_checkpoints_for_them(tmp_path: Path) -> None:
     assert isinstance(loaded, LoadedTable)
     assert loaded.spec == spec
     assert torch.equal(loaded.model.get_parameter("weight"), weights["weight"])
+
+
+def test_a_category_code_out_of_range_is_explained() -> None:
+    from torch import nn
+
+    from spadelens.errors import ModelOutputError
+    from spadelens.forward import class_scores
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(3, 2)
+
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            return self.embedding(rows[:, 0].long())
+
+    with pytest.raises(ModelOutputError, match="category code"):
+        class_scores(Net(), torch.tensor([[7.0, 1.0]]))

@@ -101,3 +101,24 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match="uint8"):
         read_split(tmp_path / "b.npz", (), 3)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "npy", "labels", "zero", "fractions", "empty"])
+def test_damaged_arrays_are_refused(tmp_path: Path, damage: str) -> None:
+    images, labels = np.zeros((4, 9, 9, 3), np.uint8), np.arange(4) % 2
+    given = {
+        "labels": (images, np.array(["cat", "dog", "cat", "dog"])),
+        "zero": (np.zeros((4, 0, 9, 3), np.uint8), labels),
+        "fractions": (images, labels + 0.5),
+    }.get(damage, (images, labels))
+    file = tmp_path / "a.npz"
+    np.savez(file, train_images=given[0], train_labels=given[1], test_images=given[0], test_labels=given[1])
+    if damage == "truncated":
+        file.write_bytes(file.read_bytes()[:-40])
+    elif damage == "npy":
+        np.save(tmp_path / "a.npy", images)
+        (tmp_path / "a.npy").rename(file)
+    elif damage == "empty":
+        file.write_bytes(b"")
+    with pytest.raises(InputError, match=r"a\.npz"):
+        read_split(file, (), 2)

@@ -130,7 +130,7 @@ def run_table(
         )
     for method in methods:
         parse_configured("method", method, KNOWN_METHODS)
-    kept = Journal(journal)
+    kept = Journal(journal, _is_record)
     score = _score_region if table == "table1" else _score_faithfulness
     rows = [row for row in rows if _is_possible(row, bench)]
     wanted = [
@@ -176,6 +176,18 @@ def _known(journal: Journal, identities: Mapping[tuple[str, int], str]) -> dict[
         for method, cell in record["cells"].items()
         if "error" not in cell
     }
+
+
+def _is_record(record: Any) -> bool:
+    """Return whether a line of a journal is what `run_table` writes."""
+    return (
+        isinstance(record, dict)
+        and {"identity", "row", "image", "cells", "seconds"} <= record.keys()
+        and isinstance(record["row"], str)
+        and isinstance(record["image"], int)
+        and isinstance(record["cells"], dict)
+        and all(isinstance(cell, dict) for cell in record["cells"].values())
+    )
 
 
 def _is_possible(row: Row, bench: Workbench) -> bool:

@@ -273,7 +273,7 @@ class _Scores:
             self._solutions.append(Solutions(file))
         self.blocks = _blocks(self._solutions[0].layers)
         name = hashlib.sha256(f"{method} {objective}".encode()).hexdigest()[:12]
-        self._journal = Journal(cache / f"{identity}-{name}.jsonl")
+        self._journal = Journal(cache / f"{identity}-{name}.jsonl", _is_record)
         self._known: dict[tuple[Levels, int], tuple[float, bool]] = {
             (tuple(levels), number): (score, is_kept) for levels, number, score, is_kept in self._journal.records
         }
@@ -322,6 +322,20 @@ class _Scores:
             return insertion(self._model, sample, heatmap, case.target), is_kept
         assert case.region is not None
         return pixel_auc(heatmap, case.region), is_kept
+
+
+def _is_record(record: Any) -> bool:
+    """Return whether a line of a journal is [levels, number of the case, score, whether the prediction is kept]."""
+    return (
+        isinstance(record, list)
+        and len(record) == 4
+        and isinstance(record[0], list)
+        and all(isinstance(level, int) for level in record[0])
+        and isinstance(record[1], int)
+        and isinstance(record[2], float)
+        and math.isfinite(record[2])
+        and isinstance(record[3], bool)
+    )
 
 
 def _blocks(layers: Sequence[str]) -> dict[str, list[str]]:

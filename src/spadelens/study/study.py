@@ -98,7 +98,7 @@ def build_study(
     loaded = load_model(spec, device, trust, kind="photo")
     photos = _labelled_photos(data, loaded, options.seed)
     make_folder(out / _PUBLIC / _PICTURES)
-    journal = Journal(out / _JOURNAL)
+    journal = Journal(out / _JOURNAL, _is_record)
     _check_identity(journal, _identity(loaded, photos, options), out)
     maker = SampleMaker(loaded, options, out / _PUBLIC / _PICTURES)
     records = _make_samples(maker, photos, journal, progress or _no_progress)
@@ -151,6 +151,12 @@ def _identity(loaded: LoadedModel, photos: Sequence[tuple[Dataset, int]], option
         "photos": hashlib.blake2b(listed.encode(errors="surrogateescape"), digest_size=8).hexdigest(),
         "options": asdict(options),
     }
+
+
+def _is_record(record: Any) -> bool:
+    """Return whether a line of a journal is the identity of a study, or tells what became of a photo."""
+    is_photo = isinstance(record, dict) and isinstance(record.get("photo"), int) and "outcome" in record
+    return is_photo or (isinstance(record, dict) and record.keys() == {"model", "photos", "options"})
 
 
 def _check_identity(journal: Journal, identity: Mapping[str, Any], out: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from spadelens.errors import InputError
-from spadelens.files import read_json
+from spadelens.files import check_readable, read_json
 from spadelens.photos import photo_files, read_photo
 
 _HELD_OUT_FRACTION, _MOST_HELD_OUT = 0.4, 2000
@@ -183,16 +185,27 @@ def _folded(name: str) -> str:
 
 def _read_arrays(path: Path, num_classes: int, rng: np.random.Generator) -> Split:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        check_readable(path)
+        with path.open("rb") as file:
+            stored = np.load(file, allow_pickle=False)
+            if not isinstance(stored, np.lib.npyio.NpzFile):
+                raise TypeError("it holds a single array, as .npy files do")
             training, training_labels, held_out, held_out_labels = (stored[name] for name in _ARRAYS)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"Cannot read {str(path)!r}: expected the arrays {', '.join(_ARRAYS)} ({error}).") from error
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        reason = str(error) or type(error).__name__
+        raise InputError(f"Cannot read {str(path)!r}: expected the arrays {', '.join(_ARRAYS)} ({reason}).") from error
     parts = []
     for name, pixels, labels in (("train", training, training_labels), ("test", held_out, held_out_labels)):
         if pixels.ndim != 4 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8 or labels.shape != pixels.shape[:1]:
             raise InputError(
                 f"Cannot use the {name} arrays of {str(path)!r}: expected images uint8 [N, H, W, 3] and labels [N], "
                 f"got {pixels.dtype} {list(pixels.shape)} and {list(labels.shape)}."
+            )
+        if not min(pixels.shape[1:]):
+            raise InputError(f"Cannot use the {name} images of {str(path)!r}: they have {list(pixels.shape)} pixels.")
+        if labels.dtype.kind not in "iuf" or not np.array_equal(labels, np.floor(labels)):
+            raise InputError(
+                f"Cannot use the {name} labels of {str(path)!r}: expected the numbers of classes, got {labels.dtype}."
             )
         if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
             raise InputError(f"Cannot use the {name} labels of {str(path)!r}: the model has {num_classes} classes.")
