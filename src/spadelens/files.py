@@ -122,12 +122,20 @@ def current_umask() -> int:
     return current
 
 
-def make_folder(path: Path) -> list[Path]:
+def make_folder(path: Path, inside: Path | None = None) -> list[Path]:
     """Make a folder and those above it, where they are missing; returns those that it made, the lowest first.
 
+    Args:
+        path: The folder.
+        inside: A folder above it that the user named: links between the two are not followed.
+
     Raises:
-        OutputError: That cannot be done.
+        OutputError: That cannot be done, or there is a link.
     """
+    below = () if inside is None else path.relative_to(inside).parts
+    for count in range(1, len(below) + 1):
+        if file_kind(Path(inside or "", *below[:count])) == "a symbolic link":
+            raise OutputError(f"Cannot write to {str(path)!r}: there is a symbolic link on the way. Delete it first.")
     made = [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -137,13 +145,17 @@ def make_folder(path: Path) -> list[Path]:
 
 
 @contextmanager
-def kept_if_used(path: Path) -> Iterator[None]:
+def kept_if_used(path: Path, inside: Path | None = None) -> Iterator[None]:
     """Make a folder for the block; if the block fails before anything is in it, remove what was made again.
+
+    Args:
+        path: As in `make_folder`.
+        inside: As in `make_folder`.
 
     Raises:
         OutputError: The folder cannot be made.
     """
-    made = make_folder(path)
+    made = make_folder(path, inside)
     try:
         yield
     except BaseException:

@@ -44,7 +44,7 @@ def class_scores(model: nn.Module, batch: Tensor) -> Tensor:
     return check_scores(scores, len(batch))
 
 
-def _hint(batch: Tensor, error: Exception) -> str:
+def _hint(batch: Tensor, error: BaseException) -> str:
     if isinstance(error, IndexError) and "out of range in self" in str(error):
         return (
             ". A value that the model looks up in an embedding (a category code, a token) is below zero or beyond its "

@@ -153,6 +153,8 @@ def test_a_planted_network_can_be_explained_with_its_tuned_schedule(folder: Path
         (("tune", "--model", "demo", "--out", "{}/x.json", "--levels", "a/b"), "--levels"),
         (("tune", "--model", "demo", "--out", "{}/photos.npz/x.json", "--cache", "{}/c"), "Cannot write"),
         (("tune", "--model", "demo", "--out", "{}/x.json", "--method", "saliencies"), "Unknown method"),
+        (("tune", "--model", "demo", "--out", ""), "--out is empty"),
+        (("tune", "--model", "demo", "--out", "{}"), "it is a folder"),
         (("tune", "--model", "{}/tiny.py:build", "--out", "{}/x.json"), "backdoor plant"),
         (("tune", "--model", "{}/tiny.py:build", "--out", "{}/x.json", "--data", "{}/nowhere"), "no folder of photos"),
         (("backdoor", "plant", "--model", "demo", "--data", "{}", "--out", "{}/x"), "planted already"),

@@ -12,10 +12,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from spadelens.errors import TraceFormatError
+from spadelens.errors import TraceFormatError, TraceMismatchError
 from spadelens.extraction.extraction import extract_trace
 from spadelens.extraction.packed_bits import pack, unpack
 from spadelens.extraction.storage import _checksum, read_trace
+from spadelens.extraction.trace import Trace
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,22 @@ def test_an_honest_file_is_read(saved: Path, tmp_path: Path) -> None:
 def test_forged_files_are_refused(saved: Path, tmp_path: Path, change: Change) -> None:
     with pytest.raises(TraceFormatError):
         read_trace(forge(saved, tmp_path / "t", change))
+
+
+def test_a_shape_that_the_model_does_not_have_is_refused(saved: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 2), nn.Flatten(), nn.Linear(48, 3))
+    assert Trace.load(saved, model)
+    for change in ({"shape": [48, 3]}, {"name": "9"}):
+        forged = forge(saved, tmp_path / "t", lambda report, tensors, change=change: rename(report, tensors, **change))
+        with pytest.raises(TraceMismatchError):
+            Trace.load(forged, model)
+
+
+def rename(report: dict[str, Any], tensors: dict[str, Tensor], **changes: Any) -> None:
+    report["layers"][-1].update(changes)
+    for part in ("kept", "values"):
+        tensors[f"{report['layers'][-1]['name']}.{part}"] = tensors.pop(f"4.{part}")
 
 
 @settings(deadline=None)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from spadelens.errors import OutputError
-from spadelens.files import Journal, check_readable, kept_if_used, read_json, whole_file
+from spadelens.files import Journal, check_readable, kept_if_used, make_folder, read_json, whole_file
 from spadelens.output import locks
 from spadelens.output.folder import MANIFEST, whole_folder
 from spadelens.output.unfinished import NAME, unfinished
@@ -70,6 +70,21 @@ def test_links_inside_the_folder_are_not_followed(tmp_path: Path, link: str) -> 
         write(out, "photo/a.png", "report.html")
     assert (other / "a.png").read_text() == "precious"
     assert (out / link).is_symlink()
+
+
+def test_folders_are_not_made_through_links_inside_results(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "public").symlink_to(tmp_path / "other")
+    (out / NAME).symlink_to(tmp_path / "other")
+    with pytest.raises(OutputError, match="symbolic link"):
+        make_folder(out / "public" / "pictures", inside=out)
+    with pytest.raises(OutputError, match="symbolic link"), unfinished(out, "x") as files:
+        files.path("x", "a").write_text("x")
+    assert list((tmp_path / "other").iterdir()) == []
+    (tmp_path / "link").symlink_to(out)
+    assert make_folder(tmp_path / "link" / "new", inside=tmp_path / "link")
 
 
 def test_results_of_an_earlier_run_are_replaced_and_other_files_stay(tmp_path: Path) -> None:

@@ -141,6 +141,9 @@ class Trace:
         """
         model = unwrapped(model)
         weights, pruned, header = read_trace(Path(path))
+        layers = matrix_layers(model)
+        if any(name not in layers or layers[name].weight.shape != weight.shape for name, weight in weights.items()):
+            raise _mismatch()
         return cls(model, weights, pruned, header.report, header.model_fingerprint)
 
     def check(self, model: nn.Module) -> None:

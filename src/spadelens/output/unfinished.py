@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from spadelens.errors import OutputError
-from spadelens.files import file_kind, make_folder
+from spadelens.files import make_folder
 
 NAME = ".visualize.partial"
 _LONGEST_KEPT_S = 7 * 24 * 3600
@@ -38,9 +37,7 @@ class Unfinished:
         Raises:
             OutputError: The folder cannot be made.
         """
-        if file_kind(self._folder) == "a symbolic link":
-            raise OutputError(f"Cannot write to {str(self._folder)!r}: it is a symbolic link. Delete it first.")
-        self._made += make_folder(self._folder)
+        self._made += make_folder(self._folder, inside=self._folder.parent)
         digest = hashlib.sha256("\0".join(made_from).encode()).hexdigest()[:24]
         path = self._folder / f"{digest}.{kind}"
         self._used[path] = kind
