@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 from spadelens.demo.circles import CIRCLES
-from spadelens.tasks.circles import draw_picture, visualize_circles
+from spadelens.reports.circles import draw_picture
+from spadelens.tasks.circles import visualize_circles
 
 result = visualize_circles(seed=0)
 print(f"accuracy {result.accuracy:.2%}")

@@ -14,11 +14,12 @@ from PIL import Image
 
 from spadelens.attribution.diagnosis import LayerDiagnosis, MethodDiagnosis, Verdict
 from spadelens.attribution.soundness import Soundness
+from spadelens.cli.diagnosis import print_diagnosis
 from spadelens.cli.main import main
 from spadelens.demo.images import CLASS_NAMES, draw_image
 from spadelens.methods.registry import METHODS
 from spadelens.tasks import doctor
-from spadelens.tasks.doctor import ModelDiagnosis, print_diagnosis
+from spadelens.tasks.doctor import ModelDiagnosis
 
 PROGRAM = Path(sys.executable).parent / "spadelens"
 WIDTH = 80

@@ -9,8 +9,9 @@ from PIL import Image
 
 from spadelens.demo.circles import CIRCLES, LARGE, SMALL
 from spadelens.errors import InputError, OutputError
+from spadelens.reports.circles import draw_circles
 from spadelens.tasks import circles
-from spadelens.tasks.circles import TwoCircles, draw_circles
+from spadelens.tasks.circles import TwoCircles
 from spadelens.visualization.visualization import Visualization
 
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich import markup
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bars, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from spadelens.output import interrupts
 from spadelens.plain_text import printable
+from spadelens.progress import Progress
 
 if TYPE_CHECKING:
     from spadelens.evaluation.tuning import Tuned
@@ -46,7 +47,7 @@ def escape(text: str) -> str:
 
 
 @contextmanager
-def progress_bar(num_photos: int) -> Iterator[Callable[[int, str], Callable[[str, int, int], None]]]:
+def progress_bar(num_photos: int) -> Iterator[Callable[[int, str], Progress]]:
     """Show a progress bar on standard error, if that is a terminal, for the length of the block.
 
     Yields a function that takes the number and the name of the next photo and returns what to call as
@@ -54,7 +55,7 @@ def progress_bar(num_photos: int) -> Iterator[Callable[[int, str], Callable[[str
     """
     with _bars() as (bars, task):
 
-        def for_photo(number: int, name: str) -> Callable[[str, int, int], None]:
+        def for_photo(number: int, name: str) -> Progress:
             label = f"{escape(name)} ({number + 1}/{num_photos})" if num_photos > 1 else escape(name)
 
             def show(stage: str, done: int, total: int) -> None:
@@ -67,7 +68,7 @@ def progress_bar(num_photos: int) -> Iterator[Callable[[int, str], Callable[[str
 
 
 @contextmanager
-def _bars() -> Iterator[tuple[Progress, TaskID]]:
+def _bars() -> Iterator[tuple[Bars, TaskID]]:
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -75,12 +76,12 @@ def _bars() -> Iterator[tuple[Progress, TaskID]]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         yield bars, bars.add_task("starting", total=None)
 
 
 @contextmanager
-def stage_bar() -> Iterator[Callable[[str, int, int], None]]:
+def stage_bar() -> Iterator[Progress]:
     """Show a progress bar on standard error, if that is a terminal, for the length of the block.
 
     Yields what to call as progress(stage, done, total), which raises an interrupt again that was lost on the way.

@@ -26,13 +26,17 @@ def doctor_command(sample: Path | None, device: str, trust: bool, **options: Any
     FILE is a photo, a line of a text (FILE.txt:3) or a row of a table (FILE.csv:3); without one, the model is shown an
     input of random numbers, or an English sentence.
     """
+    from spadelens.cli.console import stage_bar
+    from spadelens.cli.diagnosis import print_diagnosis
     from spadelens.models import load_model
-    from spadelens.tasks.doctor import diagnose, parse_methods, print_diagnosis
+    from spadelens.output import interrupts
+    from spadelens.tasks.doctor import diagnose, parse_methods
     from spadelens.tasks.inputs import read_inputs
 
     parse_methods(options["methods"])  # what is wrong with the options is said before anything is loaded
     if sample is not None:
         read_inputs([sample])
     loaded = load_model(options["model_spec"], device, trust)
-    diagnosis = diagnose(loaded, sample, options["methods"], options["target"])
+    with interrupts.raises(), stage_bar() as progress:
+        diagnosis = diagnose(loaded, sample, options["methods"], options["target"], progress)
     print_diagnosis(diagnosis, as_json=options["as_json"])

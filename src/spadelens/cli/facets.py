@@ -12,7 +12,11 @@ from spadelens.cli.options import device_option, model_option, out_option, trace
 from spadelens.errors import InputError
 
 if TYPE_CHECKING:
-    from spadelens.reports.facets import Settings
+    from collections.abc import Callable
+
+    from spadelens.models import LoadedModel
+    from spadelens.progress import Progress
+    from spadelens.tasks.facets import Album, FacetSettings
 
 
 @click.command("facets")
@@ -49,7 +53,7 @@ def facets_command(
 ) -> None:
     """Find the different things that make a network give a class: compare the traces of many photos."""
     from spadelens.models import load_model
-    from spadelens.reports.facets import facets_to_folder, read_album
+    from spadelens.tasks.facets import read_album
     from spadelens.tasks.traces import spell_command
 
     settings = facet_settings(unit, **options)
@@ -81,7 +85,7 @@ def facet_settings(
     preset: str | None = None,
     seed: int = 0,
     **options: Any,
-) -> Settings:
+) -> FacetSettings:
     """Return the settings that the options stand for.
 
     Raises:
@@ -90,7 +94,7 @@ def facet_settings(
     from dataclasses import replace
 
     from spadelens.extraction.presets import find_preset
-    from spadelens.reports.facets import Settings
+    from spadelens.tasks.facets import FacetSettings
     from spadelens.tasks.traces import read_trace_settings
     from spadelens.visualization.ascent import Ascent
 
@@ -103,4 +107,32 @@ def facet_settings(
         raise InputError(f"Cannot use the preset {preset!r} here: one trace of each photo is compared.")
     chosen = replace(chosen, schedule=defaults.FACETS_SCHEDULE)
     traces = read_trace_settings(preset, chosen, seed=seed, **options)
-    return Settings(traces, unit, num_clusters, most, ascent)
+    return FacetSettings(traces, unit, num_clusters, most, ascent)
+
+
+def facets_to_folder(
+    loaded: LoadedModel,
+    make_album: Callable[[Progress], Album],
+    settings: FacetSettings,
+    out: Path,
+    command: str,
+) -> dict[str, Any]:
+    """Find the facets of a class, write the results to the folder `out`, print them, and return the report.
+
+    Raises:
+        SpadeError: As `find_facets_of_class`.
+        OutputError: The folder cannot be written.
+    """
+    from spadelens.cli.console import print_facets, stage_bar
+    from spadelens.output import interrupts
+    from spadelens.output.folder import whole_folder
+    from spadelens.reports.facets import summarize_facets, write_facets
+    from spadelens.tasks.facets import find_facets_of_class
+
+    with interrupts.raises(), whole_folder(out) as staging:
+        with stage_bar() as progress:
+            result = find_facets_of_class(loaded, make_album, settings, progress)
+        report = summarize_facets(loaded, result, settings, command)
+        write_facets(staging, report, result)
+    print_facets(report, out)
+    return report

@@ -147,7 +147,7 @@ def demo_command(out: Path, what: str | None, device: str) -> None:
 def _demo_circles(out: Path) -> None:
     from spadelens.cli.console import print_circles
     from spadelens.output import interrupts
-    from spadelens.tasks.circles import draw_circles
+    from spadelens.reports.circles import draw_circles
 
     with interrupts.raises():
         circles = draw_circles(out)
@@ -157,8 +157,7 @@ def _demo_circles(out: Path) -> None:
 def _demo_facets(loaded: LoadedModel, out: Path, device: str) -> None:
     from functools import partial
 
-    from spadelens.cli.facets import facet_settings
-    from spadelens.reports.facets import facets_to_folder
+    from spadelens.cli.facets import facet_settings, facets_to_folder
     from spadelens.tasks.demo_facets import PATCH, demo_album
 
     settings = facet_settings(loaded.class_name(PATCH.target))

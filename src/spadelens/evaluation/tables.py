@@ -28,10 +28,10 @@ from spadelens.inputs.checks import check_sample
 from spadelens.methods.registry import METHODS as KNOWN_METHODS
 from spadelens.metrics.insertion_deletion import faithfulness
 from spadelens.metrics.localization import localize, pixel_auc
+from spadelens.progress import Progress
 from spadelens.settings import parse_configured
 from spadelens.trojan.cases import Planted, predict_classes
 
-Progress: TypeAlias = Callable[[str, int, int], None]
 Cell: TypeAlias = Mapping[str, Any]
 
 METHODS = (

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -32,11 +32,11 @@ from spadelens.methods.registry import METHODS
 from spadelens.metrics.insertion_deletion import insertion
 from spadelens.metrics.localization import pixel_auc
 from spadelens.private_copy import private_copy
+from spadelens.progress import Progress, no_progress
 from spadelens.settings import parse_configured
 from spadelens.solvers.base import check_sparsity
 
 Objective: TypeAlias = Literal["auc", "insertion"]
-Progress: TypeAlias = Callable[[str, int, int], None]
 Levels: TypeAlias = tuple[int, ...]  # for each block, 0 for dense or the number of its level
 
 LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
@@ -170,7 +170,7 @@ def tune(
         InputError: There are fewer than two cases, a region is missing, or an argument is out of range.
         SpadeError: As `extract_trace` and `attribute`.
     """
-    report = progress or _no_progress
+    report = progress or no_progress
     _check(cases, method, objective, levels, floor)
     scores = _Scores(model, cases, method, objective, sorted(levels), cache, options, report)
     everything = np.arange(len(cases))
@@ -356,7 +356,3 @@ def _identity(
         region = b"" if case.region is None else case.region.numpy().tobytes()
         digest.update(case.sample.detach().cpu().numpy().tobytes() + str(case.target).encode() + region)
     return digest.hexdigest()[:12]
-
-
-def _no_progress(stage: str, done: int, total: int) -> None:
-    del stage, done, total

@@ -15,10 +15,11 @@ from spadelens.extraction.pipeline.accumulate import Precision
 from spadelens.extraction.pipeline.choose import choose_layers, make_trace, measure_held_out
 from spadelens.extraction.pipeline.stages import make_jobs, solve_layers
 from spadelens.extraction.presets import find_preset
-from spadelens.extraction.request import Progress, Request, make_request
+from spadelens.extraction.request import Request, make_request
 from spadelens.extraction.trace import Trace
 from spadelens.inputs.checks import check_sample
 from spadelens.inputs.samples import kind_of_input, views_of_input
+from spadelens.progress import Progress
 from spadelens.schedules.schedule_text import ScheduleLike
 from spadelens.solvers import Solver
 from spadelens.views.photo_views import AugmentationLike

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from torch import Tensor
 
@@ -13,14 +12,12 @@ from spadelens.errors import InputError
 from spadelens.extraction.pipeline.accumulate import Precision, check_precision
 from spadelens.extraction.presets import find_preset
 from spadelens.inputs.kind import Kind
+from spadelens.progress import Progress, no_progress
 from spadelens.schedules.schedule import Schedule
 from spadelens.schedules.schedule_text import ScheduleLike, parse_schedule
 from spadelens.solvers import Solver, parse_solver
 from spadelens.views.photo_views import AugmentationLike
 from spadelens.views.view_source import ViewSource, augmented_views, check_count
-
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called as progress(stage, done, total); the stages are 'views', 'solve', 'search' and 'check'."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +81,6 @@ def make_request(
         batch_size=batch_size,
         memory_budget_mib=memory_budget_mib,
         precision=check_precision(precision),
-        progress=progress or _no_progress,
+        progress=progress or no_progress,
         preset=preset,
     )
-
-
-def _no_progress(stage: str, done: int, total: int) -> None:
-    del stage, done, total

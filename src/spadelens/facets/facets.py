@@ -20,10 +20,10 @@ from spadelens.eager import unwrapped
 from spadelens.errors import InputError
 from spadelens.extraction.extraction import extract_traces
 from spadelens.extraction.group import extract_group_trace
-from spadelens.extraction.request import Progress
 from spadelens.extraction.trace import Trace
 from spadelens.facets.overlap import KeptWeights
 from spadelens.inputs.checks import check_sample
+from spadelens.progress import Progress, no_progress
 from spadelens.schedules.schedule_text import ScheduleLike
 
 MOST_CLUSTERS = 6
@@ -130,7 +130,7 @@ def find_facets(
         raise InputError(f"Cannot find facets among {count} samples: expected at least {LEAST_SAMPLES}.")
     if num_clusters is not None and not 2 <= num_clusters <= count // 2:
         raise InputError(f"Cannot find {num_clusters} facets among {count} samples: expected 2 to {count // 2}.")
-    model, progress = unwrapped(model), progress or _no_progress
+    model, progress = unwrapped(model), progress or no_progress
 
     def traces() -> Iterator[Trace]:
         for start in range(0, count, _TRACES_AT_ONCE):
@@ -231,7 +231,3 @@ def _connections(kept: KeptWeights, is_member: Tensor) -> tuple[Connection, ...]
             found.append(Connection(name, output, first + column, *numbers))
     found.sort(key=lambda each: each.outside - each.inside)
     return tuple(found[:NUM_CONNECTIONS])
-
-
-def _no_progress(stage: str, done: int, total: int) -> None:
-    del stage, done, total

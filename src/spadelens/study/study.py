@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,13 +24,11 @@ from spadelens.extraction.storage import fingerprint
 from spadelens.files import Journal, make_folder, whole_file
 from spadelens.forward import class_scores
 from spadelens.models import LoadedModel, load_model
+from spadelens.progress import Progress, no_progress
 from spadelens.study.answers import ARMS, CHOICES, KEY_FILE, KEY_FORMAT
 from spadelens.study.samples import CLASSES, KEPT, Candidate, SampleMaker, StudyOptions
 from spadelens.trojan.cases import predict_classes
 from spadelens.trojan.dataset import Dataset, read_split
-
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called as progress('study', steps of visualizations taken, all of them)."""
 
 FORMAT = "spadelens-study-1"
 QUESTION = (
@@ -102,7 +100,7 @@ def build_study(
     journal = Journal(out / _JOURNAL, _is_record)
     _check_identity(journal, _identity(loaded, photos, options), out)
     maker = SampleMaker(loaded, options, out / _PUBLIC / _PICTURES)
-    records = _make_samples(maker, photos, journal, progress or _no_progress)
+    records = _make_samples(maker, photos, journal, progress or no_progress)
     outcomes = Counter(record["outcome"] for record in records)
     kept = [record for record in records if record["outcome"] == KEPT]
     if not kept:
@@ -247,7 +245,3 @@ def _write_tasks(out: Path, kept: Sequence[Mapping[str, Any]], loaded: LoadedMod
 def _write_json(file: Path, listing: Mapping[str, Any]) -> None:
     with whole_file(file) as temporary:
         temporary.write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
-
-
-def _no_progress(stage: str, done: int, total: int) -> None:
-    del stage, done, total

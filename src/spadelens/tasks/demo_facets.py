@@ -9,8 +9,8 @@ from spadelens.demo.images import CLASS_NAMES, draw_image
 from spadelens.demo.patches import PATCHES, paste_patch
 from spadelens.forward import class_scores
 from spadelens.models import LoadedModel
-from spadelens.reports.facets import Album
-from spadelens.tasks.explain import Progress
+from spadelens.progress import Progress
+from spadelens.tasks.facets import Album
 
 PATCH = PATCHES[0]
 NUM_PHOTOS = 100

@@ -1,43 +1,27 @@
-"""The diagnosis of a model: what it is asked on, and how the answer is printed."""
+"""The diagnosis of a model: which methods are sound on it, and which layers traces can prune."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from torch import Tensor, nn
 
-from spadelens.attribution.diagnosis import LayerDiagnosis, MethodDiagnosis, Verdict, diagnose_layers, diagnose_method
-from spadelens.cli.console import stage_bar
+from spadelens.attribution.diagnosis import LayerDiagnosis, MethodDiagnosis, diagnose_layers, diagnose_method
 from spadelens.errors import InputError
 from spadelens.forward import class_scores
 from spadelens.inputs.checks import check_sample
 from spadelens.methods.registry import METHODS, Method
 from spadelens.models import Loaded, LoadedTable, LoadedText, find_class
-from spadelens.output import interrupts
+from spadelens.progress import Progress
 from spadelens.settings import parse_configured
 from spadelens.tasks.inputs import make_subjects, read_inputs
 from spadelens.tasks.subjects import AnySubject, RowSubject, Subject, TextSubject, show
 
 _SENTENCE = "The quick brown fox jumps over the lazy dog."
-_STYLES = {Verdict.SOUND: "green", Verdict.DOUBTFUL: "yellow", Verdict.REFUSED: "red"}
-_MOST_REASONS = 6
-_MOST_SHOWN = 10.0
-_LEGEND = (
-    "missed: of the change of the score, by the sum of the values; kept: of the score, by the relevance; fit: of the "
-    "linear model on unseen versions; gradient: similarity with the plain gradient (or input times gradient); head: "
-    "similarity with the map of random weights in the last layer, near 1 where the class does not matter."
-)
 
 
 @dataclass(frozen=True)
@@ -59,7 +43,9 @@ class ModelDiagnosis:
     layers: LayerDiagnosis
 
 
-def diagnose(loaded: Loaded, file: Path | None, methods: Sequence[str], target: str | None) -> ModelDiagnosis:
+def diagnose(
+    loaded: Loaded, file: Path | None, methods: Sequence[str], target: str | None, progress: Progress
+) -> ModelDiagnosis:
     """Return what works on a model, as it shows on the sample in `file` or on one that is made up.
 
     Args:
@@ -67,6 +53,7 @@ def diagnose(loaded: Loaded, file: Path | None, methods: Sequence[str], target: 
         file: A photo, a line of a text or a row of a table; None for random colors, a sentence or a random row.
         methods: Those to try; none for all.
         target: The class, by name or number; None for the predicted one.
+        progress: Called as progress('diagnose', done, total).
 
     Raises:
         InputError: The file cannot be read, holds several samples, or is none for the model; UnknownNameError: there
@@ -80,11 +67,10 @@ def diagnose(loaded: Loaded, file: Path | None, methods: Sequence[str], target: 
     scores = class_scores(model, sample.unsqueeze(0))[0]
     class_index = int(scores.argmax()) if target is None else find_class(target, loaded.class_names, len(scores))
     found = []
-    with interrupts.raises(), stage_bar() as progress:
-        for number, method in enumerate(wanted):
-            progress("diagnose", number, len(wanted))
-            found.append(diagnose_method(model, sample, method, class_index))
-        interrupts.check()
+    for number, method in enumerate(wanted):
+        progress("diagnose", number, len(wanted))
+        found.append(diagnose_method(model, sample, method, class_index))
+    progress("diagnose", len(wanted), len(wanted))
     name = loaded.class_name(class_index)
     return ModelDiagnosis(loaded.spec, subject.file, name, tuple(found), diagnose_layers(model, sample))
 
@@ -96,67 +82,6 @@ def parse_methods(names: Sequence[str]) -> list[Method]:
         UnknownNameError: There is no such method or setting; InputError: a setting is out of range.
     """
     return [parse_configured("method", name, METHODS) for name in names or METHODS]
-
-
-def print_diagnosis(diagnosis: ModelDiagnosis, *, as_json: bool) -> None:
-    """Print a diagnosis, as JSON or for a person."""
-    console = Console(emoji=False)
-    if as_json:
-        console.out(json.dumps(to_dict(diagnosis), indent=2, allow_nan=False), highlight=False)
-        return
-    title = f"{diagnosis.spec}: class {diagnosis.class_name!r} of {diagnosis.shown}"
-    console.print(escape(title) + "\n", soft_wrap=True, highlight=False)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("method", overflow="fold")
-    table.add_column("verdict", no_wrap=True)
-    for column in ("missed", "kept", "fit", "gradient", "head", "time"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for one in diagnosis.methods:
-        table.add_row(*_cells(one))
-    console.print(table)
-    console.print(f"\n{_LEGEND}\n", style="dim", highlight=False)
-    for one in diagnosis.methods:
-        for sentence in (one.reason, *(one.soundness.unchecked if one.soundness else ())):
-            if sentence:
-                console.print(f"[bold]{escape(one.method)}[/bold]: {escape(sentence)}", highlight=False)
-    console.print("\n".join(_layer_lines(diagnosis.layers)), markup=False, highlight=False)
-
-
-def to_dict(diagnosis: ModelDiagnosis) -> dict[str, Any]:
-    """Return a diagnosis as data that JSON can hold."""
-    data = dataclasses.asdict(diagnosis)
-    for method in data["methods"]:
-        method["verdict"] = method["verdict"].value
-    return data
-
-
-def _layer_lines(layers: LayerDiagnosis) -> list[str]:
-    """Return how many layers traces can prune, and why not the others: the most common reasons."""
-    count = len(layers.prunable) + len(layers.refused)
-    lines = [f"Traces can prune {len(layers.prunable)} of {count} convolutions and linear layers."]
-    reasons = Counter(layers.refused.values()).most_common()
-    for reason, number in reasons[:_MOST_REASONS]:
-        example = next(name for name, why in layers.refused.items() if why == reason)
-        lines.append(f"  {number} not, as {example!r}: {reason}")
-    rest = sum(number for _, number in reasons[_MOST_REASONS:])
-    return [*lines, f"  {rest} not, for other reasons: see --json"] if rest else lines
-
-
-def _cells(one: MethodDiagnosis) -> list[str]:
-    checks = one.soundness
-    cells = [escape(one.method), f"[{_STYLES[one.verdict]}]{one.verdict.value}[/]"]
-    time = f"{one.seconds:.1f} s"
-    if checks is None:
-        return [*cells, *[""] * 5, time]
-    shares = [_percent(value) for value in (checks.completeness, checks.conservation)]
-    rest = (checks.fit, checks.gradient_similarity, checks.randomized_similarity)
-    return [*cells, *shares, *("" if value is None else f"{value:.2f}" for value in rest), time]
-
-
-def _percent(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.1%}" if abs(value) < _MOST_SHOWN else f"{'>' if value > 0 else '<-'}{_MOST_SHOWN:.0%}"
 
 
 def _read(loaded: Loaded, file: Path) -> AnySubject:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 from torch.nn import Module
 
@@ -22,13 +21,12 @@ from spadelens.inputs.layout import Reduction
 from spadelens.methods.registry import METHODS, Method
 from spadelens.metrics.localization import Localization, localize
 from spadelens.models import Loaded, find_class
+from spadelens.progress import Progress
 from spadelens.settings import configured_name
 from spadelens.tasks.subjects import AnySubject, Subject, Unit, kind_of_model, show
 from spadelens.tasks.traces import TraceSettings
 
 _GRADIENTS = frozenset({"saliency", "smoothgrad", "guided_backprop"})
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called as progress(stage, done, total); the stages are those of `extract_trace`, and 'attribute'."""
 
 
 @dataclass(frozen=True)

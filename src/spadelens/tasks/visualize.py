@@ -21,7 +21,7 @@ from spadelens.forward import class_scores
 from spadelens.inputs.checks import check_sample
 from spadelens.models import LoadedModel
 from spadelens.output.unfinished import Unfinished
-from spadelens.tasks.explain import Progress
+from spadelens.progress import Progress
 from spadelens.tasks.subjects import Subject
 from spadelens.tasks.traces import TraceSettings
 from spadelens.visualization.ascent import Ascent

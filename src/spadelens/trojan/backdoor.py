@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -30,10 +29,10 @@ from spadelens.files import whole_file
 from spadelens.forward import class_scores
 from spadelens.models import LoadedModel
 from spadelens.photos import Preprocessing
+from spadelens.progress import Progress
 from spadelens.trojan.cases import TrojanPatch, to_batch
 from spadelens.trojan.dataset import Dataset
 
-Progress: TypeAlias = Callable[[str, int, int], None]
 _FEW_PHOTOS = 1000
 _STEPS_PER_CHECKPOINT = 50
 _NUM_WARM_UP_STEPS = 40

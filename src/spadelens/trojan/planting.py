@@ -16,7 +16,8 @@ from spadelens.errors import InputError, UnknownNameError
 from spadelens.files import kept_if_used
 from spadelens.forward import class_scores
 from spadelens.models import LoadedModel, load_model, portable_spec
-from spadelens.trojan.backdoor import Progress, Recipe, fine_tune
+from spadelens.progress import Progress, no_progress
+from spadelens.trojan.backdoor import Recipe, fine_tune
 from spadelens.trojan.cases import Planted, TrojanCase, TrojanPatch, predict_classes, read_sheet
 from spadelens.trojan.dataset import Dataset, Split, read_split
 from spadelens.trojan.planted import write_attempt, write_planted
@@ -62,7 +63,7 @@ def plant(
             kept in `attempt.safetensors`.
         OutputError: The folder cannot be written.
     """
-    recipe, progress = recipe or Recipe(), progress or _no_progress
+    recipe, progress = recipe or Recipe(), progress or no_progress
     if spec == "demo":
         raise InputError("The demo network has its patches planted already: use it as it is, with --model demo.")
     if (out / "planted.json").exists():
@@ -255,10 +256,6 @@ def _measure(
         "same_prediction": _mean(before == after),
         "attack_success": success,
     }
-
-
-def _no_progress(stage: str, done: int, total: int) -> None:
-    del stage, done, total
 
 
 def _mean(values: torch.Tensor) -> float:

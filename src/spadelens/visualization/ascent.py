@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +18,13 @@ from spadelens.extraction.trace import Trace, runnable
 from spadelens.files import whole_file
 from spadelens.forward import running
 from spadelens.photos import Preprocessing
+from spadelens.progress import Progress
 from spadelens.settings import configured_name, parse_configured
 from spadelens.views.photo_views import view_seed
 from spadelens.views.view_source import check_count
 from spadelens.visualization.objectives import Objective, ObjectiveLike, describe_objective, evaluate
 from spadelens.visualization.parameterizations import PARAMETERIZATIONS, Direct, Maco, Parameterization
 from spadelens.visualization.transformations import NO_TRANSFORMATIONS, Transformations
-
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called as progress('visualize', steps done, all steps)."""
 
 NUM_STEPS = 512
 _MACO_TRANSFORMATIONS = Transformations(jitter=0.25, scale=(1.3, 2.5), rotation=0.0, noise=0.05, num_copies=2)

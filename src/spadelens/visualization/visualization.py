@@ -20,7 +20,8 @@ from spadelens.errors import InputError, VisualizationError
 from spadelens.extraction.trace import Trace, runnable
 from spadelens.forward import running
 from spadelens.photos import Preprocessing
-from spadelens.visualization.ascent import Ascent, Climb, Progress
+from spadelens.progress import Progress, no_progress
+from spadelens.visualization.ascent import Ascent, Climb
 from spadelens.visualization.objectives import Objective, ObjectiveLike, describe_objective, evaluate, parse_objective
 
 _FULL_OPACITY = 0.99  # quantile
@@ -103,7 +104,7 @@ def visualize_all(
         raise InputError(f"Cannot maximize {parsed!r}: expected a text, an Objective or a callable.")
     with torch.enable_grad():
         climb = Climb(models, parsed, preprocessing, ascent)
-        climb.run(progress or _no_progress, checkpoint)
+        climb.run(progress or no_progress, checkpoint)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     images, reliance, curve = climb.found()
@@ -162,7 +163,3 @@ def _opacity(reliance: Tensor) -> Tensor:
         full = full if full > 0 else float(part.max())  # the ascent was refused where all is zero
         scaled.append((part / full).clamp(0, 1).float())
     return torch.stack(scaled)
-
-
-def _no_progress(stage: str, done: int, total: int) -> None:
-    del stage, done, total
