@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test docs clean
+.PHONY: demo test test-lowest docs clean
 
 demo: .venv/installed
 	$(BIN)/spadelens demo --out spadelens-demo
 
 test: .venv/installed-dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check.sh
+
+test-lowest:
+	scripts/check_lowest.sh
 
 docs: .venv/installed-dev
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build
