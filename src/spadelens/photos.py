@@ -22,7 +22,8 @@ from spadelens.pixel_depth import PixelDepth, check_colors, eight_bit, pixel_dep
 MOST_PIXELS = 150_000_000
 PHOTO_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"}
-    | ({".avif"} if features.check("avif") else set())
+    # Pillow before 11.3 does not know the name, and warns when it is asked.
+    | ({".avif"} if "avif" in features.modules and features.check_module("avif") else set())
 )
 MOST_INPUT_PX = 10_000
 _CROP_FRACTION = 224 / 256  # of the shorter side, where a model does not say how it resizes
