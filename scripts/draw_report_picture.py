@@ -1,6 +1,6 @@
 """Draw docs/images/report.png: the report of the demo as a browser shows it. Needs chromium.
 
-    python scripts/draw_report_picture.py [chromium]
+python scripts/draw_report_picture.py [chromium]
 """
 
 from __future__ import annotations
