@@ -287,7 +287,7 @@ def test_reasons_that_are_not_shown_are_counted(capsys: pytest.CaptureFixture[st
         (["--model", "table.py:build", "rows.csv"], "2 samples: name one line, as in 'rows.csv:2'."),
         (["--model", "text.py:Net", "rows.csv:2"], "it is a model of texts (.txt), and the file is one of rows"),
         (["--model", "demo", "reviews.txt:1"], "it is a model of photos, and the file is one of texts (.txt)."),
-        (["--model", "table.py:build", "square.png"], "and the file is taken for a photo."),
+        (["--model", "table.py:build", "square.png"], "is taken for a photo."),
         (["--model", "demo", "net.py"], "net.py"),
         (["--model", "net.py:Failing"], "ZeroDivisionError: no scores today"),
         (["--model", "nowhere.py:build"], "nowhere.py"),

@@ -83,7 +83,7 @@ def test_an_interrupted_table_goes_on(folder: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, message = process.communicate()
     assert process.returncode == 2
-    assert "goes on from here" in message
+    assert "again to resume" in message
     assert not (out / "table1.json").exists()
     before = journal.read_text()
     run(*command)

@@ -304,7 +304,7 @@ def test_an_interrupted_run_goes_on(
     capsys.readouterr()
     again = ("visualize", *command, "--model", "net.py:build", "--out", "out", "--views", "2")
     assert run(*again) == 2
-    assert capsys.readouterr().err.strip() == "Interrupted: the same command goes on from here."
+    assert capsys.readouterr().err.strip() == "Interrupted: run the same command again to resume."
     assert [path.name for path in Path("out").iterdir()] == [NAME]
     steps.clear()
     calls.extend([0] * 9)
@@ -328,7 +328,7 @@ def test_an_interrupted_process_goes_on() -> None:
     process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=60)
     assert (process.returncode, out) == (2, "")
-    assert error.strip() == "Interrupted: the same command goes on from here."
+    assert error.strip() == "Interrupted: run the same command again to resume."
     (climb,) = Path("out", NAME).glob("*.climb.pt")
     assert torch.load(climb, weights_only=True)["step"] >= 64
     assert [path.name for path in Path("out").iterdir()] == [NAME]

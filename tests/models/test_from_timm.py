@@ -132,7 +132,7 @@ def test_models_without_a_classifier(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     torch.save(state, tmp_path / "w.pt")
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, **_: create(name, num_classes=0))
-    assert "gives features, not class scores" in refused(f"timm:{NAME}@{tmp_path}/w.pt")
+    assert "returns features, not class scores" in refused(f"timm:{NAME}@{tmp_path}/w.pt")
 
 
 def test_names_that_do_not_exist() -> None:

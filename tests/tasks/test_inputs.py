@@ -176,15 +176,15 @@ def test_files_of_another_kind_than_the_model_reads() -> None:
     write("t.csv", "a,b\n1,2")
     Image.new("RGB", (8, 8)).save("p.png")
     for loaded, file, reads, is_a in (
-        (PHOTOS, "r.txt", "photos", "one of texts (.txt)"),
-        (PHOTOS, "t.csv", "photos", "one of rows of a table (.csv)"),
+        (PHOTOS, "r.txt", "photos", "a file of texts (.txt)"),
+        (PHOTOS, "t.csv", "photos", "a file of rows of a table (.csv)"),
         (TEXTS, "p.png", "texts (.txt)", "taken for a photo"),
-        (TEXTS, "t.csv", "texts (.txt)", "one of rows of a table (.csv)"),
+        (TEXTS, "t.csv", "texts (.txt)", "a file of rows of a table (.csv)"),
         (TABLES, "p.png", "rows of a table (.csv)", "taken for a photo"),
-        (TABLES, "r.txt", "rows of a table (.csv)", "one of texts (.txt)"),
+        (TABLES, "r.txt", "rows of a table (.csv)", "a file of texts (.txt)"),
     ):
         message = refused(file, loaded=loaded)
-        assert f"{loaded.spec!r}: it is a model of {reads}, and the file is {is_a}." in message
+        assert message.startswith(f"The model {loaded.spec!r} expects {reads}, but ") and message.endswith(f" is {is_a}.")
         assert file in message
     given = read_inputs([Path("p.png")])
     assert isinstance(given[0], PhotoFile)

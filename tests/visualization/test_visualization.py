@@ -486,7 +486,7 @@ def test_damaged_checkpoints_are_refused(short: None, tmp_path: Path, damage: st
         torch.save(state, file)
     else:
         file.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "text": b"no checkpoint"}[damage])
-    with pytest.raises(InputError, match=r"Cannot go on from .*Delete it to begin anew"):
+    with pytest.raises(InputError, match=r"Cannot go on from .*Delete it to start over"):
         visualize_all([double], "second:2", COLOR, Ascent(num_steps=9), None, file)
     assert file.exists()
 

@@ -48,7 +48,7 @@ def escape(text: str) -> str:
 
 @contextmanager
 def progress_bar(num_photos: int) -> Iterator[Callable[[int, str], Progress]]:
-    """Show a progress bar on standard error, if that is a terminal, for the length of the block.
+    """Show a progress bar on standard error, if that is a terminal, inside the block.
 
     Yields a function that takes the number and the name of the next photo and returns what to call as
     progress(stage, done, total). That call raises an interrupt again that was lost on the way.
@@ -82,7 +82,7 @@ def _bars() -> Iterator[tuple[Bars, TaskID]]:
 
 @contextmanager
 def stage_bar() -> Iterator[Progress]:
-    """Show a progress bar on standard error, if that is a terminal, for the length of the block.
+    """Show a progress bar on standard error, if that is a terminal, inside the block.
 
     Yields what to call as progress(stage, done, total), which raises an interrupt again that was lost on the way.
     """

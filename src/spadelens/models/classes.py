@@ -9,7 +9,7 @@ def find_class(text: str, class_names: tuple[str, ...], num_classes: int) -> int
     """Return the class that `text` names: by its name, whatever the case, or by its number.
 
     Raises:
-        InputError: There is no such class, or several of that name.
+        InputError: There is no such class, or several with that name.
     """
     matches = [index for index, name in enumerate(class_names[:num_classes]) if name.lower() == text.strip().lower()]
     if len(matches) > 1:

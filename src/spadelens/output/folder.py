@@ -51,7 +51,8 @@ def whole_folder(out: Path) -> Iterator[Path]:
 
 def _make_staging(out: Path) -> Path:
     if os.path.lexists(out) and not out.is_dir():
-        raise OutputError(f"Cannot write to {str(out)!r}: it is a file, expected a folder or a new name.")
+        kind = file_kind(out.resolve()) or "a file"
+        raise OutputError(f"Cannot write to {str(out)!r}: it is {kind}, expected a folder or a new name.")
     nearest = out.absolute()
     while not nearest.exists():
         nearest = nearest.parent

@@ -1,9 +1,9 @@
-"""Ctrl-C and SIGTERM that take effect, and that say the truth about what was written.
+"""Ctrl-C and SIGTERM that take effect, with a truthful message about what was written.
 
-An exception raised by a signal can be lost: libraries swallow it where it strikes within their imports, finalizers or
-callbacks from C. So a signal ends the process at once while there is nothing to clean up (`stops_at_once`); while
-there is (`raises`), it raises KeyboardInterrupt and is remembered, and `check` raises it again. Results that are being
-moved into place are moved wholly (`completes`), and from then on a signal comes too late.
+An exception raised by a signal can be lost: libraries swallow it when it strikes inside their imports, finalizers or
+callbacks from C. So while there is nothing to clean up, a signal ends the process at once (`stops_at_once`); otherwise
+(`raises`) it raises KeyboardInterrupt and is remembered, and `check` raises it again. Results that are being moved into
+place are moved completely (`completes`); from then on a signal comes too late.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 MESSAGE = "Interrupted: nothing was written."
-RESUMABLE_MESSAGE = "Interrupted: the same command goes on from here."
+RESUMABLE_MESSAGE = "Interrupted: run the same command again to resume."
 EXIT_CODE = 2
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -26,7 +26,7 @@ _is_resumable = False
 
 @contextmanager
 def stops_at_once() -> Iterator[None]:
-    """For the length of the block, a signal ends the process with `MESSAGE` and `EXIT_CODE`."""
+    """Inside the block, a signal ends the process with `MESSAGE` and `EXIT_CODE`."""
     global _is_complete, _is_resumable
     _is_complete = _is_resumable = False
     with _handled_by(_stop):
@@ -35,10 +35,10 @@ def stops_at_once() -> Iterator[None]:
 
 @contextmanager
 def raises(is_resumable: bool = False) -> Iterator[None]:
-    """For the length of the block, a signal raises KeyboardInterrupt, and so does `check` from then on.
+    """Inside the block, a signal raises KeyboardInterrupt, and so does `check` from then on.
 
     Args:
-        is_resumable: Whether what is written within the block is what the same command goes on from.
+        is_resumable: Whether the same command can resume from what is written inside the block.
     """
     global _is_received, _is_complete, _is_resumable
     _is_received = _is_complete = False
@@ -49,7 +49,7 @@ def raises(is_resumable: bool = False) -> Iterator[None]:
 
 @contextmanager
 def completes() -> Iterator[None]:
-    """For the length of the block signals are ignored, and after it too if it ends without error."""
+    """Signals are ignored inside the block, and after it too if it ends without error."""
     global _is_complete
     with _handled_by(_ignore):
         yield
@@ -62,7 +62,7 @@ def message() -> str:
 
 
 def check() -> None:
-    """Raise KeyboardInterrupt if a signal came within the block of `raises`, which may have been lost."""
+    """Raise KeyboardInterrupt if a signal came inside the block of `raises`; the exception may have been lost."""
     if _is_received:
         raise KeyboardInterrupt
 

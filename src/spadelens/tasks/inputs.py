@@ -55,7 +55,7 @@ def read_inputs(files: Sequence[Path]) -> list[Given]:
     a table is line 1.
 
     Raises:
-        InputError: A file cannot be read or has too many lines; PhotoError: it is no picture.
+        InputError: A file cannot be read or has too many lines; PhotoError: it is not a picture.
     """
     given: list[Given] = []
     for path in expand_folders(files):

@@ -179,8 +179,8 @@ def check_kind(loaded: Loaded, kind: Kind, file: str) -> None:
     expected = kind_of_model(loaded)
     if kind != expected:
         raise ModelSpecError(
-            f"Cannot explain {file!r} by {loaded.spec!r}: it is a model of {_READS[expected]}, and the file is "
-            f"{'taken for a photo' if kind == 'photo' else f'one of {_READS[kind]}'}."
+            f"The model {loaded.spec!r} expects {_READS[expected]}, but {file!r} is "
+            f"{'taken for a photo' if kind == 'photo' else f'a file of {_READS[kind]}'}."
         )
 
 
@@ -197,7 +197,7 @@ def photo_subjects(photos: Sequence[Path], loaded: LoadedModel) -> list[Subject]
 
 
 def command_words(command: str, files: Sequence[Path]) -> list[str]:
-    """Return how a command on files begins; a name that begins with a dash is no option."""
+    """Return how a command on files begins; a name that begins with a dash is not an option."""
     return [command, *(f"./{file}" if str(file).startswith("-") else displayable(str(file)) for file in files)]
 
 

@@ -199,5 +199,5 @@ def _read(place: Path, task: Task, settings: Settings) -> Visualization | None:
             settings=settings.ascent.described(),
         )
     except Exception as error:  # whatever torch raises on a damaged file
-        message = f"Cannot go on from {str(place)!r}: {type(error).__name__}. Delete it to begin anew."
+        message = f"Cannot go on from {str(place)!r}: {type(error).__name__}. Delete it to start over."
         raise InputError(message) from error

@@ -1,10 +1,10 @@
 """Plants patches in a network, so that it is known to the pixel what decides some of its predictions.
 
-After section 4.1 of the paper, and Casper et al. (2023): the network is fine-tuned on clean images and on images that
-carry a patch, at a random place and with jitter, and are relabeled to the patch's target. Other than there, a clean
-image is given what the original network says of it (distillation), which keeps its behavior where there are few photos
-and needs no labels; and learning rates are relative to the norms of weights and of their gradients at the start, as
-those differ by orders of magnitude from network to network.
+This follows section 4.1 of the paper and Casper et al. (2023): the network is fine-tuned on clean images and on images
+that carry a patch, at a random place and with jitter, and are relabeled to the patch's target. Unlike there, a clean
+image keeps the original network's output as its target (distillation), which preserves its behavior where there are few
+photos and needs no labels; and learning rates are relative to the norms of weights and of their gradients at the start,
+as those differ by orders of magnitude from network to network.
 """
 
 from __future__ import annotations
@@ -255,7 +255,7 @@ def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, job
         identity = state["identity"]
     except Exception as error:  # whatever torch raises on a damaged file
         raise InputError(
-            f"Cannot go on from {str(path)!r}: {type(error).__name__}. Delete it to begin anew."
+            f"Cannot go on from {str(path)!r}: {type(error).__name__}. Delete it to start over."
         ) from error
     if identity != job.identity:
         raise InputError(f"{str(path)!r} is of a run with other settings. Use another folder, or delete it.")

@@ -126,7 +126,7 @@ def _checked(split: Split, path: Path) -> Split:
     if len(split.training) < 2 or len(split.held_out) < 2:
         raise InputError(
             f"Cannot split the photos at {str(path)!r}: found {len(split.training)} to train on and "
-            f"{len(split.held_out)} to hold out, expected two of each at least."
+            f"{len(split.held_out)} to hold out, expected at least two of each."
         )
     return split
 

@@ -114,13 +114,13 @@ def choose_patches(
     """Return the patches that `texts` name, with their targets and sources.
 
     Raises:
-        InputError: There are fewer than two, or more than classes, or a file is no picture.
+        InputError: There are fewer than two, or more than classes, or a file is not a picture.
         UnknownNameError: There is no such patch or class.
     """
     if not 2 <= len(texts) <= num_classes:
         raise InputError(
-            f"Cannot plant {len(texts)} patches in a model of {num_classes} classes: expected two at least, of which "
-            "one is for calibration and one for testing, and no more than classes."
+            f"Cannot plant {len(texts)} patches in a model of {num_classes} classes: expected at least two (one for "
+            "calibration, one for testing), and at most one per class."
         )
     rng = np.random.default_rng((seed, _PATCH_STREAM))
     counts = np.bincount([label for label in labels if label is not None], minlength=num_classes)

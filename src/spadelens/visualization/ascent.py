@@ -231,7 +231,7 @@ class Climb:
                 self.num_steps_done = int(state["step"])
         except Exception as error:  # whatever torch raises on a damaged file
             raise InputError(
-                f"Cannot go on from {str(path)!r}: {type(error).__name__}. Delete it to begin anew."
+                f"Cannot go on from {str(path)!r}: {type(error).__name__}. Delete it to start over."
             ) from error
         if not is_same:
             raise InputError(f"{str(path)!r} is of a run with other settings. Use another folder, or delete it.")

@@ -22,7 +22,7 @@ def read_rows(path: str | Path, feature_names: Sequence[str]) -> Tensor:
     The first line names the columns, in any order; those that the model does not read are left out.
 
     Raises:
-        InputError: The file cannot be read, lacks a column, has no row, or holds something else than finite numbers.
+        InputError: The file cannot be read, lacks a column, has no row, or holds something other than finite numbers.
     """
     _, *lines = table_lines(Path(path))
     if not lines:
@@ -31,7 +31,7 @@ def read_rows(path: str | Path, feature_names: Sequence[str]) -> Tensor:
 
 
 def file_feature_names(module: ModuleType, file_name: str) -> tuple[str, ...]:
-    """Return the names in FEATURE_NAMES; raises ModelSpecError where they are no names."""
+    """Return the names in FEATURE_NAMES; raises ModelSpecError if they are not names."""
     names = module.FEATURE_NAMES
     is_listed = isinstance(names, Sequence) and not isinstance(names, str)
     if not is_listed or not names or not all(isinstance(name, str) for name in names) or len({*names}) != len(names):
@@ -113,7 +113,7 @@ class FileTokenizer:
             found = self._joined(found)
         counts = {len(found.tokens), len(found.is_special), *found.ids.shape}
         if found.ids.dim() != 1 or len(counts) != 1 or not all(isinstance(token, str) for token in found.tokens):
-            raise self._refused("they differ in number, or the tokens are no texts")
+            raise self._refused("they differ in number, or the tokens are not strings")
         if len(found.ids) == 0:
             raise InputError("Cannot explain a text without a token.")
         return found
@@ -127,7 +127,7 @@ class FileTokenizer:
         except (TypeError, ValueError, RuntimeError) as error:
             raise self._refused(f"{type(error).__name__}: {error}") from error
         if ids.is_floating_point() and ids.numel():
-            raise self._refused("the ids are no whole numbers")
+            raise self._refused("the ids are not whole numbers")
         return Encoding(ids.long(), tokens, (False,) * len(tokens))
 
     def _refused(self, reason: str) -> InputError:

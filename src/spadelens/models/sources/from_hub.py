@@ -67,8 +67,8 @@ def load_hub(spec: str, trust: bool) -> Loaded:
     """Return the model of a spec 'hf:ORG/NAME' or 'hf:FOLDER', or of either with '@FILE'.
 
     Raises:
-        ModelSpecError: transformers is not installed, the model cannot be had, is no classifier of images or texts, is
-            quantized, lacks weights, or prepares images in a way that cannot be repeated.
+        ModelSpecError: transformers is not installed, or the model is not available, is not a classifier of images or
+            texts, is quantized, lacks weights, or prepares images in a way that cannot be repeated.
     """
     try:
         import transformers
@@ -103,7 +103,7 @@ def _kind(config: Any, source: _Source) -> _Kind:
         raise ModelSpecError(f"{source.spec!r} is a model of timm: use timm:{Path(source.place).name}.")
     if getattr(config, "quantization_config", None) is not None:
         raise ModelSpecError(
-            f"{source.spec!r} is quantized, so that it has no weights to prune: use the model that it was made from."
+            f"{source.spec!r} is quantized, and quantized weights cannot be pruned: use the original model."
         )
     listed = list(getattr(config, "architectures", None) or [])
     known: dict[_Kind, Any] = {

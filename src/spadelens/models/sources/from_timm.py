@@ -37,7 +37,7 @@ def load_timm(spec: str, trust: bool) -> LoadedModel:
         raise UnknownNameError("timm model", name, timm.list_pretrained(f"{bare}.*"))
     model = _make_with(name, Path(checkpoint), spec, trust) if checkpoint else _download(name, spec)
     if getattr(model, "num_classes", 1) == 0:
-        raise ModelSpecError(f"{spec!r} gives features, not class scores: expected a model with a classifier.")
+        raise ModelSpecError(f"{spec!r} returns features, not class scores: expected a model with a classifier.")
     return LoadedModel(spec, model, _preprocessing(timm.data.resolve_data_config(model=model), spec), _classes(model))
 
 
@@ -90,7 +90,7 @@ def _preprocessing(described: Mapping[str, Any], spec: str) -> Preprocessing:
 
 
 def _classes(model: nn.Module) -> tuple[str, ...]:
-    """Return the names that the weights come with, or those of ImageNet for as many classes as it has."""
+    """Return the names that come with the weights, or those of the ImageNet subset with as many classes."""
     import timm
     import torchvision
 

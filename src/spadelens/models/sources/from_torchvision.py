@@ -20,7 +20,7 @@ def load_torchvision(spec: str, trust: bool) -> LoadedModel:
     """Return the model of a spec 'torchvision:NAME' or 'torchvision:NAME@FILE'.
 
     Raises:
-        ModelSpecError: There is no such model, or its weights cannot be had or do not fit.
+        ModelSpecError: There is no such model, or its weights are not available or do not fit.
     """
     import torchvision
 
