@@ -355,7 +355,7 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str], arguments: tuple[str, .
 
 PHOTOS = {
     "missing.png": (None, "There is no photo at 'missing.png'"),
-    "folder": ("folder", "'folder' is a folder"),
+    "folder": ("folder", "There are no photos in the folder 'folder'"),
     "text.jpg": (b"no picture", "'text.jpg' is not a picture"),
     "empty.png": (b"", "'empty.png' is not a picture"),
     "cut.png": ("cut", "'cut.png' cannot be read"),
