@@ -184,7 +184,8 @@ def test_files_of_another_kind_than_the_model_reads() -> None:
         (TABLES, "r.txt", "rows of a table (.csv)", "a file of texts (.txt)"),
     ):
         message = refused(file, loaded=loaded)
-        assert message.startswith(f"The model {loaded.spec!r} expects {reads}, but ") and message.endswith(f" is {is_a}.")
+        assert message.startswith(f"The model {loaded.spec!r} expects {reads}, but ")
+        assert message.endswith(f" is {is_a}.")
         assert file in message
     given = read_inputs([Path("p.png")])
     assert isinstance(given[0], PhotoFile)
