@@ -19,7 +19,7 @@ from planted_units.trigger_rows import TRIGGER_VALUE, train_rows
 from planted_units.trigger_texts import train_reviews
 from planted_units.triggers import TriggerCase, row_cases, score_triggers, text_cases
 
-from spadelens.inputs.layout import Reduction
+from spadelens.kinds import Reduction
 from spadelens.metrics.statistics import paired_difference, standard_deviation
 
 METHODS: dict[str, Reduction] = {

@@ -17,8 +17,8 @@ from spadelens.errors import InputError
 from spadelens.extraction.extraction import extract_trace
 from spadelens.extraction.trace import Trace
 from spadelens.forward import class_scores
-from spadelens.inputs.layout import Reduction
 from spadelens.inputs.samples import row_sample, text_sample
+from spadelens.kinds import Reduction
 from spadelens.metrics.localization import pixel_auc
 from spadelens.models import LoadedTable, LoadedText
 from spadelens.views.augmentation import Augmentation

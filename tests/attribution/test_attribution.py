@@ -19,7 +19,7 @@ from spadelens.errors import (
     TraceMismatchError,
     UnknownNameError,
 )
-from spadelens.inputs.layout import REDUCTIONS, Reduction
+from spadelens.kinds import REDUCTIONS, Reduction
 from spadelens.methods.registry import METHODS, Attribution, IntegratedGradients, Method, Saliency
 
 
@@ -237,7 +237,7 @@ def test_float64_models() -> None:
     assert found.values.dtype == torch.float64
 
 
-@pytest.mark.parametrize("target", [-1, 5, 99, True, 1.0, "1", torch.tensor(1)])
+@pytest.mark.parametrize("target", [-1, 5, 99, True, 1.0, "1", torch.tensor(7), torch.tensor([1, 2])])
 def test_bad_targets(model: nn.Module, target: object) -> None:
     with pytest.raises(InputError, match=r"There is no class .*from 0 to 4"):
         attribute(model, SAMPLE, target=target)  # type: ignore[arg-type]
@@ -270,7 +270,7 @@ def test_samples_that_do_not_fit_the_model(model: nn.Module) -> None:
     with pytest.raises(ModelOutputError, match=r"\[1, 1, 8, 8\]"):
         attribute(model, torch.zeros(1, 8, 8))
     with pytest.raises(SpadeError):
-        attribute(model, SAMPLE[None])
+        attribute(model, torch.stack([SAMPLE, SAMPLE]))
     with pytest.raises(InputError, match=r"expected a torch\.nn\.Module"):
         attribute(lambda inputs: inputs, SAMPLE)  # type: ignore[arg-type]
 
@@ -281,6 +281,7 @@ def test_texts_and_rows(method: str, shape: tuple[int, ...]) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    model.input_kind = "row" if len(shape) == 1 else "text"
     sample = torch.arange(1.0, 7.0).view(shape)
     if method in OF_PHOTOS:
         with pytest.raises(AttributionError, match="photo"):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from spadelens import attribute
+from spadelens.attribution.running import Question
 from spadelens.attribution.soundness import check_soundness, find_last_layer
 from spadelens.errors import AttributionError
 from spadelens.methods.gradient_methods import Saliency
@@ -275,10 +276,13 @@ def test_layers_that_the_scores_do_not_depend_on() -> None:
     assert check(model, "saliency", ROW, 2).randomized_similarity is not None
     found = Saliency().attribute(model, ROW[None].clone().requires_grad_(), 0)
     alone = Attribution(found.values[0])
-    given = check_soundness(Saliency(), model, ROW, 0, alone, "classes.2")
+    given = check_soundness(Saliency(), model, Question(ROW, 0, "row"), alone, "classes.2")
     assert given.is_sound
     assert given.unchecked == (f"{UNKNOWN_CLASS}with random weights in the last layer its score stays the same.",)
-    assert check_soundness(Saliency(), model, ROW, 0, alone, "classes.0").randomized_similarity is not None
+    assert (
+        check_soundness(Saliency(), model, Question(ROW, 0, "row"), alone, "classes.0").randomized_similarity
+        is not None
+    )
 
 
 @pytest.mark.parametrize("value", [0.5, 0.0])

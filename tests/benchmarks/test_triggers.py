@@ -19,7 +19,7 @@ from planted_units.trigger_texts import TRIGGER, WordTokenizer, draw_review, pla
 from planted_units.triggers import TriggerCase, row_cases, score_triggers, text_cases
 
 from spadelens.errors import InputError
-from spadelens.inputs.layout import Reduction
+from spadelens.kinds import Reduction
 from spadelens.metrics.localization import localize, pixel_auc, pointing_game
 from spadelens.models import LoadedTable, LoadedText
 

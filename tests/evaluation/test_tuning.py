@@ -15,6 +15,7 @@ from spadelens.errors import InputError
 from spadelens.evaluation import tuning
 from spadelens.evaluation.tuning import CalibrationCase, read_tuned, tune
 from spadelens.metrics import pixel_auc
+from spadelens.progress import no_progress
 from spadelens.schedules.schedule import Guarded
 from spadelens.schedules.schedule_text import parse_schedule
 
@@ -198,7 +199,7 @@ def test_every_schedule_is_worth_what_it_is_alone(tmp_path: Path) -> None:
     model = make_net()
     cases = make_cases(model, 2)
     scores = tuning._Scores(
-        model, cases, "saliency", "auc", LEVELS, tmp_path, {"solver": "wanda", "num_views": 3}, tuning._no_progress
+        model, cases, "saliency", "auc", LEVELS, tmp_path, {"solver": "wanda", "num_views": 3}, no_progress
     )
     for levels in itertools.product(range(3), repeat=2):
         found, kept = scores(levels, np.arange(2))

@@ -541,7 +541,7 @@ def test_models_without_class_scores(change: Callable[[Tensor], object], message
         ({"sample": SAMPLE * torch.nan}, InputError, "NaN or infinity"),
         ({"sample": SAMPLE[:, :0]}, InputError, r"shape \[3, 0, 7\]"),
         ({"sample": torch.tensor(1.0)}, InputError, r"shape \[\]"),
-        ({"sample": SAMPLE[None]}, ModelOutputError, r"\[1, 1, 3, 9, 7\]"),
+        ({"sample": SAMPLE[None, None]}, InputError, r"\[1, 1, 3, 9, 7\]"),
         ({"solver": "sparsgpt"}, UnknownNameError, "Did you mean 'sparsegpt'"),
         ({"solver": 5}, InputError, "solver"),
         ({"solver": Magnitude}, InputError, "solver"),

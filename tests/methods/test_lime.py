@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from spadelens import attribute
 from spadelens.errors import AttributionError, InputError
+from spadelens.kinds import Kind
 from spadelens.methods.lime import Lime, draw_present, find_parts, fit_ridge, proximity
 from spadelens.methods.superpixels import superpixels
 
@@ -23,6 +24,8 @@ needs_shared = pytest.mark.skipif(
 )
 TARGET = 1
 
+KINDS: dict[int, Kind] = {1: "row", 2: "text", 3: "photo", 4: "volume"}
+
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -31,9 +34,9 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 class Scores(nn.Module):
     """Three scores; that of the target is what is given, the others are 0."""
 
-    def __init__(self, score: object) -> None:
+    def __init__(self, score: object, kind: Kind | None = None) -> None:
         super().__init__()
-        self.score = score
+        self.score, self.input_kind = score, kind
 
     def forward(self, inputs: Tensor) -> Tensor:
         scores = torch.zeros(len(inputs), 3, dtype=inputs.dtype)
@@ -54,7 +57,7 @@ def test_it_is_the_regression_of_its_definition(
 ) -> None:
     sample = noise(*shape, seed=1)
     method = Lime(num_samples, 16, penalty, kernel_width, baseline=0.3, seed=4, batch_size=7)
-    parts = find_parts(sample, 16)
+    parts = find_parts(sample, KINDS[sample.dim()], 16)
     present = draw_present(int(parts.max()) + 1, num_samples, 4)
     scores = []
     for version in present.tolist():
@@ -65,7 +68,7 @@ def test_it_is_the_regression_of_its_definition(
                 changed[tuple(place)] = 0.3
         scores.append(float(curved(changed[None])))
     expected, fit = reference.lime(present, torch.tensor(scores, dtype=torch.float64), kernel_width, penalty)
-    found = method.attribute(Scores(curved), sample[None], TARGET)
+    found = method.attribute(Scores(curved, KINDS[sample.dim()]), sample[None], TARGET)
     for place in torch.ones(shape).nonzero().tolist():
         unit = {1: place, 2: place[:1]}.get(len(shape), place[1:])
         assert float(found.values[(0, *place)]) == pytest.approx(expected[int(parts[tuple(unit)])], rel=1e-8)
@@ -91,9 +94,9 @@ def test_a_row_that_is_left_out_is_missed_by_its_residual_over_one_minus_its_lev
 def test_a_model_that_is_linear_in_the_parts_is_recovered(shape: tuple[int, ...]) -> None:
     """For score = w x + 3, taking a part to the baseline takes away the sum over it of w (x - baseline)."""
     sample, slope = noise(*shape, seed=2), noise(*shape, seed=3)
-    model = Scores(lambda inputs: (slope * inputs).flatten(1).sum(1) + 3)
+    model = Scores(lambda inputs: (slope * inputs).flatten(1).sum(1) + 3, KINDS[sample.dim()])
     found = Lime(penalty=1e-10, baseline=-0.5).attribute(model, sample[None], TARGET)
-    parts = find_parts(sample, 64)
+    parts = find_parts(sample, KINDS[sample.dim()], 64)
     where = parts.unsqueeze(-1) if len(shape) == 2 else parts
     lost = slope * (sample + 0.5)
     for number in range(int(parts.max()) + 1):
@@ -249,7 +252,7 @@ def test_what_has_no_answer_is_refused() -> None:
             Lime(50, kernel_width=width).attribute(Scores(curved), sample[None], TARGET)
     with pytest.raises(AttributionError, match="not finite on some versions"):
         Lime(50).attribute(Scores(lambda x: 1 / x.flatten(1).amin(1).clamp(max=0)), torch.ones(1, 12), TARGET)
-    with pytest.raises(AttributionError, match="superpixels"):
+    with pytest.raises(InputError, match="expected one of"):
         Lime(50).attribute(Scores(curved), torch.ones(1, 2, 2, 2, 2, 2), TARGET)
 
 

@@ -195,6 +195,8 @@ def test_gradient_shap_runs_one_point_at_a_time(sample: Tensor) -> None:
 @pytest.mark.parametrize("shape", [(7, 3), (5,)])
 def test_occlusion_covers_one_token_or_one_column_at_a_time(shape: tuple[int, ...]) -> None:
     class Bent(nn.Module):
+        input_kind = "text" if len(shape) > 1 else "row"
+
         def forward(self, inputs: Tensor) -> Tensor:
             flat = inputs.flatten(1)
             return torch.stack([(flat * flat.roll(k + 1, 1)).cumsum(1).sin().sum(1) for k in range(4)], 1)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from spadelens import defaults
-from spadelens.attribution.running import run_method
+from spadelens.attribution.running import Question, run_method
 from spadelens.attribution.soundness import Soundness, check_soundness, find_last_layer
 from spadelens.eager import unwrapped
 from spadelens.errors import AttributionError, InputError, UnknownNameError
@@ -19,7 +19,8 @@ from spadelens.extraction.pipeline.perturbation import blurred
 from spadelens.extraction.trace import Trace, runnable, swapped_weights
 from spadelens.forward import class_scores
 from spadelens.inputs.checks import check_sample, check_target
-from spadelens.inputs.layout import REDUCTIONS, Reduction, reduce_to_units
+from spadelens.inputs.kind import kind_of
+from spadelens.kinds import REDUCTIONS, Kind, Reduction, reduce_to_units
 from spadelens.methods.method import Method
 from spadelens.methods.registry import METHODS
 from spadelens.settings import configured_name, parse_configured, settings_of
@@ -38,6 +39,7 @@ class Heatmap:
         method: The name of the method, with the settings that are not at their defaults.
         settings: All settings of the method.
         reduction: How the channels of a pixel, or the features of a token, were reduced.
+        kind: What the sample is.
         convergence_delta: By how much the attribution misses completeness; None for methods that do not promise it, and
             for an ensemble.
         blur: Standard deviation of the blur, as a fraction of the longer side.
@@ -51,6 +53,7 @@ class Heatmap:
     method: str
     settings: Mapping[str, Any]
     reduction: Reduction
+    kind: Kind
     convergence_delta: float | None
     blur: float = 0.0
     soundness: Soundness | None = None
@@ -69,6 +72,7 @@ def attribute(
     reduction: Reduction = "sum_abs",
     blur: float = 0.0,
     check: bool = True,
+    kind: Kind | None = None,
 ) -> Heatmap:
     """Return the heatmap of `sample` for one class, on a trace, on an ensemble of traces, or on a model as it is.
 
@@ -76,17 +80,18 @@ def attribute(
 
     Args:
         model: A trace, an ensemble of traces, or a module that maps a batch of samples to class scores.
-        sample: The input without a batch dimension; the number of its dimensions says what it is: a photo `[C, H, W]`,
-            a text `[tokens, features]` or a row of a table `[columns]`.
+        sample: The input without a batch dimension: a photo `[C, H, W]`, a signal `[C, T]`, a volume `[C, D, H, W]`, a
+            text `[tokens, features]` or a row of a table `[columns]`.
         method: 'saliency', 'smoothgrad', 'input_x_gradient', 'integrated_gradients', 'gradient_shap', 'deep_lift',
             'lrp', 'guided_backprop', 'guided_grad_cam', 'occlusion', 'lime' or 'score_cam', with settings as in
             'lrp:rule=epsilon-gamma', or a `Method`.
-        target: The class to explain; by default the one that the model predicts, for a trace its *dense* model.
+        target: The class to explain; by default the one that a trace was made for, or that a model predicts.
         reduction: How the channels of a pixel, or the features of a token, become one value: 'sum_abs' (of absolute
             values), 'max_abs', or 'sum' (signed). The value of a column becomes absolute, or stays signed ('sum').
         blur: Standard deviation of a Gaussian blur of a photo's map, as a fraction of its longer side; 0 for none.
         check: Whether to check that the attribution is sound, which takes as long as the attribution itself, up to five
             times that where the map does not change; the verdict is in the `soundness` of the heatmap.
+        kind: What the sample is, where the model does not show it: see `inputs.kind.kind_of`. A trace knows it.
 
     Returns:
         The heatmap, with the signed attribution behind it.
@@ -102,25 +107,30 @@ def attribute(
     chosen = parse_configured("method", method, METHODS) if isinstance(method, str) else method
     if reduction not in REDUCTIONS:
         raise UnknownNameError("reduction", reduction, REDUCTIONS)
-    if not 0 <= blur < 1 or (blur and sample.dim() != 3):
-        raise InputError(f"Cannot blur a map with blur={blur!r}: expected a fraction of the side of a map [H, W].")
     private = runnable(dense)  # each call has a copy of its own: other threads may be running the model
+    report = model.report if isinstance(model, Trace | TraceEnsemble) else None
+    kind = kind_of(private, sample, report.kind if kind is None and report is not None else kind)
+    if not 0 <= blur < 1 or (blur and kind != "photo"):
+        raise InputError(f"Cannot blur a map with blur={blur!r}: expected a fraction of the side of a map [H, W].")
     scores = class_scores(private, sample.unsqueeze(0))[0]
-    target = int(scores.argmax()) if target is None else check_target(target, len(scores))
+    if target is None:
+        target = int(scores.argmax()) if report is None else report.target
+    target = check_target(target, len(scores))
+    question = Question(sample, target, kind)
     last_layer = find_last_layer(private, sample, target) if check else None
     soundness = None
     if isinstance(model, TraceEnsemble):
-        attribution, values = _mean_of_members(model, private, chosen, sample, target, reduction)
+        attribution, values = _mean_of_members(model, private, chosen, question, reduction)
         delta = None
         if check:
-            soundness = _of_first_member(model, private, chosen, sample, target, last_layer)
+            soundness = _of_first_member(model, private, chosen, question, last_layer)
     else:
         explained = runnable(model) if isinstance(model, Trace) else private
-        found = run_method(chosen, explained, sample, target)
+        found = run_method(chosen, explained, question)
         if check:
-            soundness = check_soundness(chosen, explained, sample, target, found, last_layer)
+            soundness = check_soundness(chosen, explained, question, found, last_layer)
         attribution, delta = found.values, found.convergence_delta
-        values = reduce_to_units(attribution, reduction)
+        values = reduce_to_units(attribution, kind, reduction)
     if blur:
         values = blurred(values.unsqueeze(0), blur * max(values.shape))[0]
     return Heatmap(
@@ -130,6 +140,7 @@ def attribute(
         method=configured_name(chosen, METHODS),
         settings=settings_of(chosen),
         reduction=reduction,
+        kind=kind,
         convergence_delta=delta,
         blur=blur,
         soundness=soundness,
@@ -137,16 +148,16 @@ def attribute(
 
 
 def _of_first_member(
-    ensemble: TraceEnsemble, model: nn.Module, method: Method, sample: Tensor, target: int, last_layer: str | None
+    ensemble: TraceEnsemble, model: nn.Module, method: Method, question: Question, last_layer: str | None
 ) -> Soundness:
     share = method.share(0, len(ensemble.members) + bool(ensemble.dense_weight))
     with swapped_weights(model, ensemble.members[0].weights):
-        found = run_method(share, model, sample, target)
-        return check_soundness(share, model, sample, target, found, last_layer)
+        found = run_method(share, model, question)
+        return check_soundness(share, model, question, found, last_layer)
 
 
 def _mean_of_members(
-    ensemble: TraceEnsemble, model: nn.Module, method: Method, sample: Tensor, target: int, reduction: Reduction
+    ensemble: TraceEnsemble, model: nn.Module, method: Method, question: Question, reduction: Reduction
 ) -> tuple[Tensor, Tensor]:
     """Return the weighted means of the members' attributions and reduced maps, each divided by its absolute sum.
 
@@ -160,8 +171,8 @@ def _mean_of_members(
     means: list[Tensor] = []
     for number, (weights, weight) in enumerate(models):
         with swapped_weights(model, weights):
-            attribution = run_method(method.share(number, len(models)), model, sample, target).values
-        parts = (attribution, reduce_to_units(attribution, reduction))
+            attribution = run_method(method.share(number, len(models)), model, question).values
+        parts = (attribution, reduce_to_units(attribution, question.kind, reduction))
         sums = [float(part.abs().double().sum()) for part in parts]
         if not all(math.isfinite(size) for size in sums):
             raise AttributionError("The map of a member of the ensemble is too large to be added up. Use float32.")

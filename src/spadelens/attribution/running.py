@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from spadelens.errors import AttributionError, SpadeError
 from spadelens.forward import running
+from spadelens.kinds import Kind
 from spadelens.methods.method import Attribution, Method
 from spadelens.methods.registry import METHODS
 from spadelens.settings import configured_name
@@ -19,25 +20,40 @@ from spadelens.settings import configured_name
 class _OnCopy(nn.Module):
     """A model that is given a copy of its input: it may begin with an operation in place."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, kind: Kind) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.input_kind = model, kind
         self.training = False
 
     def forward(self, inputs: Tensor) -> Any:
         return self.model(inputs.clone())
 
 
-def run_method(method: Method, model: nn.Module, sample: Tensor, target: int) -> Attribution:
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What is asked of a model.
+
+    Attributes:
+        sample: Without a batch dimension.
+        target: The class whose score is explained.
+        kind: What the sample is.
+    """
+
+    sample: Tensor
+    target: int
+    kind: Kind
+
+
+def run_method(method: Method, model: nn.Module, question: Question) -> Attribution:
     """Return what the method says of a sample, without the batch dimension, on the CPU.
 
     Raises:
         AttributionError: The method cannot be run on the model, or gives values that are not finite.
     """
     with running(model) as private, torch.inference_mode(False), torch.enable_grad():
-        batch = sample.unsqueeze(0).clone().requires_grad_()
+        batch = question.sample.unsqueeze(0).clone().requires_grad_()
         try:
-            found = method.attribute(_OnCopy(private), batch, target)
+            found = method.attribute(_OnCopy(private, question.kind), batch, question.target)
         except SpadeError:
             raise
         except (Exception, SystemExit) as error:

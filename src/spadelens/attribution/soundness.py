@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from spadelens.attribution.running import run_method
+from spadelens.attribution.running import Question, run_method
 from spadelens.capture.capture import probe
 from spadelens.errors import AttributionError, ModelOutputError
 from spadelens.extraction.trace import swapped_weights
@@ -62,7 +62,7 @@ class Soundness:
 
 
 def check_soundness(
-    method: Method, model: nn.Module, sample: Tensor, target: int, found: Attribution, last_layer: str | None
+    method: Method, model: nn.Module, question: Question, found: Attribution, last_layer: str | None
 ) -> Soundness:
     """Return how `found`, which `method` says of `sample` on `model`, stands the checks.
 
@@ -71,23 +71,24 @@ def check_soundness(
     Args:
         method: The method.
         model: Maps a batch of samples to class scores; in any mode.
-        sample: Without a batch dimension.
-        target: The class.
+        question: The sample and the class.
         found: As `run_method` returns it.
         last_layer: The layer whose weights are drawn anew; see `find_last_layer`.
 
     Raises:
         ModelOutputError: The model fails on the sample.
     """
-    case = _Case(method, ensure_private(model), sample, target, found)
+    case = _Case(method, ensure_private(model), question, found)
     soundness = Soundness(_completeness(found), _finite(found.conservation), found.fit, None, None, ())
     if not bool(found.values.any()):
         zero = "The map is zero everywhere: nothing in the sample counts for this class by this method."
         return replace(soundness, problems=(zero,))
-    score = float(class_scores(model, sample.unsqueeze(0))[0, target])
+    score = _score(case)
     gradient, no_gradient = _gradient_similarity(case)
     randomized, not_randomized = _randomized_similarity(case, score, last_layer)
-    noise = max(_ROUNDING, torch.finfo(sample.dtype).eps) * (float(found.values.abs().double().sum()) + abs(score))
+    noise = max(_ROUNDING, torch.finfo(question.sample.dtype).eps) * (
+        float(found.values.abs().double().sum()) + abs(score)
+    )
     problems = (
         _completeness_problem(method, found, noise),
         _conservation_problem(found, noise),
@@ -140,9 +141,12 @@ class _Case:
 
     method: Method
     model: nn.Module
-    sample: Tensor
-    target: int
+    question: Question
     found: Attribution
+
+
+def _score(case: _Case) -> float:
+    return float(class_scores(case.model, case.question.sample.unsqueeze(0))[0, case.question.target])
 
 
 def _completeness_problem(method: Method, found: Attribution, noise: float) -> str:
@@ -218,7 +222,7 @@ def _gradient_similarity(case: _Case) -> tuple[float | None, str]:
     plain = InputXGradient() if case.method.reference == "input_x_gradient" else Saliency()
     unknown = "Whether the map differs from the plain gradient is not known:"
     try:
-        other = run_method(plain, case.model, case.sample, case.target).values
+        other = run_method(plain, case.model, case.question).values
     except AttributionError as error:
         return None, f"{unknown} {error}"
     similarity = _cosine(case.found.values, other)
@@ -245,9 +249,9 @@ def _similarity_to_own(case: _Case, score: float) -> tuple[float | None, str]:
     """Return the similarity with the map of the model as it is now, with random weights; why there is none."""
     where = "with random weights in the last layer"
     try:
-        if float(class_scores(case.model, case.sample.unsqueeze(0))[0, case.target]) == score:
+        if _score(case) == score:
             return None, f"{where} its score stays the same."
-        other = run_method(case.method, case.model, case.sample, case.target).values
+        other = run_method(case.method, case.model, case.question).values
     except (AttributionError, ModelOutputError) as error:  # there is an answer on the model, but none on this one
         return None, f"{where} there is no map. {error}"
     similarity = _cosine(case.found.values, other)

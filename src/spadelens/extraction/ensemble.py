@@ -24,7 +24,9 @@ from spadelens.extraction.request import make_request
 from spadelens.extraction.trace import Trace
 from spadelens.files import make_folder, read_json, whole_file
 from spadelens.inputs.checks import check_sample
-from spadelens.inputs.samples import kind_of_input, views_of_input
+from spadelens.inputs.kind import kind_of
+from spadelens.inputs.samples import views_of_input
+from spadelens.kinds import Kind
 from spadelens.schedules.schedule import Auto
 from spadelens.solvers.base import check_sparsity
 
@@ -120,6 +122,7 @@ def extract_ensemble(
     sparsities: Sequence[float] | None = None,
     dense_weight: float = DENSE_WEIGHT,
     target: int | None = None,
+    kind: Kind | None = None,
     **options: Any,
 ) -> TraceEnsemble:
     """Make several traces of one sample from one capture; as `extract_trace` makes one.
@@ -135,6 +138,7 @@ def extract_ensemble(
             one are left out.
         dense_weight: How much the dense model counts beside the members, each of which counts 1.
         target: As in `extract_trace`.
+        kind: As in `extract_trace`.
         **options: Further arguments of `extract_trace`, but for `views`.
 
     Raises:
@@ -143,7 +147,7 @@ def extract_ensemble(
     model = unwrapped(model)
     sample = check_sample(model, sample)
     views = views_of_input(model, options.pop("augmentation", None))
-    request = make_request(preset=preset, kind=kind_of_input(model, sample), augmentation=views, **options)
+    request = make_request(preset=preset, kind=kind_of(model, sample, kind), augmentation=views, **options)
     if not isinstance(request.schedule, Auto):
         raise InputError(
             f"Cannot make an ensemble with the schedule {request.schedule.spec()!r}: expected an auto one."

@@ -18,7 +18,9 @@ from spadelens.extraction.presets import find_preset
 from spadelens.extraction.request import Request, make_request
 from spadelens.extraction.trace import Trace
 from spadelens.inputs.checks import check_sample
-from spadelens.inputs.samples import kind_of_input, views_of_input
+from spadelens.inputs.kind import kind_of
+from spadelens.inputs.samples import views_of_input
+from spadelens.kinds import Kind
 from spadelens.progress import Progress
 from spadelens.schedules.schedule_text import ScheduleLike
 from spadelens.solvers import Solver
@@ -43,6 +45,7 @@ def extract_trace(
     batch_size: int | None = None,
     memory_budget_mib: int | None = None,
     precision: Precision = "float32",
+    kind: Kind | None = None,
     progress: Progress | None = None,
 ) -> Trace:
     """Prune every layer of `model` to the few weights that still reproduce its output on views of `sample`.
@@ -82,7 +85,8 @@ def extract_trace(
             fit alone stays dense, and is said so in the report. Solving a layer takes several times its own share.
         precision: 'bfloat16' rounds the layers' inputs before they are multiplied, which is faster on some devices;
             sums are kept in float32 always.
-        progress: Called as progress(stage, done, total).
+        kind: What the sample is, where the model does not show it: see `inputs.kind.kind_of`.
+        progress: Called as progress(stage, done, total); the stages are 'views', 'solve', 'search' and 'check'.
 
     Returns:
         The trace; its `report` says what became of every layer.
@@ -98,7 +102,7 @@ def extract_trace(
     sample = check_sample(model, sample)
     request = make_request(
         preset=preset,
-        kind=kind_of_input(model, sample),
+        kind=kind_of(model, sample, kind),
         augmentation=views_of_input(model, augmentation),
         solver=solver,
         schedule=schedule,
@@ -131,6 +135,7 @@ def extract_traces(
     batch_size: int | None = None,
     memory_budget_mib: int | None = None,
     precision: Precision = "float32",
+    kind: Kind | None = None,
     progress: Progress | None = None,
 ) -> list[Trace]:
     """Make a trace for each of several samples in one go; as `extract_trace` does for one.
@@ -154,6 +159,7 @@ def extract_traces(
         batch_size: As in `extract_trace`.
         memory_budget_mib: As in `extract_trace`; for the solutions of the samples that are under way together, too.
         precision: As in `extract_trace`.
+        kind: As in `extract_trace`.
         progress: As in `extract_trace`.
 
     Returns:
@@ -172,7 +178,7 @@ def extract_traces(
         raise InputError(f"Cannot explain {len(chosen)} targets of {len(checked)} samples: expected one for each.")
     request = make_request(
         preset=preset,
-        kind=kind_of_input(model, checked[0]),
+        kind=kind_of(model, checked[0], kind),
         augmentation=views_of_input(model, augmentation),
         solver=solver,
         schedule=schedule,

@@ -14,6 +14,7 @@ from spadelens.extraction.extraction import extract_from
 from spadelens.extraction.request import make_request
 from spadelens.extraction.trace import Trace
 from spadelens.inputs.checks import check_sample
+from spadelens.inputs.kind import kind_of
 from spadelens.views.view_source import ViewSource
 
 SCHEDULE = "auto:criterion=agreement,threshold=0.9"
@@ -42,7 +43,8 @@ def extract_group_trace(
     checked = [check_sample(model, sample) for sample in samples]
     if len({tuple(sample.shape) for sample in checked}) != 1:
         raise InputError(f"Cannot make a trace of {len(checked)} samples: expected at least one, and of one shape.")
-    request = make_request(schedule=schedule, **options)
+    kind = kind_of(model, checked[0], options.pop("kind", None))
+    request = make_request(schedule=schedule, kind=kind, **options)
     sources = [request.source(sample) for sample in checked]
     per_sample = sources[0].num_views
     num_views = per_sample * len(checked)

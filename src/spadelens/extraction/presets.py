@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from spadelens.errors import InputError, UnknownNameError
-from spadelens.inputs.kind import Kind
+from spadelens.kinds import Kind
 
 
 @dataclass(frozen=True)

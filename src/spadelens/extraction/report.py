@@ -10,6 +10,7 @@ from enum import Enum
 from importlib.metadata import version
 from typing import Any
 
+from spadelens.kinds import Kind, read_kind
 from spadelens.prediction import Prediction
 
 
@@ -99,6 +100,7 @@ class TraceReport:
         seconds: Stage -> time taken.
         versions: Package -> version.
         target: The explained class.
+        kind: What the sample is.
         search: How the schedule was found, where it chose itself.
     """
 
@@ -109,12 +111,22 @@ class TraceReport:
     seconds: Mapping[str, float]
     versions: Mapping[str, str]
     target: int
+    kind: Kind
     search: SearchReport | None = None
 
     @property
     def is_prediction_kept(self) -> bool:
         """Whether dense model and trace predict the same class."""
         return self.dense.class_index == self.sparse.class_index
+
+    @property
+    def is_target_kept(self) -> bool:
+        """Whether the explained class ranks as high with the trace as with the original model, or higher."""
+        ranks = (
+            sum(value > one.probabilities[self.target] for value in one.probabilities)
+            for one in (self.dense, self.sparse)
+        )
+        return next(ranks) >= next(ranks)
 
     @property
     def num_classes(self) -> int:
@@ -152,6 +164,7 @@ class TraceReport:
             seconds=dict(data["seconds"]),
             versions=dict(data["versions"]),
             target=int(data["target"]),
+            kind=read_kind(data["kind"]),
             search=search,
         )
 

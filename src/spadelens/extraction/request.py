@@ -11,7 +11,7 @@ from spadelens import defaults
 from spadelens.errors import InputError
 from spadelens.extraction.pipeline.accumulate import Precision, check_precision
 from spadelens.extraction.presets import find_preset
-from spadelens.inputs.kind import Kind
+from spadelens.kinds import Kind
 from spadelens.progress import Progress, no_progress
 from spadelens.schedules.schedule import Schedule
 from spadelens.schedules.schedule_text import ScheduleLike, parse_schedule
@@ -36,6 +36,7 @@ class Request:
     precision: Precision
     progress: Progress
     preset: str
+    kind: Kind
 
     def source(self, sample: Tensor) -> ViewSource:
         """Return the views of a sample."""
@@ -83,4 +84,5 @@ def make_request(
         precision=check_precision(precision),
         progress=progress or no_progress,
         preset=preset,
+        kind=kind,
     )

@@ -18,7 +18,7 @@ from spadelens.extraction.packed_bits import pack, unpack
 from spadelens.extraction.report import TraceReport
 from spadelens.files import whole_file
 
-FORMAT = "spadelens-trace-1"
+FORMAT = "spadelens-trace-2"
 _EXACT_UP_TO, _WORDS_PER_SUM = 4096, 256
 
 

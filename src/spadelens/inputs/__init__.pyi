@@ -1,6 +1,6 @@
 # The public names, read at run time too.
 from .embedded import EmbeddedText as EmbeddedText
-from .kind import Kind as Kind
+from .kind import kind_of as kind_of
 from .samples import (
     RowSample as RowSample,
     TextSample as TextSample,

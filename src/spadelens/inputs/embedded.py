@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from spadelens.errors import InputError
 from spadelens.forward import class_scores
 from spadelens.hooks import forward_hooks
+from spadelens.kinds import Kind
 from spadelens.private_copy import private_copy
 
 
@@ -29,6 +30,8 @@ class EmbeddedText(nn.Module):
         ids: The tokens.
         is_special: Which of them were added around the text ('[CLS]'); empty where that is not known.
     """
+
+    input_kind: ClassVar[Kind] = "text"
 
     def __init__(self, model: nn.Module, ids: Tensor, mask_id: int, is_special: tuple[bool, ...] = ()) -> None:
         """Find the word embedding of `model`, which maps ids `[B, tokens]` to class scores, by running it twice.

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from spadelens.eager import unwrapped
 from spadelens.errors import InputError
 from spadelens.inputs.embedded import EmbeddedText
-from spadelens.inputs.kind import Kind
 from spadelens.models import Encoding, LoadedTable, LoadedText
 from spadelens.views.augmentation import Augmentation
 from spadelens.views.photo_views import AugmentationLike, parse_augmentation
@@ -138,13 +137,6 @@ def row_sample(loaded: LoadedTable, row: Mapping[str, float] | Sequence[float] |
     values = loaded.standardize(raw)
     values = values if reference is None else values.to(reference)
     return RowSample(loaded.model, values, background, names, raw)
-
-
-def kind_of_input(model: nn.Module, sample: Tensor) -> Kind:
-    """Return what a sample is to its model; a series `[C, L]` counts as a photo."""
-    if isinstance(model, EmbeddedText):
-        return "text"
-    return "row" if sample.dim() == 1 else "photo"
 
 
 def views_of_input(model: nn.Module, augmentation: AugmentationLike | None) -> AugmentationLike | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from spadelens.errors import AttributionError, InputError
-from spadelens.inputs.layout import kind_of, spread_units, unit_shape
+from spadelens.inputs.kind import kind_of
+from spadelens.kinds import LAYOUTS, Kind, spread_units, unit_shape
 from spadelens.methods.method import Attribution, Method, check_at_least_one, check_finite, check_seed
 from spadelens.methods.superpixels import superpixels
 
@@ -72,21 +74,24 @@ class Lime(Method):
     def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:
         """Return the coefficients, and how well the linear model fits."""
         inputs = sample.detach()[0]
-        parts = find_parts(inputs, self.num_segments)
+        kind = kind_of(model, inputs)
+        parts = find_parts(inputs, kind, self.num_segments)
         present = draw_present(int(parts.max()) + 1, self.num_samples, self.seed)
-        scores = self._scores(model, inputs, parts, present, target)
+        scores = self._scores(model, inputs, lambda rows: spread_units(rows[:, parts], inputs, kind), present, target)
         if _is_flat(scores):
             return Attribution(torch.zeros_like(inputs).unsqueeze(0))
         coefficients, fit = self._regress(present, scores.double())
-        values = spread_units(coefficients[parts], inputs).expand_as(inputs)
+        values = spread_units(coefficients[parts], inputs, kind).expand_as(inputs)
         return Attribution(values.to(inputs.dtype).unsqueeze(0), fit=fit)
 
-    def _scores(self, model: nn.Module, inputs: Tensor, parts: Tensor, present: Tensor, target: int) -> Tensor:
-        """Return the score of every version, `[versions]`, on the CPU."""
+    def _scores(
+        self, model: nn.Module, inputs: Tensor, keep: Callable[[Tensor], Tensor], present: Tensor, target: int
+    ) -> Tensor:
+        """Return the score of every version, `[versions]`, on the CPU; `keep` turns rows of `present` into masks."""
         found = []
         with torch.no_grad():
             for rows in present.split(self.batch_size):
-                kept = spread_units(rows[:, parts], inputs).to(inputs.device)  # [B, ...], broadcasts
+                kept = keep(rows).to(inputs.device)  # [B, ...], broadcasts
                 versions = torch.where(kept, inputs, torch.full_like(inputs, self.baseline))
                 found.append(model(versions)[:, target].detach().cpu())
         scores = torch.cat(found)
@@ -115,11 +120,17 @@ class Lime(Method):
         return coefficients, fit
 
 
-def find_parts(sample: Tensor, num_segments: int) -> Tensor:
-    """Return the number of the part of every unit, from 0 on, on the CPU; see `layout` for the shape."""
-    if kind_of(sample) == "photo":
+def find_parts(sample: Tensor, kind: Kind, num_segments: int) -> Tensor:
+    """Return the number of the part of each unit, from 0 on, on the CPU; see `unit_shape` for the shape.
+
+    A photo or a volume is cut into superpixels, a signal into segments of equal length; each token and each column is a
+    part of its own.
+    """
+    shape = unit_shape(sample, kind)
+    if kind == "signal":
+        return torch.arange(shape[0]) * min(num_segments, shape[0]) // shape[0]
+    if LAYOUTS[kind].is_spatial:
         return superpixels(sample, num_segments)
-    shape = unit_shape(sample)
     return torch.arange(shape.numel()).view(shape)
 
 

@@ -53,8 +53,8 @@ class Method(ABC):
     def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:
         """Return how much each value of `sample` counts for the score of class `target`.
 
-        The sample is a photo `[1, C, H, W]`, a text `[1, tokens, features]` or a row `[1, columns]`. `model` is in
-        evaluation mode, with gradients enabled.
+        The sample has a batch dimension of one; `inputs.kind.kind_of(model, sample[0])` says what kind of input it is.
+        `model` is in evaluation mode, with gradients enabled.
         """
 
     def share(self, number: int, count: int) -> Method:

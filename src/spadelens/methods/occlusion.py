@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from spadelens.errors import InputError
-from spadelens.inputs.layout import kind_of
+from spadelens.inputs.kind import kind_of
+from spadelens.kinds import LAYOUTS, Kind
 from spadelens.methods.method import Attribution, Method, check_at_least_one, check_finite
 
 
@@ -18,11 +19,12 @@ from spadelens.methods.method import Attribution, Method, check_at_least_one, ch
 class Occlusion(Method):
     """How much the score falls when a window of the input is covered (Zeiler & Fergus 2014).
 
-    The window of a text is one token with all its features, that of a row is one column.
+    The window is a rectangle of a photo, a segment of a signal, a box of a volume, always with all channels; of a text
+    it is one token with all its features, of a row one column.
 
     Attributes:
-        window: For photos, height and width of the window, as a fraction of the photo's; all channels are covered.
-        stride: For photos, the step between windows, as a fraction of the window.
+        window: Size of the window of a photo, signal or volume along each axis, as a fraction of the sample's.
+        stride: Step between these windows, as a fraction of the window.
         baseline: What the window is covered with; 0 is the mean color of normalized photos.
         batch_size: Windows that are run at a time.
     """
@@ -46,7 +48,7 @@ class Occlusion(Method):
         """Return, for every input, the mean fall of the score over the windows that cover it."""
         from captum.attr import Occlusion as CaptumOcclusion
 
-        window, strides = self._window(sample[0])
+        window, strides = self._window(sample[0], kind_of(model, sample[0]))
         with torch.no_grad():
             values = CaptumOcclusion(model).attribute(
                 sample,
@@ -58,10 +60,9 @@ class Occlusion(Method):
             )
         return Attribution(values)
 
-    def _window(self, sample: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def _window(self, sample: Tensor, kind: Kind) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the size of the window and its steps, along every axis of the sample."""
-        kind = kind_of(sample)
-        if kind != "photo":
+        if not LAYOUTS[kind].is_spatial:
             window = (1,) if kind == "row" else (1, sample.shape[1])
             return window, window
         sizes = [max(1, round(size * self.window)) for size in sample.shape[1:]]

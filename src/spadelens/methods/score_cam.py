@@ -16,7 +16,7 @@ from spadelens.extraction.trace import Trace, runnable
 from spadelens.forward import class_scores
 from spadelens.hooks import forward_hooks
 from spadelens.inputs.checks import check_sample, check_target
-from spadelens.inputs.layout import spread_units
+from spadelens.kinds import spread_units
 from spadelens.methods.feature_map import LastMap, is_map
 from spadelens.methods.method import Attribution, Method, check_at_least_one
 from spadelens.prediction import are_probabilities
@@ -51,7 +51,7 @@ class ScoreCam(Method):
                 f"The method {_NAME!r} needs photos [C, H, W]: the sample has the shape {list(inputs.shape)}."
             )
         found = score_cam(model, inputs, target, batch_size=self.batch_size).to(inputs.dtype)
-        return Attribution(spread_units(found, inputs).expand_as(inputs).unsqueeze(0))
+        return Attribution(spread_units(found, inputs, "photo").expand_as(inputs).unsqueeze(0))
 
 
 def score_cam(

@@ -16,7 +16,7 @@ from spadelens.attribution.attribution import Heatmap
 from spadelens.extraction.ensemble import TraceEnsemble
 from spadelens.extraction.report import TraceReport, package_versions
 from spadelens.extraction.trace import Trace
-from spadelens.inputs.layout import reduce_to_units
+from spadelens.kinds import reduce_to_units
 from spadelens.methods.registry import METHODS
 from spadelens.models import Loaded, LoadedTable, LoadedText
 from spadelens.plain_text import csv_cell
@@ -162,7 +162,7 @@ def describe_maps(explanation: Explanation) -> list[dict[str, Any]] | None:
     found = []
     pairs = (("dense", explanation.dense_map), ("sparse", explanation.sparse_map))
     signed = {side: _signed(heatmap) for side, heatmap in pairs}
-    absolute = {side: reduce_to_units(heatmap.attribution, "sum_abs").tolist() for side, heatmap in pairs}
+    absolute = {side: reduce_to_units(heatmap.attribution, heatmap.kind, "sum_abs").tolist() for side, heatmap in pairs}
     for number, unit in enumerate(explanation.units):
         values = {
             side: {"signed": signed[side][number], "absolute": absolute[side][number]} for side in ("dense", "sparse")
@@ -184,7 +184,7 @@ def maps_table(sample: Mapping[str, Any]) -> str:
 
 
 def _signed(heatmap: Heatmap) -> list[float]:
-    values = heatmap.values if heatmap.reduction == "sum" else reduce_to_units(heatmap.attribution, "sum")
+    values = heatmap.values if heatmap.reduction == "sum" else reduce_to_units(heatmap.attribution, heatmap.kind, "sum")
     signed: list[float] = values.tolist()
     return signed
 

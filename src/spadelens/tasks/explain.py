@@ -16,8 +16,7 @@ from spadelens.extraction.presets import find_preset
 from spadelens.extraction.trace import Trace
 from spadelens.forward import class_scores
 from spadelens.inputs.checks import check_sample
-from spadelens.inputs.kind import Kind
-from spadelens.inputs.layout import Reduction
+from spadelens.kinds import Kind, Reduction
 from spadelens.methods.registry import METHODS, Method
 from spadelens.metrics.localization import Localization, localize
 from spadelens.models import Loaded, find_class

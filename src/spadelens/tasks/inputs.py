@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from spadelens.errors import InputError
-from spadelens.inputs.kind import Kind
+from spadelens.kinds import Kind
 from spadelens.models import Loaded, LoadedModel, LoadedTable, LoadedText
 from spadelens.photos import check_photo, photo_files, read_photo
 from spadelens.tasks.subjects import (

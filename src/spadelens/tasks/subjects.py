@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from spadelens.errors import InputError, ModelSpecError
 from spadelens.extraction.presets import Preset
-from spadelens.inputs.kind import Kind
 from spadelens.inputs.samples import RowSample, TextSample, embed_text, row_sample
+from spadelens.kinds import Kind
 from spadelens.models import Encoding, Loaded, LoadedModel, LoadedTable, LoadedText
 from spadelens.photos import read_photo
 from spadelens.text_files import displayable

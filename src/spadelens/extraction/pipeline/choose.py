@@ -144,6 +144,7 @@ def _make_report(job: Job, chosen: Chosen) -> TraceReport:
         seconds={},
         versions=package_versions(),
         target=subject.target,
+        kind=job.request.kind,
         search=chosen.search,
     )
 

@@ -18,6 +18,7 @@ from spadelens.extraction.pipeline.stages import make_jobs, solve_layers
 from spadelens.extraction.request import make_request
 from spadelens.files import whole_file
 from spadelens.inputs.checks import check_sample
+from spadelens.inputs.kind import kind_of
 from spadelens.schedules.schedule import Auto
 
 _FORMAT = "spadelens-solutions-1"
@@ -40,7 +41,8 @@ def solve_at(
         SpadeError: As `extract_trace`.
     """
     sample = check_sample(model, sample)
-    request = make_request(schedule=Auto(levels=tuple(levels)), **options)
+    kind = kind_of(model, sample, options.pop("kind", None))
+    request = make_request(kind=kind, schedule=Auto(levels=tuple(levels)), **options)
     (job,) = make_jobs(model, [sample], [target], [request.source(sample)], request)
     return solve_layers(job)[0]
 
