@@ -59,7 +59,7 @@ def test_zero_maps_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, photo(maps={"dense": {"is_zero": False}, "sparse": {"is_zero": True}}))
     assert "a: the map of the trace is zero everywhere." in text
     text = printed(capsys, photo(maps={"dense": {"is_zero": True}, "sparse": {"is_zero": False}}))
-    assert "a: the map of the dense model is zero everywhere." in text
+    assert "a: the map of the original model is zero everywhere." in text
 
 
 @pytest.mark.parametrize("name", ["[red]x", "[/]", "a[bold]", "\\", "a\\[x]", "é 漢", "x" * 50])

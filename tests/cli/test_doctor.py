@@ -231,7 +231,7 @@ def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> No
         told = " ".join(printed.split())
         assert "guided_backprop: The method 'guided_backprop' has no rule for the activation 'tanh'" in told
         assert "Traces can prune 3 of 4 convolutions and linear layers." in printed
-        assert "\n  1 not, as 'aside': its weight is not used on this sample\n" in printed
+        assert "\n  1 cannot be pruned, such as 'aside': its weight is not used on this sample\n" in printed
 
 
 def made(methods: tuple[MethodDiagnosis, ...] = (), refused: dict[str, str] | None = None) -> ModelDiagnosis:
@@ -266,9 +266,9 @@ def test_reasons_that_are_not_shown_are_counted(capsys: pytest.CaptureFixture[st
     print_diagnosis(made(refused=reasons), as_json=False)
     lines = capsys.readouterr().out.splitlines()
     start = lines.index("Traces can prune 1 of 18 convolutions and linear layers.")
-    assert lines[start + 1] == "  2 not, as '[layer0]': its weight is that of [0]"
-    assert lines[start + 6] == "  2 not, as '[layer10]': its weight is that of [5]"
-    assert lines[start + 7 :] == ["  5 not, for other reasons: see --json"]
+    assert lines[start + 1] == "  2 cannot be pruned, such as '[layer0]': its weight is that of [0]"
+    assert lines[start + 6] == "  2 cannot be pruned, such as '[layer10]': its weight is that of [5]"
+    assert lines[start + 7 :] == ["  5 cannot be pruned for other reasons: see --json"]
 
 
 @pytest.mark.parametrize(
@@ -285,8 +285,8 @@ def test_reasons_that_are_not_shown_are_counted(capsys: pytest.CaptureFixture[st
         (["--model", "table.py:build", "none.csv"], "There is no file at 'none.csv'."),
         (["--model", "text.py:Net", "reviews.txt"], "2 samples: name one line, as in 'reviews.txt:1'."),
         (["--model", "table.py:build", "rows.csv"], "2 samples: name one line, as in 'rows.csv:2'."),
-        (["--model", "text.py:Net", "rows.csv:2"], "it is a model of texts (.txt), and the file is one of rows"),
-        (["--model", "demo", "reviews.txt:1"], "it is a model of photos, and the file is one of texts (.txt)."),
+        (["--model", "text.py:Net", "rows.csv:2"], "expects texts (.txt), but 'rows.csv:2' is a file of rows"),
+        (["--model", "demo", "reviews.txt:1"], "expects photos, but 'reviews.txt:1' is a file of texts (.txt)."),
         (["--model", "table.py:build", "square.png"], "is taken for a photo."),
         (["--model", "demo", "net.py"], "net.py"),
         (["--model", "net.py:Failing"], "ZeroDivisionError: no scores today"),

@@ -84,7 +84,7 @@ def test_the_table_stands_beside_the_published_one(study: Path, tmp_path: Path) 
         "agreement when decided": ["73.6", "79.9", "+6.3"],
     }
     assert {title: cells(printed, title)[3:] for title in published} == published
-    assert "768 answers (384 dense, 384 SPADE) by 24 raters to 32 tasks on 8 samples." in printed
+    assert "768 answers (384 original, 384 trace) by 24 raters to 32 tasks on 8 samples." in printed
     assert "from resampling raters and samples." in printed
     written = run("analyze", answers, "--study", study, "--out", out)
     assert written.output.startswith(printed.strip())
@@ -105,10 +105,10 @@ def test_what_the_intervals_do_not_account_for_is_said(study: Path, tmp_path: Pa
     run("simulate", study, "--out", answers, "--raters", 1)
     found = run("analyze", answers, "--study", study).output
     assert "by 1 rater to 32 tasks" in found
-    assert "from resampling samples. They say nothing of other raters." in found
+    assert "from resampling samples. They do not extend to other raters." in found
     answers.write_text("task,rater,answer\nt0,x,A\nt2,x,undecided\n")
     found = run("analyze", answers, "--study", study).output
-    assert "No intervals" in found
+    assert "No confidence intervals" in found
     assert cells(found, "undecided")[:3] == ["50.0", "", ""]
 
 

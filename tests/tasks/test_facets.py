@@ -95,11 +95,11 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(photos, tmp_path):
     common = ("facets", "--model", "demo", "--device", "cpu")
     (tmp_path / "empty").mkdir()
     for arguments, expected in (
-        (("--unit", "star", "--images", tmp_path / "missing"), "There is no folder of photos"),
+        (("--unit", "star", "--images", tmp_path / "missing"), "expected a folder"),
         (("--unit", "star", "--images", tmp_path / "empty"), "There are no photos"),
         (("--unit", "sart", "--images", photos), "Did you mean 'star'"),
         (("--unit", "disc", "--images", photos), "gives 0 of 21 photos"),
-        (("--unit", "star", "--images", photos, "--preset", "ensemble"), "one trace of each photo"),
+        (("--unit", "star", "--images", photos, "--preset", "ensemble"), "facets need single traces"),
         (("--unit", "star", "--images", photos, "--parameterization", "direct"), "fourier or maco"),
         (("--unit", "star", "--images", photos, "--clusters", "10"), "expected 2 to 9"),
     ):

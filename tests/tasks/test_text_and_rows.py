@@ -180,7 +180,7 @@ def test_words_without_spaces_are_kept_apart(text: str, tokens: tuple[str, ...],
 
 def test_rows(capsys: pytest.CaptureFixture[str]) -> None:
     report, page = explain("rows.csv", "--model", "table.py:build")
-    assert "Columns that the model does not read: id" in capsys.readouterr().err
+    assert "Ignored columns, which the model does not use: id" in capsys.readouterr().err
     assert report["kind"] == "row"
     assert report["model"]["mean"] == [40.0, 3000.0, 10.0]
     settings = report["settings"]
@@ -224,8 +224,8 @@ def test_gradients_have_no_sign() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["reviews.txt", "--model", "table.py:build"], "it is a model of rows of a table (.csv)"),
-        (["rows.csv", "--model", "demo"], "it is a model of photos, and the file is one of rows of a table (.csv)"),
+        (["reviews.txt", "--model", "table.py:build"], "expects rows of a table (.csv)"),
+        (["rows.csv", "--model", "demo"], "expects photos, but 'rows.csv:2' is a file of rows of a table (.csv)"),
         (["rows.csv", "--model", "table.py:build", "--blur", "0.1"], "--blur is for photos"),
         (["rows.csv", "--model", "table.py:build", "--augmentation", "tokens"], "expects [tokens, features]"),
         (["reviews.txt", "--model", "text.py:build", "--augmentation", "paper"], "expects [C, H, W]"),

@@ -24,48 +24,66 @@ if TYPE_CHECKING:
     "model_spec",
     required=True,
     metavar="SPEC",
-    help="demo, or a folder that 'backdoor plant' has written.",
+    help="demo, or a folder written by 'spadelens backdoor plant'.",
 )
 @click.option(
     "--out",
     required=True,
     metavar="DIR",
     type=click.Path(path_type=Path),
-    help="Folder for TABLE.md, TABLE.json and TABLE.jsonl, from which an interrupted run goes on.",
+    help="Folder for TABLE.md, TABLE.json and TABLE.jsonl. Rerun with the same folder to resume an interrupted run.",
 )
-@click.option("--cases", "num_cases", default=120, show_default=True, type=click.IntRange(min=1), help="At most.")
 @click.option(
-    "--slow-cases", "num_slow", default=4, show_default=True, type=click.IntRange(min=0), help="For the slow rows."
+    "--cases",
+    "num_cases",
+    default=120,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Maximum number of cases.",
+)
+@click.option(
+    "--slow-cases",
+    "num_slow",
+    default=4,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Maximum number of cases for the slow rows.",
 )
 @click.option(
     "--method",
     "methods",
     multiple=True,
     metavar="NAME",
-    help="As for explain; repeatable.  [default: all, with settings that keep them affordable]",
+    help="Same as for explain; repeatable.  [default: all, with settings that keep the cost low]",
 )
-@click.option("--row", "rows", multiple=True, metavar="NAME", help="Repeatable.  [default: all]")
+@click.option("--row", "rows", multiple=True, metavar="NAME", help="Row to compute; repeatable.  [default: all]")
 @click.option(
     "--schedule",
     "schedule_files",
     multiple=True,
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="That tune has written, for the row 'tuned'; repeatable, one for a method.",
+    help="Schedule written by 'spadelens tune', for the row 'tuned'; repeatable, one per method.",
 )
 @click.option(
     "--cue",
     type=click.Choice(["small", "faint", "two"]),
-    help="Of table1: patches that are smaller, or faint, or two of them, of which one decides.",
+    help="Harder cases for table1: smaller patches, faint patches, or two patches of which only one decides.",
 )
-@click.option("--preset", default=defaults.PRESET, show_default=True, metavar="NAME", help="Of the controls' traces.")
+@click.option(
+    "--preset",
+    default=defaults.PRESET,
+    show_default=True,
+    metavar="NAME",
+    help="Preset for the traces of the controls.",
+)
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="Photos to train the baseline Sparse FC on, as for backdoor plant.  [default: those it was planted with]",
+    help="Photos for training the Sparse FC baseline, as for 'backdoor plant'.  [default: those used for planting]",
 )
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Random seed.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 @trust_option
 def bench_command(
     table: str,
@@ -83,7 +101,7 @@ def bench_command(
     device: str,
     trust: bool,
 ) -> None:
-    """Score heatmaps against known ground truth (table1), or by insertion and deletion on clean images (table2)."""
+    """Score heatmaps against known ground truth (table1) or by insertion and deletion on clean images (table2)."""
     from spadelens.cli.console import print_markdown, stage_bar
     from spadelens.evaluation.calibration import to_calibration_cases
     from spadelens.evaluation.cues import harder_subjects
@@ -104,7 +122,7 @@ def bench_command(
         raise UnknownNameError("row", unknown, known)
     chosen = [known[row] for row in dict.fromkeys(rows)] if rows else list(ROWS)
     if find_preset(preset).members:
-        raise InputError(f"Cannot use the preset {preset!r} here: the controls are single traces.")
+        raise InputError(f"Cannot use the preset {preset!r} here: the controls need single traces, not an ensemble.")
     used = tuple(dict.fromkeys(methods)) or METHODS
     schedules = _schedules(schedule_files, used)
     with kept_if_used(out), interrupts.raises(is_resumable=True), stage_bar() as progress:
@@ -131,7 +149,7 @@ def bench_command(
 
 
 def _schedules(files: Sequence[Path], methods: Sequence[str]) -> dict[str, TunedFile]:
-    """Return method -> the schedule that was tuned for it."""
+    """Return the tuned schedule of each method."""
     from spadelens.evaluation.tuning import read_tuned
 
     found: dict[str, TunedFile] = {}
@@ -140,7 +158,8 @@ def _schedules(files: Sequence[Path], methods: Sequence[str]) -> dict[str, Tuned
         fitting = [method for method in methods if method.partition(":")[0] == name]
         if not fitting:
             raise InputError(
-                f"Cannot use {str(tuned.path)!r}: it was tuned for {name}, which is not among the methods."
+                f"Cannot use the schedule {str(tuned.path)!r}: it was tuned for {name}, which is not one of the "
+                "methods."
             )
         for method in fitting:
             if method in found:

@@ -1,4 +1,4 @@
-"""Progress bars and the closing table on the console."""
+"""Progress bars and result tables on the console."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _STAGES = {
     "diagnose": "trying methods",
     "visualize": "visualizing",
     "plant": "planting patches",
-    "cases": "making cases",
+    "cases": "generating cases",
     "tune": "trying schedules",
     "bench": "running cases",
     "study": "building the study",
@@ -42,16 +42,16 @@ _STAGES = {
 
 
 def escape(text: str) -> str:
-    """Return a name such that neither rich nor a terminal reads anything into it."""
+    """Escape a name so that neither rich nor the terminal interprets anything in it."""
     return markup.escape(printable(text))
 
 
 @contextmanager
 def progress_bar(num_photos: int) -> Iterator[Callable[[int, str], Progress]]:
-    """Show a progress bar on standard error, if that is a terminal, inside the block.
+    """Show a progress bar on standard error inside the block, if standard error is a terminal.
 
-    Yields a function that takes the number and the name of the next photo and returns what to call as
-    progress(stage, done, total). That call raises an interrupt again that was lost on the way.
+    Yields a function that takes the number and name of the next photo and returns a callback
+    progress(stage, done, total). The callback re-raises an interrupt that was swallowed earlier.
     """
     with _bars() as (bars, task):
 
@@ -82,9 +82,9 @@ def _bars() -> Iterator[tuple[Bars, TaskID]]:
 
 @contextmanager
 def stage_bar() -> Iterator[Progress]:
-    """Show a progress bar on standard error, if that is a terminal, inside the block.
+    """Show a progress bar on standard error inside the block, if standard error is a terminal.
 
-    Yields what to call as progress(stage, done, total), which raises an interrupt again that was lost on the way.
+    Yields a callback progress(stage, done, total), which re-raises an interrupt that was swallowed earlier.
     """
     with _bars() as (bars, task):
 
@@ -96,7 +96,7 @@ def stage_bar() -> Iterator[Progress]:
 
 
 def print_planted(planted: Planted, out: Path) -> None:
-    """Print what planting did, and how to go on, on standard output."""
+    """Print the outcome of planting and the next step to standard output."""
     console = Console()
     report = planted.report
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -116,30 +116,37 @@ def print_planted(planted: Planted, out: Path) -> None:
     console.print(table)
     accuracy = f"accuracy {_percent(report['accuracy_before'])} before, {_percent(report['accuracy_after'])} after; "
     console.print(
-        f"\n{report['num_held_out']} photos not trained on: "
+        f"\n{report['num_held_out']} held-out photos: "
         f"{accuracy if report['accuracy_before'] is not None else ''}"
-        f"{_percent(report['same_prediction'])} predicted as before."
+        f"{_percent(report['same_prediction'])} of predictions unchanged."
     )
     if report["same_prediction"] < _LEAST_SAME:
-        console.print("The network's own behavior has suffered: try a lower --rate, or more photos.", style="bold")
+        console.print(
+            "Predictions for clean photos have changed too much: try a lower --rate or more photos.", style="bold"
+        )
     if min(found["after"] or 0.0 for found in report["attack_success"].values()) < _LEAST_SUCCESS:
-        console.print("Not every patch has taken: try more --samples-per-patch or --epochs.", style="bold")
+        console.print(
+            "Some patches do not decide the prediction yet: try more --samples-per-patch or --epochs.", style="bold"
+        )
     console.print(f"Cases: {len(planted.cases)} for testing, {len(planted.calibration_cases)} for calibration.")
     console.print(f"\nModel: {escape(str(out))}  (use it as --model)", soft_wrap=True)
 
 
 def print_markdown(text: str, out: Path) -> None:
-    """Print a text in Markdown as it is, and where all of it is, on standard output."""
+    """Print Markdown text unchanged, followed by the path of the full results, to standard output."""
     console = Console()
     console.print(text, soft_wrap=True, markup=False, highlight=False)
-    console.print(f"\nAll of it: {escape(str(out))}", soft_wrap=True)
+    console.print(f"\nFull results: {escape(str(out))}", soft_wrap=True)
 
 
 def print_tuned(tuned: Tuned, out: Path, preset: str) -> None:
-    """Print what tuning found, on standard output."""
+    """Print the outcome of tuning to standard output."""
     console = Console()
     name = {"auc": "AUC", "insertion": "insertion"}[tuned.objective]
-    console.print(f"{escape(tuned.method)}: mean {name} over {tuned.num_cases} cases {100 * tuned.dense:.1f} dense")
+    console.print(
+        f"{escape(tuned.method)}: mean {name} over {tuned.num_cases} cases: {100 * tuned.dense:.1f} on the original "
+        "model"
+    )
     console.print(
         f"cross-validated gain {100 * tuned.gain:+.1f} ± {100 * tuned.gain_error:.1f} points, "
         f"{tuned.kept_held_out:.0%} of predictions kept"
@@ -147,7 +154,7 @@ def print_tuned(tuned: Tuned, out: Path, preset: str) -> None:
     if tuned.is_helpful:
         console.print(f"with the schedule: {100 * tuned.tuned:.1f}, {tuned.kept:.0%} of predictions kept")
     else:
-        console.print("No schedule helps this method here: every layer stays dense.", style="bold")
+        console.print("No schedule improves this method here: no layer is pruned.", style="bold")
     console.print(f"\nSchedule: {escape(str(out))}  (use it as --schedule, with --preset {preset})", soft_wrap=True)
 
 
@@ -156,17 +163,17 @@ def _percent(value: float | None) -> str:
 
 
 def print_summary(report: Mapping[str, Any], out: Path) -> None:
-    """Print what came out for each sample, and where the report is, on standard output."""
+    """Print the result for each sample and the path of the report to standard output."""
     console = Console()
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(report["kind"], overflow="fold")
-    table.add_column("dense", overflow="fold")
+    table.add_column("original", overflow="fold")
     table.add_column("trace", overflow="fold")
     table.add_column("kept")
     table.add_column("pruned", justify="right")
     has_scores = any(sample["scores"] for sample in report["samples"])
     if has_scores:
-        for header in ("dense AUC", "hit", "trace AUC", "hit"):
+        for header in ("original AUC", "hit", "trace AUC", "hit"):
             table.add_column(header, justify="right")
     table.add_column("seconds", justify="right")
     for sample in report["samples"]:
@@ -182,20 +189,20 @@ def print_summary(report: Mapping[str, Any], out: Path) -> None:
         table.add_row(*cells, f"{sum(sample['seconds'].values()):.1f}")
     console.print(table)
     if has_scores:
-        console.print("AUC and hit (pointing game): against the region known to decide.", style="dim")
+        console.print("AUC and hit (pointing game) are measured against the region known to decide.", style="dim")
     for sample in report["samples"]:
         for model, found in sample["maps"].items():
             if found["is_zero"]:
-                name = "dense model" if model == "dense" else "trace"
+                name = "original model" if model == "dense" else "trace"
                 console.print(f"[bold]{escape(sample['name'])}[/]: the map of the {name} is zero everywhere.")
     console.print(f"\nReport: {escape(str(out / 'report.html'))}", soft_wrap=True)
 
 
 def print_visualized(report: Mapping[str, Any], out: Path) -> None:
-    """Print what was visualized for each photo, and where the report is, on standard output."""
+    """Print what was visualized for each photo and the path of the report to standard output."""
     console = Console()
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for header in ("photo", "unit", "dense", "trace"):
+    for header in ("photo", "unit", "original", "trace"):
         table.add_column(header, overflow="fold")
     table.add_column("kept")
     for header in ("pruned", "seconds"):
@@ -215,29 +222,29 @@ def print_visualized(report: Mapping[str, Any], out: Path) -> None:
 
 
 def print_facets(report: Mapping[str, Any], out: Path) -> None:
-    """Print the facets that were found, and where the report is, on standard output."""
+    """Print the facets and the path of the report to standard output."""
     console = Console()
     console.print(
-        f"{report['num_photos']} photos, {report['num_predicted']} of them given to "
+        f"{report['num_photos']} photos, {report['num_predicted']} of them classified as "
         f"[bold]{escape(report['class']['class_name'])}[/], {report['num_compared']} compared"
     )
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for header in ("facet", "photos", "pruned", "given to the class"):
+    for header in ("facet", "photos", "pruned", "assigned to the class"):
         table.add_column(header, justify="right")
-    table.add_column("the most typical", overflow="fold")
+    table.add_column("most typical", overflow="fold")
     for facet in report["facets"]:
         cells = [str(facet["number"]), str(facet["size"]), f"{facet['sparsity']:.0%}", f"{facet['agreement']:.0%}"]
         table.add_row(*cells, escape(", ".join(facet["photos"][:3])))
     console.print(table)
     found = ", ".join(f"{number}: {value:.3f}" for number, value in report["silhouettes"].items())
-    console.print(f"Silhouette by number of facets: {found}", style="dim")
+    console.print(f"Silhouette (separation of the facets, at most 1) by number of facets: {found}", style="dim")
     console.print(f"\nReport: {escape(str(out / 'report.html'))}", soft_wrap=True)
 
 
 def print_circles(circles: TwoCircles, out: Path) -> None:
-    """Print where the visualizations of the two circles lie, and where the picture is, on standard output."""
+    """Print where the visualizations of the two circles lie and the path of the picture to standard output."""
     console = Console()
-    console.print(f"One hidden layer of 1,000 neurons, {circles.accuracy:.1%} of new points right")
+    console.print(f"One hidden layer of 1,000 neurons, {circles.accuracy:.1%} of new points classified correctly")
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("visualizations on the")
     for header in ("in the larger circle", "in the smaller circle"):

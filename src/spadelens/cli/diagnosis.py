@@ -1,4 +1,4 @@
-"""A diagnosis on the console."""
+"""Printing a diagnosis to the console."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ _STYLES = {Verdict.SOUND: "green", Verdict.DOUBTFUL: "yellow", Verdict.REFUSED: 
 _MOST_REASONS = 6
 _MOST_SHOWN = 10.0
 _LEGEND = (
-    "missed: of the change of the score, by the sum of the values; kept: of the score, by the relevance; fit: of the "
-    "linear model on unseen versions; gradient: similarity with the plain gradient (or input times gradient); head: "
-    "similarity with the map of random weights in the last layer, near 1 where the class does not matter."
+    "missed: share of the change in score that the values do not add up to; kept: share of the score that the "
+    "relevance adds up to; fit: R² of the linear model on unseen versions; gradient: similarity to the plain gradient "
+    "(or input times gradient); head: similarity to the map with random weights in the last layer, near 1 if the map "
+    "does not depend on the class."
 )
 
 
 def print_diagnosis(diagnosis: ModelDiagnosis, *, as_json: bool) -> None:
-    """Print a diagnosis, as JSON or for a person."""
+    """Print a diagnosis as JSON or as a table."""
     console = Console(emoji=False)
     if as_json:
         console.out(json.dumps(to_dict(diagnosis), indent=2, allow_nan=False), highlight=False)
@@ -49,7 +50,7 @@ def print_diagnosis(diagnosis: ModelDiagnosis, *, as_json: bool) -> None:
 
 
 def to_dict(diagnosis: ModelDiagnosis) -> dict[str, Any]:
-    """Return a diagnosis as data that JSON can hold."""
+    """Return a diagnosis as JSON-serializable data."""
     data = dataclasses.asdict(diagnosis)
     for method in data["methods"]:
         method["verdict"] = method["verdict"].value
@@ -57,15 +58,15 @@ def to_dict(diagnosis: ModelDiagnosis) -> dict[str, Any]:
 
 
 def _layer_lines(layers: LayerDiagnosis) -> list[str]:
-    """Return how many layers traces can prune, and why not the others: the most common reasons."""
+    """Return lines that say how many layers traces can prune and, for the others, the most common reasons."""
     count = len(layers.prunable) + len(layers.refused)
     lines = [f"Traces can prune {len(layers.prunable)} of {count} convolutions and linear layers."]
     reasons = Counter(layers.refused.values()).most_common()
     for reason, number in reasons[:_MOST_REASONS]:
         example = next(name for name, why in layers.refused.items() if why == reason)
-        lines.append(f"  {number} not, as {example!r}: {reason}")
+        lines.append(f"  {number} cannot be pruned, such as {example!r}: {reason}")
     rest = sum(number for _, number in reasons[_MOST_REASONS:])
-    return [*lines, f"  {rest} not, for other reasons: see --json"] if rest else lines
+    return [*lines, f"  {rest} cannot be pruned for other reasons: see --json"] if rest else lines
 
 
 def _cells(one: MethodDiagnosis) -> list[str]:

@@ -1,4 +1,4 @@
-"""`spadelens doctor`: what works on a model. Only click is imported until the command runs."""
+"""`spadelens doctor`: which methods work on a model. Only click is imported until the command runs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,16 @@ from spadelens.cli.options import device_option, model_option, trust_option
 @click.command("doctor")
 @click.argument("sample", required=False, metavar="[FILE]", type=click.Path(path_type=Path))
 @model_option
-@click.option(
-    "--method", "methods", multiple=True, metavar="NAME", help="Only these methods; repeatable.  [default: all]"
-)
-@click.option("--target", metavar="CLASS", help="Class to explain, name or number.  [default: the predicted one]")
+@click.option("--method", "methods", multiple=True, metavar="NAME", help="Method to check; repeatable.  [default: all]")
+@click.option("--target", metavar="CLASS", help="Class to explain, by name or number.  [default: the predicted class]")
 @click.option("--json", "as_json", is_flag=True, help="Print the diagnosis as JSON.")
 @device_option
 @trust_option
 def doctor_command(sample: Path | None, device: str, trust: bool, **options: Any) -> None:
-    """Say which attribution methods are sound on a model, which are not and why, and which layers traces can prune.
+    """Report which attribution methods are sound on a model, which are not and why, and which layers can be pruned.
 
-    FILE is a photo, a line of a text (FILE.txt:3) or a row of a table (FILE.csv:3); without one, the model is shown an
-    input of random numbers, or an English sentence.
+    FILE is a photo, a line of a text file (FILE.txt:3) or a row of a table (FILE.csv:3). Without FILE, the model gets
+    an input of random numbers or an English sentence.
     """
     from spadelens.cli.console import stage_bar
     from spadelens.cli.diagnosis import print_diagnosis
@@ -33,7 +31,7 @@ def doctor_command(sample: Path | None, device: str, trust: bool, **options: Any
     from spadelens.tasks.doctor import diagnose, parse_methods
     from spadelens.tasks.inputs import read_inputs
 
-    parse_methods(options["methods"])  # what is wrong with the options is said before anything is loaded
+    parse_methods(options["methods"])  # report errors in the options before anything is loaded
     if sample is not None:
         read_inputs([sample])
     loaded = load_model(options["model_spec"], device, trust)

@@ -27,23 +27,27 @@ if TYPE_CHECKING:
     required=True,
     metavar="FOLDER",
     type=click.Path(path_type=Path),
-    help="Photos, those in folders below included; the ones that the model gives to the class are compared.",
+    help="Folder of photos, searched with its subfolders; photos that the model assigns to the class are compared.",
 )
 @out_option("Folder for report.html, facets.json, facets.csv and, per facet, its image and its trace.")
-@click.option("--clusters", "num_clusters", type=click.IntRange(min=2), help="Facets.  [default: by the overlaps]")
-@click.option("--most", default=100, show_default=True, type=click.IntRange(min=8), help="Photos compared, at most.")
 @click.option(
-    "--steps", "num_steps", default=256, show_default=True, type=click.IntRange(min=1), help="Of gradient ascent."
+    "--clusters", "num_clusters", type=click.IntRange(min=2), help="Number of facets.  [default: found from the data]"
+)
+@click.option(
+    "--most", default=100, show_default=True, type=click.IntRange(min=8), help="Maximum number of photos to compare."
+)
+@click.option(
+    "--steps", "num_steps", default=256, show_default=True, type=click.IntRange(min=1), help="Gradient-ascent steps."
 )
 @click.option(
     "--parameterization",
     default=defaults.VISUALIZE_PARAMETERIZATION,
     show_default=True,
     metavar="NAME",
-    help="fourier, or maco; as for visualize.",
+    help="fourier or maco; see visualize.",
 )
 @trace_options(
-    "instant, fast, balanced, paper or paper-fast; their schedules aside, that of single photos.  "
+    "instant, fast, balanced, paper or paper-fast (their schedules, meant for single photos, are not used).  "
     f"[default: {defaults.FACETS_PRESET} with --schedule {defaults.FACETS_SCHEDULE}]"
 )
 @device_option
@@ -51,14 +55,14 @@ if TYPE_CHECKING:
 def facets_command(
     model_spec: str, unit: str, images: Path, out: Path, device: str, trust: bool, **options: Any
 ) -> None:
-    """Find the different things that make a network give a class: compare the traces of many photos."""
+    """Find the different features that make a network predict a class, by comparing the traces of many photos."""
     from spadelens.models import load_model
     from spadelens.tasks.facets import read_album
     from spadelens.tasks.traces import spell_command
 
     settings = facet_settings(unit, **options)
     if not images.is_dir():
-        raise InputError(f"There is no folder of photos at {str(images)!r}.")
+        raise InputError(f"Cannot read photos from {str(images)!r}: expected a folder.")
     loaded = load_model(model_spec, device, trust, kind="photo")
     spelled = {
         "--model": model_spec,
@@ -86,7 +90,7 @@ def facet_settings(
     seed: int = 0,
     **options: Any,
 ) -> FacetSettings:
-    """Return the settings that the options stand for.
+    """Return the settings that the options describe.
 
     Raises:
         InputError: An option is out of range.
@@ -104,7 +108,7 @@ def facet_settings(
     preset = defaults.FACETS_PRESET if preset is None else preset
     chosen = find_preset(preset)
     if chosen.members:
-        raise InputError(f"Cannot use the preset {preset!r} here: one trace of each photo is compared.")
+        raise InputError(f"Cannot use the preset {preset!r} here: facets need single traces, not an ensemble.")
     chosen = replace(chosen, schedule=defaults.FACETS_SCHEDULE)
     traces = read_trace_settings(preset, chosen, seed=seed, **options)
     return FacetSettings(traces, unit, num_clusters, most, ascent)
@@ -117,7 +121,7 @@ def facets_to_folder(
     out: Path,
     command: str,
 ) -> dict[str, Any]:
-    """Find the facets of a class, write the results to the folder `out`, print them, and return the report.
+    """Find the facets of a class, write the results to the folder `out`, print them and return the report.
 
     Raises:
         SpadeError: As `find_facets_of_class`.

@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="spadelens")
 def cli() -> None:
-    """Find out why a neural network made one particular prediction."""
+    """Find out why a neural network made a particular prediction.
+
+    spadelens prunes the network to a trace, a pruned copy that reproduces one prediction, and explains the trace.
+    """
 
 
 cli.add_command(doctor_command)
@@ -55,14 +58,14 @@ cli.add_command(bench_command)
 @file_arguments
 @model_option
 @out_option(
-    "Folder for report.html, report.json and, per sample, trace.safetensors and the maps: dense.png and spade.png of a "
-    "photo, maps.csv of a text or a row."
+    "Folder for report.html, report.json and, per sample, trace.safetensors and the maps: dense.png (original model) "
+    "and spade.png (trace) for a photo, maps.csv for a text or a row."
 )
 @click.option(
     "--method",
     metavar="NAME",
     help="saliency, smoothgrad, input_x_gradient, integrated_gradients, gradient_shap, deep_lift, lrp, "
-    "guided_backprop, guided_grad_cam, occlusion, lime or score_cam; settings as in lrp:rule=epsilon-gamma.  "
+    "guided_backprop, guided_grad_cam, occlusion, lime or score_cam; with settings, such as lrp:rule=epsilon-gamma.  "
     f"[default: {defaults.METHOD} for photos, {defaults.UNIT_METHOD} for texts and tables]",
 )
 @click.option(
@@ -70,30 +73,30 @@ cli.add_command(bench_command)
     default=0.0,
     show_default=True,
     type=click.FloatRange(0, 1, max_open=True),
-    help="Of both maps of a photo, standard deviation as a fraction of the longer side.",
+    help="Blur both maps of a photo: standard deviation as a fraction of the longer side.",
 )
-@click.option("--target", metavar="CLASS", help="Class to explain, name or number.  [default: the predicted one]")
+@click.option("--target", metavar="CLASS", help="Class to explain, by name or number.  [default: the predicted class]")
 @trace_options(
-    "instant, fast, balanced, ensemble (the mean map of several traces and the dense network), paper (SPADE as "
+    "instant, fast, balanced, ensemble (averages the maps of several traces and the original model), paper (SPADE as "
     f"published, slow) or paper-fast.  [default: {defaults.EXPLAIN_PRESET} for photos; {defaults.PRESET} for texts and "
-    "tables, and with a --schedule that fixes the sparsities]"
+    "tables, and if --schedule fixes the sparsities]"
 )
 @device_option
 @trust_option
 def explain_command(
     files: tuple[Path, ...], model_spec: str, out: Path, device: str, trust: bool, **options: Any
 ) -> None:
-    """Explain the prediction for each FILE: dense and SPADE map side by side in a report.
+    """Explain the prediction for each FILE, with maps of the original model and the trace side by side in a report.
 
-    A FILE is a photo; a .txt, of which each line is a text; or a .csv, of which each line below its header is a row.
-    FILE.txt:3 and FILE.csv:3 stand for line 3 alone.
+    A FILE is a photo, a .txt file with one text per line, or a .csv file with one row per line below its header.
+    FILE.txt:3 and FILE.csv:3 select line 3 only.
     """
     from spadelens.cli.run import run_to_folder
     from spadelens.models import find_class, load_model
     from spadelens.tasks.inputs import make_subjects, read_inputs, unused_columns
     from spadelens.tasks.subjects import command_words
 
-    _settings(**options)  # what is wrong with the options is said before anything is loaded
+    _settings(**options)  # report errors in the options before anything is loaded
     given = read_inputs(files)
     loaded = load_model(model_spec, device, trust)
     subjects = make_subjects(loaded, given)
@@ -102,7 +105,7 @@ def explain_command(
         find_class(settings.target, loaded.class_names, len(loaded.class_names))
     unused = unused_columns(loaded, given)
     if unused:
-        click.echo(f"Columns that the model does not read: {printable(', '.join(unused))}", err=True)
+        click.echo(f"Ignored columns, which the model does not use: {printable(', '.join(unused))}", err=True)
     command = _command(command_words("explain", files), model_spec, out, settings, device, trust)
     run_to_folder(loaded, subjects, settings, out, command)
 
@@ -120,14 +123,14 @@ def explain_command(
     "--circles",
     "what",
     flag_value="circles",
-    help="The paper's two-dimensional example instead: circles.png and .json.",
+    help="Reproduce the paper's two-dimensional example instead; writes circles.png and circles.json.",
 )
 @click.option(
-    "--facets", "what", flag_value="facets", help="Instead, the facets of a class, of which one is a planted patch."
+    "--facets", "what", flag_value="facets", help="Find the facets of a class instead, one of which is a planted patch."
 )
 @device_option
 def demo_command(out: Path, what: str | None, device: str) -> None:
-    """Explain a Trojan image and a clean one with the bundled network, scored against what is known to decide."""
+    """Explain a Trojan image and a clean image with the bundled network, and score the maps against ground truth."""
     if what == "circles":
         _demo_circles(out)
         return
@@ -166,7 +169,7 @@ def _demo_facets(loaded: LoadedModel, out: Path, device: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 when all went well, 2 after bad input, an interrupt or a known failure."""
+    """Run the command line and exit: 0 on success, 2 after bad input, an interrupt or a known failure."""
     with stops_at_once():
         _run(arguments)
 
@@ -174,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _run(arguments: Sequence[str] | None) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a class name must not fail for what a console cannot show
+            stream.reconfigure(errors="replace")  # do not fail on a class name that the console cannot display
     try:
         cli.main(args=arguments, standalone_mode=False)
     except click.ClickException as error:
@@ -186,7 +189,7 @@ def _run(arguments: Sequence[str] | None) -> NoReturn:
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "allocate" not in str(error) and "out of memory" not in str(error):
             raise
-        click.echo("Error: There is not enough memory. Use a smaller --batch-size, a smaller model or input.", err=True)
+        click.echo("Error: Out of memory. Use a smaller --batch-size, model or input.", err=True)
     else:
         sys.exit(0)
     sys.exit(EXIT_CODE)
@@ -200,7 +203,7 @@ def _settings(
     preset: str | None = None,
     **options: Any,
 ) -> Settings:
-    """Return the settings that options stand for, for the kind of samples that a model reads; photos without one."""
+    """Return the settings that the options describe for the model's kind of input; for photos without a model."""
     from spadelens.extraction.presets import find_preset
     from spadelens.methods.registry import METHODS
     from spadelens.schedules.schedule import Auto
@@ -212,7 +215,7 @@ def _settings(
 
     kind = "photo" if loaded is None else kind_of_model(loaded)
     if blur and kind != "photo":
-        raise InputError("Cannot blur the map of a text or of a row of a table: --blur is for photos.")
+        raise InputError("Cannot blur the map of a text or a table row: --blur is for photos only.")
     if preset is None:
         schedule = options.get("schedule")
         is_chosen = schedule is None or isinstance(parse_schedule(schedule), Auto)
@@ -224,7 +227,7 @@ def _settings(
 
 
 def _command(words: Sequence[str], model_spec: str, out: Path, settings: Settings, device: str, trust: bool) -> str:
-    """Return the command that reproduces a run, with every option that has a value."""
+    """Return the command that reproduces a run, including every option that has a value."""
     from spadelens.methods.registry import METHODS
     from spadelens.settings import configured_name
     from spadelens.tasks.traces import spell_command

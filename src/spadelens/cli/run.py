@@ -1,4 +1,4 @@
-"""A whole run: samples in, a folder with report, maps and traces out."""
+"""A complete run: samples in, a folder with report, maps and traces out."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from spadelens.tasks.subjects import AnySubject, Subject
 def run_to_folder(
     loaded: Loaded, subjects: Sequence[AnySubject], settings: Settings, out: Path, command: str
 ) -> dict[str, Any]:
-    """Explain `subjects`, write the results to the folder `out`, and return the report.
+    """Explain `subjects`, write the results to the folder `out` and return the report.
 
-    The folder gets `report.html`, `report.json`, and for each subject `NAME/trace.safetensors`, of an ensemble the
-    chosen member, and its maps: of a photo `NAME/dense.png` and `NAME/spade.png`, of a text or a row `NAME/maps.csv`.
-    All of them, or none.
+    The folder gets `report.html`, `report.json` and, for each subject, `NAME/trace.safetensors` (for an ensemble, the
+    chosen member) and its maps: `NAME/dense.png` and `NAME/spade.png` for a photo, `NAME/maps.csv` for a text or a row.
+    Either all files are written or none.
 
     Raises:
         SpadeError: As `explain`.
@@ -63,11 +63,11 @@ def run_to_folder(
 def visualize_to_folder(
     loaded: LoadedModel, subjects: Sequence[Subject], settings: visualizing.Settings, out: Path, command: str
 ) -> dict[str, Any]:
-    """Visualize a unit for each of `subjects`, write the results to the folder `out`, and return the report.
+    """Visualize a unit for each of `subjects`, write the results to the folder `out` and return the report.
 
-    The folder gets `report.html`, `report.json`, and for each subject `NAME/dense.png`, `NAME/spade.png` and
-    `NAME/trace.safetensors`; all of them, or none. Until then a hidden folder in it holds what an interrupted run goes
-    on from: traces, the images that are finished, and those that are on their way, as they were every 64 steps.
+    The folder gets `report.html`, `report.json` and, for each subject, `NAME/dense.png`, `NAME/spade.png` and
+    `NAME/trace.safetensors`. Either all files are written or none. Until then, a hidden folder in it holds what is
+    needed to resume an interrupted run: traces, finished images and a checkpoint of the current image every 64 steps.
 
     Raises:
         SpadeError: As `make_task` and `visualize_photo`.
@@ -123,7 +123,7 @@ def _write_pictures(folder: Path, pictures: PhotoPictures) -> None:
 
 
 def _stage_seconds(samples: Sequence[Mapping[str, Any]], elapsed: float) -> dict[str, float]:
-    """Return the time of every stage over all samples; what no stage accounts for went into pictures and files."""
+    """Return the total time of every stage over all samples; the rest was spent on pictures and files."""
     totals: dict[str, float] = {}
     for sample in samples:
         for stage, seconds in sample["seconds"].items():

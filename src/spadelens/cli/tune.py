@@ -15,34 +15,41 @@ from spadelens.errors import InputError
     "model_spec",
     required=True,
     metavar="SPEC",
-    help="demo, or a folder that 'backdoor plant' has written; with --data, any model.",
+    help="demo, or a folder written by 'spadelens backdoor plant'; any model with --data.",
 )
-@click.option("--method", default="saliency", show_default=True, metavar="NAME", help="As for explain.")
+@click.option("--method", default="saliency", show_default=True, metavar="NAME", help="Same as for explain.")
 @click.option(
     "--out", required=True, metavar="FILE", type=click.Path(path_type=Path), help="JSON file for the schedule."
 )
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="Photos to tune on by insertion, where no ground truth is known; as for backdoor plant.",
+    help="Photos without ground truth to tune on by insertion, as for 'backdoor plant'.",
 )
-@click.option("--cases", "num_cases", default=40, show_default=True, type=click.IntRange(min=2), help="At most.")
-@click.option("--preset", default="fast", show_default=True, metavar="NAME", help="How layers are solved.")
-@click.option("--solver", metavar="NAME", help="As for explain.  [default: by preset]")
-@click.option("--augmentation", metavar="NAME", help="As for explain.  [default: by preset]")
-@click.option("--views", type=click.IntRange(min=1), help="As for explain.  [default: by preset]")
+@click.option(
+    "--cases", "num_cases", default=40, show_default=True, type=click.IntRange(min=2), help="Maximum number of cases."
+)
+@click.option("--preset", default="fast", show_default=True, metavar="NAME", help="Preset for the traces.")
+@click.option("--solver", metavar="NAME", help="Same as for explain.  [default: set by preset]")
+@click.option("--augmentation", metavar="NAME", help="Same as for explain.  [default: set by preset]")
+@click.option("--views", type=click.IntRange(min=1), help="Same as for explain.  [default: set by preset]")
 @click.option("--levels", metavar="NUMBERS", help="Sparsities to try.  [default: 0.5/0.7/0.8/0.9/0.95/0.98]")
 @click.option(
-    "--floor", default=0.9, show_default=True, type=click.FloatRange(0, 1), help="Least fraction of predictions kept."
+    "--floor",
+    default=0.9,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Minimum fraction of predictions that traces must keep.",
 )
 @click.option(
     "--cache",
     type=click.Path(path_type=Path),
-    help="Folder for solutions and scores; given again, an interrupted run goes on.  [default: FILE.cache]",
+    help="Folder for solutions and scores. Rerun with the same folder to resume an interrupted run.  "
+    "[default: FILE.cache]",
 )
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
-@click.option("--trust", is_flag=True, help="Allow checkpoints that run code when they are loaded.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Random seed.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
+@click.option("--trust", is_flag=True, help="Allow checkpoints that run code on loading.")
 def tune_command(
     model_spec: str,
     method: str,
@@ -60,7 +67,10 @@ def tune_command(
     device: str,
     trust: bool,
 ) -> None:
-    """Search the schedule with which a method finds best what decides; FILE is for --schedule, anywhere."""
+    """Search for the schedule with which a method best finds what decides a prediction.
+
+    Pass the resulting FILE as --schedule to any command.
+    """
     from spadelens.cli.console import print_tuned, stage_bar
     from spadelens.evaluation.calibration import planted_cases, unlabeled_cases
     from spadelens.evaluation.tuning import LEVELS, tune
@@ -72,7 +82,7 @@ def tune_command(
     try:
         chosen = LEVELS if levels is None else tuple(float(part) for part in levels.split("/"))
     except ValueError as error:
-        raise InputError(f"Cannot read --levels {levels!r}: expected numbers as in 0.5/0.9.") from error
+        raise InputError(f"Cannot read --levels {levels!r}: expected numbers, such as 0.5/0.9.") from error
     if not out.name:
         raise InputError("Cannot write the schedule to an empty file name: --out is empty or names a folder.")
     check_replaceable(out)

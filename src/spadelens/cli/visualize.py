@@ -26,24 +26,24 @@ if TYPE_CHECKING:
 @photo_arguments
 @model_option
 @out_option(
-    "Folder for report.html, report.json and, per photo, dense.png, spade.png and trace.safetensors. Given again, an "
-    "interrupted run goes on."
+    "Folder for report.html, report.json and, per photo, dense.png (original model), spade.png (trace) and "
+    "trace.safetensors. Rerun with the same folder to resume an interrupted run."
 )
 @click.option(
     "--unit",
     metavar="UNIT",
     help="What to visualize: a class, by name or number; LAYER:CHANNEL; LAYER:CHANNEL@ROW,COLUMN or "
-    "LAYER:CHANNEL@center; or two of them with ' - ' between them.  [default: the class that is predicted]",
+    "LAYER:CHANNEL@center; or the difference of two, joined by ' - '.  [default: the predicted class]",
 )
 @click.option(
-    "--steps", "num_steps", default=512, show_default=True, type=click.IntRange(min=1), help="Of gradient ascent."
+    "--steps", "num_steps", default=512, show_default=True, type=click.IntRange(min=1), help="Gradient-ascent steps."
 )
 @click.option(
     "--parameterization",
     default=defaults.VISUALIZE_PARAMETERIZATION,
     show_default=True,
     metavar="NAME",
-    help="fourier, or maco, which keeps the spectrum of photos; settings as in fourier:rate=0.1.",
+    help="fourier, or maco, which keeps the spectrum of photos; with settings, such as fourier:rate=0.1.",
 )
 @click.option(
     "--images",
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     default=1,
     show_default=True,
     type=click.IntRange(min=1),
-    help="For each model, from as many starts.",
+    help="Images per model, each from a different random start.",
 )
 @trace_options(
     f"instant, fast, balanced, paper (SPADE as published, slow) or paper-fast.  [default: {defaults.VISUALIZE_PRESET}]"
@@ -67,7 +67,7 @@ def visualize_command(
     trust: bool,
     **options: Any,
 ) -> None:
-    """Find images that a unit responds to, in the dense network and in the trace of each PHOTO, side by side."""
+    """Find images that a unit responds to, in the original model and in the trace of each PHOTO, side by side."""
     from spadelens.cli.run import visualize_to_folder
     from spadelens.models import load_model
     from spadelens.photos import check_photo
@@ -116,6 +116,8 @@ def _settings(
     preset = defaults.VISUALIZE_PRESET if preset is None else preset
     chosen = find_preset(preset)
     if chosen.members:
-        raise InputError(f"Cannot use the preset {preset!r} here: a unit is visualized in a single trace.")
+        raise InputError(
+            f"Cannot use the preset {preset!r} here: a unit is visualized in a single trace, not an ensemble."
+        )
     traces = read_trace_settings(preset, chosen, seed=seed, **options)
     return Settings(traces, unit, ascent)
