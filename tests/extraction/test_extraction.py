@@ -286,12 +286,12 @@ def test_every_outcome_is_reported() -> None:
     assert state_of_everything(model) == before
     found = {layer.name: (layer.outcome, layer.detail) for layer in trace.report.layers}
     assert found["pruned"] == (Outcome.PRUNED, "")
-    assert found["dense"] == (Outcome.DENSE, "the schedule leaves it dense")
+    assert found["dense"] == (Outcome.DENSE, "the schedule does not prune it")
     assert found["stem"] == (Outcome.EXCLUDED, "first convolution")
-    assert found["unused"] == (Outcome.NOT_CALLED, "its weight is not used on this sample; it stays dense")
+    assert found["unused"] == (Outcome.NOT_CALLED, "its weight is not used on this sample")
     assert found["normed"] == (Outcome.UNSUPPORTED, "its weight is computed by a parametrization")
     assert found["standardized"] == (Outcome.UNSUPPORTED, "its output is not its weight times its input")
-    assert found["shared"] == (Outcome.DENSE, "the schedule leaves it dense")
+    assert found["shared"] == (Outcome.DENSE, "the schedule does not prune it")
     assert found["partner"] == (Outcome.UNSUPPORTED, "its weight is that of 'shared'")
     assert [layer.name for layer in trace.report.pruned_layers] == ["pruned"] == list(trace.weights)
     unpruned = [layer for layer in trace.report.layers if layer.name != "pruned"]
@@ -299,7 +299,7 @@ def test_every_outcome_is_reported() -> None:
     chosen = extract(model, layers=["dense", "stem"], schedule=0.5).report
     found = {layer.name: (layer.outcome, layer.detail) for layer in chosen.layers}
     assert found["dense"][0] is found["stem"][0] is Outcome.PRUNED
-    assert found["pruned"] == (Outcome.EXCLUDED, "not among the chosen layers")
+    assert found["pruned"] == (Outcome.EXCLUDED, "not one of the chosen layers")
 
 
 def test_an_unsupported_first_convolution_is_still_the_first() -> None:
@@ -578,7 +578,7 @@ def test_models_that_are_none() -> None:
         extract_trace(lambda x: x, SAMPLE)
     with pytest.raises(NothingToPruneError, match="no layer that may be pruned"):
         extract(nn.Flatten())
-    with pytest.raises(NothingToPruneError, match="first convolution stays dense"):
+    with pytest.raises(NothingToPruneError, match="first convolution is not pruned"):
         extract(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()))
 
 

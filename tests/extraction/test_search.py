@@ -143,7 +143,7 @@ def test_a_criterion_that_nothing_meets_leaves_the_model_dense() -> None:
     assert trace.report.search is not None and trace.report.search.chosen_bound is None
     assert not trace.weights and trace.report.sparse == trace.report.dense
     details = {layer.detail for layer in trace.report.layers if layer.outcome is Outcome.DENSE}
-    assert details == {"the search leaves it dense"}
+    assert details == {"the search does not prune it"}
 
 
 def test_a_dense_trace_can_be_saved(tmp_path: object) -> None:

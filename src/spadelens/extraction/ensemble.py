@@ -1,4 +1,4 @@
-"""Several traces of one sample, from one capture: what is drawn of them is the mean of their heatmaps."""
+"""Several traces of one sample from one capture; their heatmaps are averaged."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ _FORMAT = "spadelens-ensemble-1"
 @final
 @dataclass(frozen=True, eq=False)
 class TraceEnsemble:
-    """Traces of one sample at several sparsities, and how much each of them counts.
+    """Traces of one sample at several sparsities, each with a weight.
 
-    A single trace is sparse enough to have lost what other images use, or dense enough to have lost nothing that this
-    one uses; the mean of the heatmaps of several is steadier than either.
+    A very sparse trace has lost what other samples use; a less sparse one has lost nothing that this sample uses. The
+    average of the heatmaps of several traces is more stable than the heatmap of any one of them.
 
     Attributes:
-        members: The traces, the one that its schedule has chosen first.
-        weights: How much each counts, above zero.
-        dense_weight: How much the dense model counts; it may be zero.
+        members: The traces, beginning with the one that the schedule chose.
+        weights: The weight of each member in the average, above zero.
+        dense_weight: The weight of the original model in the average; may be zero.
     """
 
     members: tuple[Trace, ...]
@@ -53,17 +53,20 @@ class TraceEnsemble:
     dense_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse members that do not belong together, and weights that do not fit."""
+        """Reject members of different models or classes, and invalid weights."""
         numbers = (*self.weights, self.dense_weight)
         if not self.members or len(self.members) != len(self.weights):
-            raise InputError(f"Cannot weight {len(self.members)} traces with {len(self.weights)} weights.")
+            raise InputError(
+                f"Cannot weight {len(self.members)} traces with {len(self.weights)} weights: expected one weight per "
+                "trace."
+            )
         if not all(math.isfinite(number) for number in numbers) or min(self.weights) <= 0 or self.dense_weight < 0:
             raise InputError(f"Cannot weight traces with {numbers}: expected finite numbers above zero.")
         if len({(trace.model_fingerprint, trace.report.target) for trace in self.members}) > 1:
-            raise InputError("Cannot join traces of different models or classes.")
+            raise InputError("Cannot combine traces of different models or classes in an ensemble.")
 
     def __repr__(self) -> str:
-        """Say what the members are."""
+        """Summarize the members."""
         return f"<TraceEnsemble of {len(self.members)} traces and {self.dense_weight:g} x the model: {self.members[0]}>"
 
     @property
@@ -73,11 +76,11 @@ class TraceEnsemble:
 
     @property
     def report(self) -> TraceReport:
-        """The report of the trace that its schedule has chosen; each member has one of its own."""
+        """The report of the trace that the schedule chose; every member has its own report."""
         return self.members[0].report
 
     def save(self, folder: str | Path) -> None:
-        """Write one file for each member, as `Trace.save` does, and `ensemble.json`, to a folder.
+        """Write `ensemble.json` and one file per member, as `Trace.save` does, to a folder.
 
         Raises:
             OutputError: A file cannot be written.
@@ -92,16 +95,17 @@ class TraceEnsemble:
 
     @classmethod
     def load(cls, folder: str | Path, model: nn.Module) -> TraceEnsemble:
-        """Return the ensemble in `folder`, for the dense `model` that it was made from.
+        """Return the ensemble in `folder` for the original `model` that it was made from.
 
         Raises:
-            FileNotFoundError: There is none; TraceFormatError: It is damaged.
+            FileNotFoundError: There is no ensemble in the folder.
+            TraceFormatError: The ensemble is damaged.
             TraceMismatchError: `model` does not have the weights that it was made from.
         """
         folder = Path(folder)
         file = folder / "ensemble.json"
         if not file.is_file():
-            raise FileNotFoundError(f"There is no ensemble of traces at {str(folder)!r}.")
+            raise FileNotFoundError(f"Cannot find an ensemble of traces in {str(folder)!r}.")
         try:
             listing = read_json(file)
             if listing["format"] != _FORMAT:
@@ -113,7 +117,7 @@ class TraceEnsemble:
         return cls(tuple(members), weights, dense_weight)
 
 
-@torch.inference_mode(False)  # weights made in that mode could never be differentiated through
+@torch.inference_mode(False)  # weights made in inference mode do not support gradients
 def extract_ensemble(
     model: nn.Module,
     sample: Tensor,
@@ -125,24 +129,24 @@ def extract_ensemble(
     kind: Kind | None = None,
     **options: Any,
 ) -> TraceEnsemble:
-    """Make several traces of one sample from one capture; as `extract_trace` makes one.
+    """Make several traces of one sample from one capture; see `extract_trace`.
 
-    The schedule, which has to be one that chooses itself, chooses the first member. The others lie on the path that it
-    searches, before the chosen point: at each of the `sparsities`, over all layers that are searched.
+    The schedule, which has to be a searched one (`auto`), chooses the first member. The other members are points
+    before it on the search path, one for each of the `sparsities`, measured over all layers that are searched.
 
     Args:
         model: As in `extract_trace`.
         sample: As in `extract_trace`.
         preset: As in `extract_trace`.
-        sparsities: Of the other members, by default those of the preset; those at or above the sparsity of the first
-            one are left out.
-        dense_weight: How much the dense model counts beside the members, each of which counts 1.
+        sparsities: Sparsities of the other members; by default those of the preset. Sparsities at or above that of
+            the first member are skipped.
+        dense_weight: The weight of the original model in the average; each member has weight 1.
         target: As in `extract_trace`.
         kind: As in `extract_trace`.
-        **options: Further arguments of `extract_trace`, but for `views`.
+        **options: Further arguments of `extract_trace`, except `views`.
 
     Raises:
-        InputError: The schedule does not choose itself, or a number is out of range; else as `extract_trace`.
+        InputError: The schedule is not a searched one, or a number is out of range; otherwise as `extract_trace`.
     """
     model = unwrapped(model)
     sample = check_sample(model, sample)
@@ -150,7 +154,7 @@ def extract_ensemble(
     request = make_request(preset=preset, kind=kind_of(model, sample, kind), augmentation=views, **options)
     if not isinstance(request.schedule, Auto):
         raise InputError(
-            f"Cannot make an ensemble with the schedule {request.schedule.spec()!r}: expected an auto one."
+            f"Cannot make an ensemble with the schedule {request.schedule.spec()!r}: expected the `auto` schedule."
         )
     wanted = find_preset(preset).members if sparsities is None else sparsities
     for sparsity in wanted:
@@ -166,7 +170,7 @@ def extract_ensemble(
 
 
 def _before(job: Job, solved: Mapping[str, SolvedLayer], first: Chosen, sparsities: Sequence[float]) -> list[Chosen]:
-    """Return the points of the path that have the given sparsities, of those before the one that was chosen."""
+    """Return the points of the path with the given sparsities that come before the chosen point."""
     path = ErrorPath.of(solved)
     assert first.search is not None
     if first.search.chosen_bound is None:

@@ -50,49 +50,52 @@ def extract_trace(
 ) -> Trace:
     """Prune every layer of `model` to the few weights that still reproduce its output on views of `sample`.
 
-    Each layer is solved on its own, from the inputs that it gets in the dense model. The model is run in evaluation
-    mode and is left exactly as it was. The same arguments give the same trace, however ready-made views come in
-    batches. Another `batch_size` gives the same views, but sums are rounded otherwise: weights that cost the same to
-    seven digits may then change places (0 to 10 of 300,000 were seen, in float32).
+    Views are augmented versions of the sample. Each layer is solved independently, using the inputs that it receives
+    in the original model. A private copy of the model is run in evaluation mode; the model itself is not changed. The
+    same arguments give the same trace, regardless of how ready-made views are batched. A different `batch_size` gives
+    the same views, but floating-point sums may differ: weights with equal cost to seven digits may then be swapped (0
+    to 10 out of 300,000 in float32).
 
     Args:
-        model: Any module that maps a batch of samples to class scores `[batch, classes]`. What `torch.compile` or
-            DataParallel was given is pruned in their place; TorchScript and quantized models are refused.
-        sample: The input to explain, as the model expects it (normalized), without a batch dimension: a photo
-            `[C, H, W]`, a row of a table `[columns]`, or what `text_sample` made of a text `[tokens, features]`.
-        preset: 'instant', 'fast', 'balanced', 'paper' or 'paper-fast': what augmentation, solver, schedule, num_views
-            and positions_per_column are where they are not given.
-        target: The class to explain, for schedules that choose themselves; by default the one that is predicted.
-        augmentation: How views are made: 'noise', 'paper', 'tokens', 'bootstrap' or 'none', with settings as in
-            'noise:std=0.1'; an `Augmentation`; or any callable from a sample to one view. View 0 is always the sample
-            itself.
-        views: Ready-made views in place of an augmentation: a tensor `[B, ...]` or an iterable of such batches.
-        solver: 'auto', 'admm', 'ols', 'obc', 'sparsegpt', 'wanda' or 'magnitude', with settings as in
-            'sparsegpt:unit=kernel', or a `Solver`.
-        schedule: 'auto', which chooses itself; or the sparsity of every layer: a number in [0, 1), a table {pattern:
-            sparsity}, a text as for `--schedule`, or a `Schedule`.
-        layers: Patterns of the layers that may be pruned; by default every convolution but the first, and every
-            linear layer.
-        num_views: How many views to make, the sample included. An eighth as many again are made to measure the error
-            on views that the solver has not seen.
-        positions_per_column: At most so many positions (places of a convolution, tokens) for each column of a layer,
-            over all views; which ones is determined by the seed. 0 for all of them.
-        seed: Determines the views, and which of their positions are used.
-        batch_size: Views per forward pass; by default chosen such that the unfolded inputs of the largest layer take
-            64 MiB, and at most 32.
-        memory_budget_mib: Memory for what is kept of the layers' inputs; by default 1,024, or on a GPU a quarter of
-            what is free. Where all layers together do not fit, the views are run several times; a layer that does not
-            fit alone stays dense, and is said so in the report. Solving a layer takes several times its own share.
-        precision: 'bfloat16' rounds the layers' inputs before they are multiplied, which is faster on some devices;
-            sums are kept in float32 always.
-        kind: What the sample is, where the model does not show it: see `inputs.kind.kind_of`.
+        model: Any module that maps a batch of samples to class scores `[batch, classes]`. If the model is wrapped by
+            `torch.compile` or DataParallel, the wrapped module is pruned; TorchScript and quantized models are
+            rejected.
+        sample: The input to explain, preprocessed as the model expects, without a batch dimension: a photo
+            `[C, H, W]`, a row of a table `[columns]`, or the result of `text_sample` for a text `[tokens, features]`.
+        preset: 'instant', 'fast', 'balanced', 'paper' or 'paper-fast': defaults for augmentation, solver, schedule,
+            num_views and positions_per_column.
+        target: The class to explain, which searched schedules preserve; by default the predicted class.
+        augmentation: How views are made: 'noise', 'paper', 'tokens', 'bootstrap' or 'none', optionally with settings,
+            such as 'noise:std=0.1'; an `Augmentation`; or any callable that maps a sample to one view. View 0 is always
+            the sample itself.
+        views: Ready-made views instead of an augmentation: a tensor `[B, ...]` or an iterable of such batches.
+        solver: 'auto', 'admm', 'ols', 'obc', 'sparsegpt', 'wanda' or 'magnitude', optionally with settings, such as
+            'sparsegpt:unit=kernel'; or a `Solver`.
+        schedule: 'auto', which searches for the sparsities; or the sparsity of every layer: a number in [0, 1), a table
+            {pattern: sparsity}, a string as for `--schedule`, or a `Schedule`.
+        layers: Name patterns of the layers that may be pruned; by default every convolution except the first, and
+            every linear layer.
+        num_views: The number of views, including the sample. One eighth as many additional views are held out to
+            measure the error on views that the solver has not seen.
+        positions_per_column: The maximum number of input positions (spatial locations of a convolution, tokens) per
+            weight column of a layer, over all views; the seed determines which positions are used. 0 for no limit.
+        seed: Determines the views and which of their positions are used.
+        batch_size: Views per forward pass; by default at most 32, and few enough that the unfolded inputs of the
+            largest layer take at most 64 MiB.
+        memory_budget_mib: Memory for captured layer inputs in MiB; by default 1,024, or a quarter of the free memory on
+            a GPU. If the layers do not fit together, the views are run several times; a layer that does not fit by
+            itself is not pruned, and the report says so. Solving a layer takes several times its own share.
+        precision: 'bfloat16' rounds layer inputs before multiplication, which is faster on some devices; sums are
+            always accumulated in float32.
+        kind: The kind of input, if the model does not determine it; see `inputs.kind.kind_of`.
         progress: Called as progress(stage, done, total); the stages are 'views', 'solve', 'search' and 'check'.
 
     Returns:
-        The trace; its `report` says what became of every layer.
+        The trace; its `report` lists the outcome for every layer.
 
     Raises:
-        InputError: An argument is out of range; UnknownNameError: there is no such preset, solver or augmentation.
+        InputError: An argument is out of range.
+        UnknownNameError: The preset, solver or augmentation does not exist.
         ScheduleError: The schedule does not fit the model.
         ModelOutputError: The model fails on the sample, or does not return finite class scores.
         NothingToPruneError: The model has no layer that may be pruned.
@@ -138,17 +141,17 @@ def extract_traces(
     kind: Kind | None = None,
     progress: Progress | None = None,
 ) -> list[Trace]:
-    """Make a trace for each of several samples in one go; as `extract_trace` does for one.
+    """Make a trace for each of several samples together; see `extract_trace`.
 
     Views of different samples run through the model together, as many samples at a time as the memory budget allows.
-    Every trace is the one that its sample gets alone with the same seed, up to the rounding of sums in other batches
-    (see `extract_trace`). The seconds in the reports are shares of the time of all.
+    Every trace equals the one that `extract_trace` makes for its sample with the same seed, up to floating-point
+    differences between batch sizes. The seconds in each report are its share of the total time.
 
     Args:
         model: As in `extract_trace`.
         samples: `[N, C, H, W]`, or a sequence of samples of one shape.
         preset: As in `extract_trace`.
-        targets: The class to explain for each sample, None for the predicted one; or a tensor `[N]`.
+        targets: The class to explain for each sample, None for the predicted class; or a tensor `[N]`.
         augmentation: As in `extract_trace`.
         solver: As in `extract_trace`.
         schedule: As in `extract_trace`.
@@ -157,7 +160,7 @@ def extract_traces(
         positions_per_column: As in `extract_trace`.
         seed: As in `extract_trace`; the same for every sample.
         batch_size: As in `extract_trace`.
-        memory_budget_mib: As in `extract_trace`; for the solutions of the samples that are under way together, too.
+        memory_budget_mib: As in `extract_trace`; it also covers the solutions of samples processed together.
         precision: As in `extract_trace`.
         kind: As in `extract_trace`.
         progress: As in `extract_trace`.
@@ -166,16 +169,18 @@ def extract_traces(
         One trace for each sample, in order.
 
     Raises:
-        InputError: The samples do not have one shape, or there are none; else as `extract_trace`.
+        InputError: The samples differ in shape, or there are none; otherwise as `extract_trace`.
     """
     model = unwrapped(model)
     checked = [check_sample(model, sample) for sample in samples]
     shapes = {tuple(sample.shape) for sample in checked}
     if len(shapes) != 1:
-        raise InputError(f"Cannot make traces for samples of the shapes {sorted(shapes)}: expected one shape.")
+        raise InputError(f"Cannot make traces for samples of different shapes, {sorted(shapes)}: expected one shape.")
     chosen = [None] * len(checked) if targets is None else _list_targets(targets)
     if len(chosen) != len(checked):
-        raise InputError(f"Cannot explain {len(chosen)} targets of {len(checked)} samples: expected one for each.")
+        raise InputError(
+            f"Cannot explain {len(chosen)} targets for {len(checked)} samples: expected one target per sample."
+        )
     request = make_request(
         preset=preset,
         kind=kind_of(model, checked[0], kind),
@@ -199,11 +204,11 @@ def _list_targets(targets: Sequence[int | None] | Tensor) -> list[int | None]:
     if isinstance(targets, Tensor):
         targets = targets.tolist()
     if not isinstance(targets, Sequence) or isinstance(targets, str):
-        raise InputError(f"Cannot explain the targets {targets!r}: expected a sequence with one for each sample.")
+        raise InputError(f"Cannot explain the targets {targets!r}: expected a sequence with one target per sample.")
     return list(targets)
 
 
-@torch.inference_mode(False)  # weights made in that mode could never be differentiated through
+@torch.inference_mode(False)  # weights made in inference mode do not support gradients
 def extract_from(
     model: nn.Module,
     samples: Sequence[Tensor],
@@ -211,16 +216,18 @@ def extract_from(
     sources: Sequence[ViewSource],
     request: Request,
 ) -> list[Trace]:
-    """Return a trace for each of the samples, whose views `sources` give; as `extract_trace` and `extract_traces`."""
+    """Return a trace for each sample, with views from `sources`; see `extract_trace` and `extract_traces`."""
     if find_preset(request.preset).members:
-        raise InputError(f"The preset {request.preset!r} makes several traces of a sample: use extract_ensemble.")
+        raise InputError(
+            f"Cannot use the preset {request.preset!r} here: it makes several traces per sample. Use extract_ensemble."
+        )
     traces: list[Trace] = []
     for job in make_jobs(model, samples, targets, sources, request):
         solved = solve_layers(job)
         chosen = []
         for number in range(len(job.subjects)):
             chosen.append(choose_layers(job, number, solved[number]))
-            solved[number] = {}  # what was not chosen need not be kept
+            solved[number] = {}  # free the candidates that were not chosen
         measure_held_out(job, chosen)
         traces += [make_trace(job, one) for one in chosen]
         seconds = job.clock.seconds

@@ -1,4 +1,4 @@
-"""`extract_group_trace`: one trace for several samples that are given the same class."""
+"""`extract_group_trace`: one trace for several samples of the same class."""
 
 from __future__ import annotations
 
@@ -25,24 +25,27 @@ def extract_group_trace(
 ) -> Trace:
     """Prune every layer of `model` to the few weights that reproduce its outputs on views of all `samples`.
 
-    The errors of all samples count alike. The samples themselves are what held-out errors are measured on, and what a
-    schedule that chooses itself has to keep with the criterion 'agreement': by default the trace is pruned as far as
-    nine tenths of the samples are predicted as the dense model predicts them.
+    All samples have the same weight. Held-out errors are measured on the samples themselves. A searched schedule uses
+    the criterion 'agreement' on the samples: by default, the trace is pruned as far as possible while at least 90% of
+    the samples keep the original model's prediction.
 
     Args:
         model: As in `extract_trace`.
-        samples: `[N, C, H, W]`, or a sequence of samples of one shape. The report's predictions are those of the first.
+        samples: `[N, C, H, W]`, or a sequence of samples of one shape. The report's predictions are those of the first
+            sample.
         target: The class to explain.
         schedule: As in `extract_trace`.
-        **options: Further arguments of `extract_trace`, but for `views`. `num_views` is that of each sample.
+        **options: Further arguments of `extract_trace`, except `views`. `num_views` applies to each sample.
 
     Raises:
-        InputError: The samples do not have one shape, or there are none; else as `extract_trace`.
+        InputError: The samples differ in shape, or there are none; otherwise as `extract_trace`.
     """
     model = unwrapped(model)
     checked = [check_sample(model, sample) for sample in samples]
     if len({tuple(sample.shape) for sample in checked}) != 1:
-        raise InputError(f"Cannot make a trace of {len(checked)} samples: expected at least one, and of one shape.")
+        raise InputError(
+            f"Cannot make a trace for {len(checked)} samples: expected at least one sample, all of one shape."
+        )
     kind = kind_of(model, checked[0], options.pop("kind", None))
     request = make_request(schedule=schedule, kind=kind, **options)
     sources = [request.source(sample) for sample in checked]

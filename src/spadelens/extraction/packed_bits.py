@@ -1,4 +1,4 @@
-"""Boolean masks of weights with one bit for each, as they are stored and compared."""
+"""Boolean weight masks packed to one bit per weight, for storage and comparison."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def unpack(packed: Tensor, shape: Sequence[int]) -> Tensor:
     """Return the mask that `pack` packed, boolean in its `shape`.
 
     Raises:
-        ValueError: The bytes are not those of a mask of this shape. This is checked before any memory is taken.
+        ValueError: The bytes do not encode a mask of this shape. This is checked before memory is allocated.
     """
     count = math.prod(shape)
     if packed.dtype != torch.uint8 or packed.dim() != 1 or min(shape, default=0) < 0 or len(packed) != -(-count // 8):

@@ -1,4 +1,4 @@
-"""Settings that go together, by name; docs/evidence.md has the measurements that chose them."""
+"""Named combinations of settings; docs/evidence.md has the measurements behind them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from spadelens.kinds import Kind
 
 @dataclass(frozen=True)
 class Preset:
-    """How a trace is made where the user says nothing else.
+    """Defaults for how a trace is made.
 
     Attributes:
         solver: As in `parse_solver`.
         schedule: As in `parse_schedule`.
-        augmentation: As in `parse_augmentation`; of photos.
-        num_views: How many views are made, the sample included; of photos.
-        positions_per_column: At most so many positions for each column of a layer; 0 for all of them.
-        description: For people.
-        members: For an ensemble of traces, the sparsities of those beside the one that the schedule chooses; see
-            `extract_ensemble`. Empty where a single trace is made.
-        text_views: As `num_views`, of texts, which are shorter than a photo has places.
-        row_views: As `num_views`, of rows of a table: each view is a single position.
+        augmentation: As in `parse_augmentation`, for photos.
+        num_views: The number of views of a photo, including the sample.
+        positions_per_column: The maximum number of input positions per weight column of a layer; 0 for no limit.
+        description: A short description for users.
+        members: For an ensemble, the sparsities of the members besides the one that the schedule chooses; see
+            `extract_ensemble`. Empty for a single trace.
+        text_views: Like `num_views`, for texts, which have fewer positions than photos.
+        row_views: Like `num_views`, for rows of a table, where each view is a single position.
     """
 
     solver: str
@@ -38,7 +38,7 @@ class Preset:
     row_views: int = 64
 
     def of(self, kind: Kind) -> Preset:
-        """Return the preset for samples of a kind: texts are masked, rows of a table get noise."""
+        """Return the preset for a kind of sample: text views are masked, row views get noise."""
         if kind == "text":
             return replace(self, augmentation="tokens", num_views=self.text_views)
         if kind == "row":
@@ -54,7 +54,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             "noise",
             1,
             1,
-            "for first looks",
+            "for a first look",
             text_views=8,
             row_views=16,
         ),
@@ -68,8 +68,8 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             text_views=8,
             row_views=16,
         ),
-        "balanced": Preset("auto", "auto", "noise", 4, 2, "the default of a single trace"),
-        "ensemble": Preset("auto", "auto", "noise", 4, 2, "explain's default", (0.5, 0.7, 0.8, 0.9)),
+        "balanced": Preset("auto", "auto", "noise", 4, 2, "the default for a single trace"),
+        "ensemble": Preset("auto", "auto", "noise", 4, 2, "the default of `spadelens explain`", (0.5, 0.7, 0.8, 0.9)),
         "paper": Preset(
             "obc:unit=kernel", "auto", "paper", 1024, 0, "SPADE as published", text_views=1024, row_views=1024
         ),
@@ -84,7 +84,8 @@ def find_preset(name: str) -> Preset:
     """Return the preset `name`.
 
     Raises:
-        UnknownNameError: There is none of that name; InputError: it is no text.
+        UnknownNameError: The preset does not exist.
+        InputError: The name is not a string.
     """
     if not isinstance(name, str):
         raise InputError(f"Cannot use {name!r} as a preset: expected a name.")

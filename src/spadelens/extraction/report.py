@@ -1,4 +1,4 @@
-"""What is known of a trace: settings, predictions and every layer, as plain data."""
+"""The report of a trace: settings, predictions and every layer, as plain data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spadelens.prediction import Prediction
 
 
 class Outcome(str, Enum):
-    """What became of a layer."""
+    """The outcome for a layer."""
 
     PRUNED = "pruned"
     DENSE = "dense"
@@ -33,12 +33,12 @@ class LayerReport:
         name: Its qualified name.
         kind: Its class, such as 'Conv2d'.
         shape: The shape of its weight.
-        outcome: What became of it.
-        detail: Why it was left as it is, or what the solver has to say.
+        outcome: Whether it was pruned, and if not, why.
+        detail: The reason why it was not pruned, or the solver note.
         sparsity: The fraction of its weights that were pruned.
-        error: ||(W' - W) X||² / ||W X||² on the views, or None where nothing was pruned.
-        held_out_error: The same on views that the solver did not see, or None where there were none.
-        seconds: What solving it took.
+        error: ||(W' - W) X||² / ||W X||² on the views, or None if nothing was pruned.
+        held_out_error: The same on views that the solver did not see, or None if there were none.
+        seconds: The time for solving the layer.
     """
 
     name: str
@@ -54,14 +54,14 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class PathPoint:
-    """One trace that a search has tried.
+    """One trace that a search tried.
 
     Attributes:
-        error_bound: Every layer has the highest sparsity whose error on the views is within it.
+        error_bound: Every layer has the highest sparsity whose error on the views is within this bound.
         sparsity: The fraction of weights pruned, over the layers that are searched.
-        probability: Of the explained class, on the sample.
-        is_prediction_kept: Whether the sample is predicted as by the dense model.
-        kept: What the criterion measures: 1 where nothing is lost.
+        probability: The probability of the explained class on the sample.
+        is_prediction_kept: Whether the trace predicts the same class as the original model.
+        kept: The value of the criterion: 1 if nothing is lost.
     """
 
     error_bound: float
@@ -73,13 +73,13 @@ class PathPoint:
 
 @dataclass(frozen=True)
 class SearchReport:
-    """How a schedule was found.
+    """How a searched schedule was found.
 
     Attributes:
         criterion: What was measured.
-        threshold: What it had to reach.
+        threshold: The minimum value of the criterion.
         points: The traces tried, in ascending order of their bounds.
-        chosen_bound: The bound of the trace that was chosen; None where none was accepted and all layers are dense.
+        chosen_bound: The bound of the chosen trace; None if no trace was accepted and no layer is pruned.
     """
 
     criterion: str
@@ -90,18 +90,18 @@ class SearchReport:
 
 @dataclass(frozen=True)
 class TraceReport:
-    """Everything about a trace but its weights.
+    """Everything about a trace except its weights.
 
     Attributes:
-        layers: Every convolution and linear layer, in the order in which the model calls them, uncalled ones last.
-        dense: What the dense model predicts for the sample.
-        sparse: What the trace predicts for it.
+        layers: Every convolution and linear layer, in the order in which the model calls them, uncalled layers last.
+        dense: The original model's prediction for the sample.
+        sparse: The trace's prediction for the sample.
         settings: How the trace was made: solver, schedule, augmentation, num_views, num_held_out_views, seed, ...
-        seconds: Stage -> time taken.
+        seconds: Stage -> time in seconds.
         versions: Package -> version.
         target: The explained class.
-        kind: What the sample is.
-        search: How the schedule was found, where it chose itself.
+        kind: The kind of input.
+        search: How the schedule was found; None for a fixed schedule.
     """
 
     layers: tuple[LayerReport, ...]
@@ -116,7 +116,7 @@ class TraceReport:
 
     @property
     def is_prediction_kept(self) -> bool:
-        """Whether dense model and trace predict the same class."""
+        """Whether the original model and the trace predict the same class."""
         return self.dense.class_index == self.sparse.class_index
 
     @property
@@ -130,7 +130,7 @@ class TraceReport:
 
     @property
     def num_classes(self) -> int:
-        """How many classes the model tells apart."""
+        """The number of classes of the model."""
         return len(self.dense.probabilities)
 
     @property
@@ -139,7 +139,7 @@ class TraceReport:
         return tuple(layer for layer in self.layers if layer.outcome is Outcome.PRUNED)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as data that JSON can hold."""
+        """Return the report as JSON-serializable data."""
         data = dataclasses.asdict(self)
         data["is_prediction_kept"] = self.is_prediction_kept
         for layer in data["layers"]:
@@ -149,7 +149,7 @@ class TraceReport:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TraceReport:
-        """Return the report that `to_dict` gave; raises KeyError, TypeError or ValueError on anything else."""
+        """Rebuild a report from the result of `to_dict`; raises KeyError, TypeError or ValueError on other data."""
         search = data["search"]
         if search is not None:
             search = SearchReport(**{**search, "points": tuple(PathPoint(**point) for point in search["points"])})
@@ -170,6 +170,6 @@ class TraceReport:
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions of this library, of what it computes with, and of Python."""
+    """Return the versions of this library, its numerical dependencies and Python."""
     packages = ("spadelens", "torch", "torchvision", "captum")
     return {package: version(package) for package in packages} | {"python": platform.python_version()}

@@ -1,4 +1,4 @@
-"""What a trace is asked to be: every choice taken, from the arguments and the preset."""
+"""The resolved settings of an extraction, from the arguments and the preset."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def make_request(
     precision: Precision = "float32",
     progress: Progress | None = None,
 ) -> Request:
-    """Return the request that the arguments of `extract_trace` stand for, and the kind of its sample."""
+    """Return the resolved settings for the arguments of `extract_trace`, and the kind of its sample."""
     chosen = find_preset(preset).of(kind)
     solver = chosen.solver if solver is None else solver
     parsed_solver = parse_solver(solver) if isinstance(solver, str) else solver
     if not isinstance(parsed_solver, Solver):
-        raise InputError(f"Cannot use {solver!r} as a solver: expected a name or an instance of a solver.")
+        raise InputError(f"Cannot use {solver!r} as a solver: expected the name of a solver or a Solver.")
     if batch_size is not None:
         check_count(batch_size, "batch_size", at_least=1)
     if memory_budget_mib is not None:

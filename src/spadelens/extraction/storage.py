@@ -1,4 +1,4 @@
-"""Traces as safetensors files: a bit for every weight, and the values of those that are kept."""
+"""Traces as safetensors files: one bit per weight and the values of the kept weights."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def checksum(model: nn.Module) -> str:
-    """Return what tells changes of the state dictionary of `model` at a fraction of the cost of `fingerprint`.
+    """Return a checksum of the state dictionary of `model`, at a fraction of the cost of `fingerprint`.
 
-    Of large tensors, the sums of the bytes' integers over runs of 256 words are hashed in place of the values: a change
-    that leaves every sum as it is (two weights that are next to each other trade places) goes unnoticed.
+    For large tensors, sums over runs of 256 integer words are hashed instead of the values. Changes that leave every
+    sum unchanged, such as swapping two neighboring weights, go undetected.
     """
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
@@ -54,13 +54,13 @@ def _summed(tensor: Tensor) -> Tensor:
 
 
 def write_trace(path: Path, weights: Mapping[str, Tensor], pruned: Mapping[str, Tensor], header: Header) -> None:
-    """Write a trace to `path`, whole or not at all.
+    """Write a trace to `path` atomically.
 
     Args:
         path: The file.
         weights: Layer name -> sparse weight.
         pruned: Layer name -> which of its weights were pruned; same shape, boolean.
-        header: What else is kept.
+        header: The fingerprint and the report.
 
     Raises:
         OutputError: The file cannot be written.
@@ -84,20 +84,20 @@ def read_trace(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], Header
         TraceFormatError: The file is damaged, or not a trace that this version can read.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"There is no trace at {str(path)!r}.")
+        raise FileNotFoundError(f"Cannot find a trace at {str(path)!r}.")
     weights, masks = {}, {}
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             header = Header.from_metadata(metadata)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is not a dictionary
             if _checksum(tensors, metadata) != metadata["checksum"]:
-                raise ValueError("the checksum does not fit, the file is damaged")
+                raise ValueError("the checksum does not match; the file is damaged")
             _check_report(header.report)
             for layer in header.report.pruned_layers:
                 kept, values = unpack(tensors[f"{layer.name}.kept"], layer.shape), tensors[f"{layer.name}.values"]
                 if values.dim() != 1 or int(kept.sum()) != len(values) or not bool(torch.isfinite(values).all()):
-                    raise ValueError(f"the values of layer {layer.name!r} do not fit its bits, or are not finite")
+                    raise ValueError(f"the values of layer {layer.name!r} do not match its mask or are not finite")
                 weights[layer.name] = values.new_zeros(kept.shape).masked_scatter(kept, values)
                 masks[layer.name] = ~kept
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -106,17 +106,17 @@ def read_trace(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], Header
 
 
 def _check_report(report: TraceReport) -> None:
-    """Refuse what no extraction writes; raises TypeError or ValueError."""
+    """Reject a report that no extraction could have written; raises TypeError or ValueError."""
     for probabilities in (report.dense.probabilities, report.sparse.probabilities):
         if len(probabilities) != report.num_classes or not all(map(math.isfinite, probabilities)):
-            raise ValueError("the predictions are not finite, or differ in the number of classes")
+            raise ValueError("the predictions are not finite or differ in the number of classes")
     if not 0 <= report.target < report.num_classes:
-        raise ValueError(f"the target is {report.target}, of {report.num_classes} classes")
+        raise ValueError(f"the target is {report.target}, but the model has {report.num_classes} classes")
     names = [layer.name for layer in report.pruned_layers]
     if len(set(names)) != len(names):
         raise ValueError("a layer is listed twice")
     if not all(isinstance(side, int) for layer in report.layers for side in layer.shape):
-        raise TypeError("the shape of a layer is not made of whole numbers")
+        raise TypeError("the shape of a layer does not consist of integers")
 
 
 def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
@@ -133,10 +133,10 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 class Header:
-    """What a trace file holds besides weights: the fingerprint of the dense model and the report."""
+    """The contents of a trace file besides weights: the fingerprint of the original model and the report."""
 
     def __init__(self, model_fingerprint: str, report: TraceReport) -> None:
-        """Hold both."""
+        """Store both."""
         self.model_fingerprint = model_fingerprint
         self.report = report
 
@@ -150,7 +150,7 @@ class Header:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> Header:
-        """Return the header that `to_metadata` gave; raises KeyError, TypeError or ValueError on anything else."""
+        """Rebuild a header from the result of `to_metadata`; raises KeyError, TypeError or ValueError on other data."""
         if metadata.get("format") != FORMAT:
             raise ValueError(f"expected the format {FORMAT!r}, got {metadata.get('format')!r}")
         return cls(metadata["model_fingerprint"], TraceReport.from_dict(json.loads(metadata["report"])))

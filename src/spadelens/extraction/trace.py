@@ -1,4 +1,4 @@
-"""A trace: the sparse weights that reproduce one prediction, and what is known of them."""
+"""A trace: a pruned copy of the model that reproduces one prediction, and its report."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from spadelens.private_copy import claimed, ensure_private, is_private, private_
 def swapped_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
     """Let the layers of a private copy hold `weights` (layer name -> weight) inside the block.
 
-    Parameters stay the same objects; only the values they hold are swapped, and swapped back when the block ends, after
-    an exception too.
+    Parameters stay the same objects; only their values are swapped, and restored at the end of the block, even after
+    an exception.
     """
     assert is_private(model)
     with _swapped(model, weights):
@@ -39,7 +39,7 @@ def _swapped(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
     try:
         for layer, original, sparse in swaps:
             layer.weight.data = sparse.to(original.device)
-        torch.clear_autocast_cache()  # it knows parameters by identity, and would go on using the former values
+        torch.clear_autocast_cache()  # it identifies parameters by object and would keep using the old values
         yield
     finally:
         for layer, original, _ in swaps:
@@ -50,17 +50,17 @@ def _swapped(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
 @final
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """The sparse version of a model for one sample.
+    """A pruned copy of the model that reproduces the prediction for one sample.
 
-    It refers to the original model and never changes it, except within `applied`.
+    A trace refers to the original model and never changes it, except inside `applied`.
 
     Attributes:
         dense_model: The original model, of which the trace is a pruned copy.
         weights: Name of each pruned layer -> its sparse weight, in the layer's own shape.
-        pruned: Name of each pruned layer -> which of its weights were pruned; same shape, boolean.
+        pruned: Name of each pruned layer -> boolean mask of the pruned weights, in the same shape.
         report: Settings, predictions and every layer.
         model_fingerprint: A hash of the original model's state dictionary: its parameters and persistent buffers.
-        model_checksum: Sums over the same, which are computed where they are not given.
+        model_checksum: A faster checksum of the same state dictionary; computed if not given.
     """
 
     dense_model: nn.Module
@@ -71,14 +71,14 @@ class Trace:
     model_checksum: str = ""
 
     def __post_init__(self) -> None:
-        """Compute the checksum where it is not given, and refuse another model than that of the fingerprint."""
+        """Compute the checksum if it is not given, and reject a model that does not match the fingerprint."""
         if not self.model_checksum:
             if fingerprint(unwrapped(self.dense_model)) != self.model_fingerprint:
                 raise _mismatch()
             object.__setattr__(self, "model_checksum", checksum(unwrapped(self.dense_model)))
 
     def __repr__(self) -> str:
-        """Say how much is pruned, and of what."""
+        """Summarize how much of which model is pruned."""
         num_pruned = sum(int(pruned.sum()) for pruned in self.pruned.values())
         num_weights = sum(pruned.numel() for pruned in self.pruned.values())
         share = f"{num_pruned:,} of {num_weights:,} weights" if num_weights else "no weights"
@@ -91,7 +91,7 @@ class Trace:
         """Return an independent copy of the original model that holds the sparse weights.
 
         Raises:
-            TraceMismatchError: The dense model has been changed since the trace was made.
+            TraceMismatchError: The original model has changed since the trace was made.
         """
         self.check(self.dense_model)
         sparse = copy.deepcopy(self.dense_model)
@@ -102,15 +102,15 @@ class Trace:
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[nn.Module]:
-        """Put the sparse weights into `model` itself inside the block, so that any tool can be run on it.
+        """Put the sparse weights into `model` itself inside the block, so that you can run any tool on it.
 
-        This is the one function of the library that writes to a model that you own. Parameters stay the same objects;
-        only the values they hold are swapped, and swapped back when the block ends, after an exception too. Other
-        threads cannot use the model meanwhile: this library refuses, other code would see the sparse weights.
+        This is the only function of the library that writes to a model that you own. Parameters stay the same objects;
+        only their values are swapped, and restored at the end of the block, even after an exception. Do not use the
+        model in other threads meanwhile: this library refuses to, and other code would see the sparse weights.
 
         Args:
-            model: The original model, or another instance with the same weights. Of one that `torch.compile` or
-                DataParallel wraps, the block is given the module within.
+            model: The original model, or another instance with the same weights. For a model wrapped by
+                `torch.compile` or DataParallel, the block receives the wrapped module.
 
         Raises:
             TraceMismatchError: `model` does not have the weights that the trace was made from, or another thread has
@@ -123,7 +123,7 @@ class Trace:
                 yield model
 
     def save(self, path: str | Path) -> None:
-        """Write the trace to `path` (safetensors): a bit for every weight of a pruned layer, and the kept values.
+        """Write the trace to `path` (safetensors): one bit per weight of each pruned layer, and the kept values.
 
         Raises:
             OutputError: The file cannot be written.
@@ -132,10 +132,10 @@ class Trace:
 
     @classmethod
     def load(cls, path: str | Path, model: nn.Module) -> Trace:
-        """Return the trace at `path`, for the dense `model` that it was made from.
+        """Return the trace at `path` for the original `model` that it was made from.
 
         Raises:
-            FileNotFoundError: There is no such file.
+            FileNotFoundError: The file does not exist.
             TraceFormatError: The file is damaged, or not a trace that this version can read.
             TraceMismatchError: `model` does not have the weights that the trace was made from.
         """
@@ -147,9 +147,9 @@ class Trace:
         return cls(model, weights, pruned, header.report, header.model_fingerprint)
 
     def check(self, model: nn.Module) -> None:
-        """Refuse a model that the trace was not made from.
+        """Reject a model that the trace was not made from.
 
-        Sums over all weights are compared, which takes a fraction of a forward pass; `load` compares a hash.
+        This compares sums over all weights, which takes a fraction of a forward pass; `load` compares a hash.
 
         Raises:
             TraceMismatchError: The weights of `model` differ.
@@ -161,15 +161,15 @@ class Trace:
 def _mismatch() -> TraceMismatchError:
     return TraceMismatchError(
         "The trace was not made from this model: its parameters or buffers differ. "
-        "Use the model and checkpoint that it was made from, unchanged, or make a new trace."
+        "Use the unchanged model and checkpoint that it was made from, or make a new trace."
     )
 
 
 def runnable(model: Trace | nn.Module) -> nn.Module:
-    """Return a private copy to run: of a model, or of a trace's original model with the sparse weights in it.
+    """Return a private copy to run: of a model, or of a trace's original model with the sparse weights.
 
     Raises:
-        TraceMismatchError: The original model has been changed since the trace was made.
+        TraceMismatchError: The original model has changed since the trace was made.
         InputError: The model cannot be copied.
     """
     if not isinstance(model, Trace):

@@ -1,4 +1,4 @@
-"""Runs views through the dense model and gathers, for each sample, what its solvers need of the layers' inputs."""
+"""Runs views through the original model and collects, for each sample, the input statistics its solvers need."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 
 def check_precision(name: str) -> Precision:
-    """Return `name` if it is that of a precision; raises `UnknownNameError` if not."""
+    """Return `name` if it names a precision; raises `UnknownNameError` otherwise."""
     for precision in get_args(Precision):
         if name == precision:
             return cast("Precision", precision)
@@ -33,10 +33,10 @@ class Batches:
     """The views of several samples in batches, and where each view of the current batch belongs.
 
     Attributes:
-        sources: Where the views come from, one source a sample.
-        size: Views per batch at most.
+        sources: Where the views come from, one source per sample.
+        size: The maximum number of views per batch.
         is_mixed: Whether a batch may hold views of several samples.
-        is_held_out: Whether the held-out views are meant.
+        is_held_out: Whether to use the held-out views.
     """
 
     sources: Sequence[ViewSource]
@@ -46,7 +46,7 @@ class Batches:
     _current: list[tuple[int, int]] = field(default_factory=list)
 
     def __len__(self) -> int:
-        """Return how many views there are."""
+        """Return the number of views."""
         return sum(source.num_held_out if self.is_held_out else source.num_views for source in self.sources)
 
     @property
@@ -72,7 +72,7 @@ class Batches:
     def _make(self, views: list[tuple[int, int]]) -> Tensor:
         self._current[:] = views
         parts, start = [], 0
-        for stop in range(1, len(views) + 1):  # a run of views of one sample is made in one go
+        for stop in range(1, len(views) + 1):  # consecutive views of one sample are made together
             if stop == len(views) or views[stop][0] != views[start][0]:
                 parts.append(self.sources[views[start][0]].make(views[start][1], views[stop - 1][1] + 1))
                 start = stop

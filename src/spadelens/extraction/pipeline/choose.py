@@ -118,9 +118,9 @@ def _make_report(job: Job, chosen: Chosen) -> TraceReport:
     for name, module in job.plan.modules.items():
         left = job.plan.left.get(name)
         if left is None and name not in chosen.solved:
-            left = (Outcome.NOT_CALLED, "none of the views reaches it")
+            left = (Outcome.NOT_CALLED, "no view reaches it")
         elif left is None and name not in chosen.layers:
-            left = (Outcome.DENSE, "the search leaves it dense")
+            left = (Outcome.DENSE, "the search does not prune it")
         if left is None:
             notes = (chosen.solved[name][0], job.plan.arrangement.note(name))
             left = (Outcome.PRUNED, "; ".join(filter(None, notes)))

@@ -1,6 +1,6 @@
-"""What a trace must keep of the dense model's behavior: the criteria of schedules that choose themselves.
+"""What a trace must keep of the original model's behavior: the criteria of searched schedules.
 
-Each gives a number for a sparse model that is 1 where nothing is lost.
+Each criterion maps a sparse model to a number that is 1 if nothing is lost.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Insertion and deletion: what a model says while the pixels of a sample appear or vanish in the order of a heatmap.
+"""Insertion and deletion: a model's output while the pixels of a sample are added or removed in heatmap order.
 
 After Petsiuk et al. (2018), RISE.
 """
@@ -22,14 +22,15 @@ _BLUR_FRACTION = 0.1  # standard deviation of the blur, of the longer side
 
 
 def make_baseline(sample: Tensor, baseline: Baseline) -> Tensor:
-    """Return what is left of a sample `[C, H, W]` where nothing is known of it.
+    """Return the uninformative baseline of a sample `[C, H, W]`.
 
     Args:
         sample: The sample.
-        baseline: 'blur', the sample under a Gaussian blur of a tenth of its longer side, or 'mean', its mean color.
+        baseline: 'blur', the sample after a Gaussian blur of a tenth of its longer side, or 'mean', its mean color.
 
     Raises:
-        UnknownNameError: There is no such baseline; InputError: the sample is not [C, H, W].
+        UnknownNameError: The baseline does not exist.
+        InputError: The sample is not [C, H, W].
     """
     if sample.dim() != 3:
         raise InputError(f"Cannot blur or average a sample of shape {list(sample.shape)}: expected [C, H, W].")
@@ -41,7 +42,7 @@ def make_baseline(sample: Tensor, baseline: Baseline) -> Tensor:
 
 
 def blurred(picture: Tensor, std_px: float) -> Tensor:
-    """Return a picture `[C, H, W]` under a Gaussian blur, its rim continued outward."""
+    """Return a Gaussian-blurred picture `[C, H, W]`, padded with its edge values."""
     radius = max(1, int(3 * std_px))
     offsets = torch.arange(-radius, radius + 1, device=picture.device, dtype=picture.dtype)
     kernel = torch.exp(-0.5 * (offsets / std_px) ** 2)
@@ -67,18 +68,18 @@ def probability_curve(
 ) -> Tensor:
     """Return the probability of `target` after 0 to `num_steps` equal parts of the pixels, float64 `[num_steps + 1]`.
 
-    Pixels come in descending order of the heatmap; equal ones in an order that is random and always the same.
+    Pixels follow in descending order of the heatmap; ties are broken at random, with a fixed seed.
 
     Args:
-        judge: The model that is asked.
+        judge: The model to run.
         sample: `[C, H, W]`, on the judge's device.
         heatmap: `[H, W]`.
         target: The class.
         direction: 'insertion' puts the pixels into the baseline, 'deletion' replaces them by it.
         baseline: As in `make_baseline`.
-        num_steps: Parts.
-        is_distribution: Whether the judge's scores are probabilities already.
-        batch_size: Images that are judged at a time.
+        num_steps: The number of parts.
+        is_distribution: Whether the judge's outputs are already probabilities.
+        batch_size: Images per forward pass.
     """
     filled = make_baseline(sample, baseline)
     shuffled = permutation(heatmap.numel(), 0)

@@ -1,4 +1,4 @@
-"""What is to become of each layer of a model, decided before any of them is solved."""
+"""The plan for each layer of a model, decided before any layer is solved."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _MOST_VIEWS_PER_BATCH = 32
 
 @dataclass(frozen=True)
 class Sampling:
-    """How much of its inputs a layer gets to see.
+    """How much of its inputs a layer uses.
 
     Attributes:
         num_views: Views of a sample.
-        per_column: At most so many positions for each column of a layer, over all views; None for all of them.
+        per_column: The maximum number of positions per weight column of a layer, over all views; None for no limit.
     """
 
     num_views: int
@@ -105,18 +105,18 @@ def make_plan(
     sampling: Sampling,
     budget_mib: int,
 ) -> LayerPlan:
-    """Return what is to become of each layer of `model`.
+    """Return the plan for each layer of `model`.
 
     Args:
-        model: The dense model.
-        looked: What one pass of the sample has shown.
+        model: The original model.
+        looked: The results of one forward pass of the sample.
         schedule: Gives the sparsities.
-        patterns: The layers that may be pruned; None for every convolution but the first, and every linear layer.
-        sampling: How much of their inputs the layers get to see.
-        budget_mib: Memory for statistics; layers whose own take more stay dense.
+        patterns: The layers that may be pruned; None for every convolution except the first, and every linear layer.
+        sampling: How much of their inputs the layers use.
+        budget_mib: Memory for statistics in MiB; layers whose statistics take more are not pruned.
 
     Raises:
-        NothingToPruneError: There is no layer that may be pruned.
+        NothingToPruneError: No layer may be pruned.
         ScheduleError: The schedule or a pattern does not fit the model.
     """
     registered = matrix_layers(model)
@@ -127,9 +127,8 @@ def make_plan(
     if not allowed:
         raise NothingToPruneError(
             f"The model has no layer that may be pruned: it has {len(modules)} convolutions and linear layers, "
-            f"{len(called)} of them called, {len(looked.unsupported)} not supported, and the first convolution stays "
-            "dense. "
-            "Name the layers to prune explicitly to change that."
+            f"{len(called)} of them called and {len(looked.unsupported)} not supported, and the first convolution is "
+            "not pruned by default. Name the layers to prune with `layers` (--layers) to change that."
         )
     sparsities = _sparsities(schedule, allowed)
     left: dict[str, tuple[Outcome, str]] = {}
@@ -137,14 +136,14 @@ def make_plan(
         if name in looked.unsupported:
             left[name] = (Outcome.UNSUPPORTED, looked.unsupported[name])
         elif name not in called:
-            left[name] = (Outcome.NOT_CALLED, "its weight is not used on this sample; it stays dense")
+            left[name] = (Outcome.NOT_CALLED, "its weight is not used on this sample")
         elif name not in sparsities:
-            left[name] = (Outcome.EXCLUDED, "first convolution" if patterns is None else "not among the chosen layers")
+            left[name] = (Outcome.EXCLUDED, "first convolution" if patterns is None else "not one of the chosen layers")
         elif not any(sparsities[name]):
-            left[name] = (Outcome.DENSE, "the schedule leaves it dense")
+            left[name] = (Outcome.DENSE, "the schedule does not prune it")
         elif (needed := _statistics_bytes(modules[name], looked.matrix_shapes[name], sampling)) > budget_mib * 2**20:
             what = "kept inputs take" if _is_factored(looked.matrix_shapes[name], sampling) else "Hessian takes"
-            detail = f"its {what} {needed / 2**20:,.0f} MiB, the memory budget is {budget_mib:,} MiB"
+            detail = f"its {what} {needed / 2**20:,.0f} MiB, but the memory budget is {budget_mib:,} MiB"
             left[name] = (Outcome.TOO_LARGE, detail)
     return LayerPlan(
         modules=modules,
@@ -164,7 +163,7 @@ def _sparsities(schedule: Schedule, allowed: Sequence[LayerInfo]) -> dict[str, t
         return {layer.name: schedule.levels if layer.name in searched else (0.0,) for layer in allowed}
     if isinstance(schedule, Guarded):
         return schedule.levels(allowed)
-    raise InputError(f"Cannot use {schedule!r} as a schedule: expected a FixedSchedule, an Auto or a Guarded one.")
+    raise InputError(f"Cannot use {schedule!r} as a schedule: expected a FixedSchedule, an Auto or a Guarded schedule.")
 
 
 def _is_factored(matrix_shape: tuple[int, int, int], sampling: Sampling) -> bool:

@@ -96,10 +96,9 @@ def search(
 ) -> Found:
     """Return the sparsest trace on the path that the criterion accepts, and how it was found.
 
-    Bisects over the bounds at which a layer changes, until the largest that is accepted is found, or one is accepted
-    and the schedule's number of trials is used up. Where the criterion is not monotone along the path, an accepted
-    point is returned whose next one is not. None is accepted where the criterion holds nowhere: every layer stays
-    dense.
+    Bisects over the bounds at which a layer changes, until the largest accepted bound is found, or until a bound is
+    accepted and the schedule's trials are used up. If the criterion is not monotone along the path, the result is an
+    accepted point whose next point is rejected. If the criterion holds nowhere, no layer is pruned.
 
     Args:
         solved: Layer name -> candidates.

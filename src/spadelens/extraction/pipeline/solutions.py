@@ -24,7 +24,7 @@ from spadelens.schedules.schedule import Auto
 _FORMAT = "spadelens-solutions-1"
 
 
-@torch.inference_mode(False)  # weights made in that mode could never be differentiated through
+@torch.inference_mode(False)  # weights made in inference mode do not support gradients
 def solve_at(
     model: nn.Module, sample: Tensor, levels: Sequence[float], target: int | None = None, **options: Any
 ) -> dict[str, SolvedLayer]:
@@ -35,7 +35,7 @@ def solve_at(
         sample: As in `extract_trace`.
         levels: Sparsities, above zero.
         target: As in `extract_trace`.
-        **options: Further arguments of `extract_trace`, but for `views` and `schedule`.
+        **options: Further arguments of `extract_trace`, except `views` and `schedule`.
 
     Raises:
         SpadeError: As `extract_trace`.

@@ -46,7 +46,7 @@ class SolvedLayer:
 
     Attributes:
         candidates: One for each sparsity.
-        detail: What the solver has to say.
+        detail: The solver note.
         seconds: What solving took.
     """
 
