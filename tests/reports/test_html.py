@@ -212,6 +212,8 @@ def test_schema_is_valid_closed_and_describes_every_field(report: dict[str, Any]
             with pytest.raises(jsonschema.ValidationError, match=f"'{name}' is a required property"):
                 jsonschema.validate(report, SCHEMA)
             part[name] = value
+        if part is report["settings"]:
+            continue  # it lists every field of TraceOptions, so that one can be added in one place
         part["surplus"] = 1
         with pytest.raises(jsonschema.ValidationError, match="surplus"):
             jsonschema.validate(report, SCHEMA)

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from spadelens.demo.images import draw_image
+from spadelens.extraction.options import TraceOptions
 from spadelens.methods.registry import METHODS
 from spadelens.models import LoadedModel, load_model
 from spadelens.photos import Preprocessing
@@ -20,7 +22,7 @@ from spadelens.reports.summary import Run, summarize, summarize_sample
 from spadelens.schedules.schedule_text import parse_schedule
 from spadelens.settings import parse_configured
 from spadelens.solvers import SparseGPT
-from spadelens.tasks.explain import Explanation, Settings, explain
+from spadelens.tasks.explain import ExplainSettings, Explanation, explain
 from spadelens.tasks.subjects import Subject
 
 SCHEMA = json.loads((resources.files("spadelens") / "reports" / "report.schema.json").read_text(encoding="utf-8"))
@@ -31,10 +33,20 @@ def demo() -> LoadedModel:
     return load_model("demo", "cpu")
 
 
-def make_settings(method: str = "saliency", **changes: Any) -> Settings:
+def make_settings(method: str = "saliency", **changes: Any) -> ExplainSettings:
     chosen = parse_configured("method", method, METHODS)
-    schedule = parse_schedule(changes.pop("schedule", "late:0.5@0.7"))
-    return Settings(chosen, "fast", SparseGPT(damping=0.05), schedule, "noise", 2, 3, 5, **changes)
+    target = changes.pop("target", None)
+    options = {
+        "preset": "fast",
+        "solver": SparseGPT(damping=0.05),
+        "schedule": "late:0.5@0.7",
+        "augmentation": "noise",
+        "num_views": 2,
+        "positions_per_column": 3,
+        "seed": 5,
+    }
+    options = TraceOptions(**options | changes)
+    return ExplainSettings(chosen, replace(options, schedule=parse_schedule(options.schedule)), target)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +57,7 @@ def explained(demo: LoadedModel) -> Explanation:
     return explain(demo, subject, make_settings(target="1"), lambda *_: None)
 
 
-def report_of(loaded: LoadedModel, explanation: Explanation, settings: Settings) -> dict[str, Any]:
+def report_of(loaded: LoadedModel, explanation: Explanation, settings: ExplainSettings) -> dict[str, Any]:
     run = Run("spadelens explain", loaded, settings, explanation.trace.report, {"total": 1.5})
     report = summarize(run, [summarize_sample(explanation, loaded)])
     return json.loads(json.dumps(report, allow_nan=False))
@@ -119,7 +131,7 @@ def test_a_search_is_in_the_report(demo: LoadedModel, explained: Explanation) ->
     report = report_of(demo, found, settings)
     check(report)
     search = report["samples"][0]["search"]
-    assert report["settings"]["schedule"] == settings.schedule.spec()
+    assert report["settings"]["schedule"] == settings.options.schedule.spec()
     assert (search["criterion"], search["threshold"]) == ("probability", 0.7)
     assert search["chosen_bound"] in [point["error_bound"] for point in search["points"]]
     bounds = [point["error_bound"] for point in search["points"]]

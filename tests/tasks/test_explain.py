@@ -11,12 +11,12 @@ from PIL import Image
 from spadelens import attribute
 from spadelens.demo.images import draw_image
 from spadelens.errors import InputError, UnknownNameError
+from spadelens.extraction.options import TraceOptions
 from spadelens.methods.registry import Saliency
 from spadelens.metrics.localization import localize
 from spadelens.models import LoadedModel, find_class, load_model
-from spadelens.schedules.schedule_text import parse_schedule
 from spadelens.solvers import SparseGPT
-from spadelens.tasks.explain import Settings, explain
+from spadelens.tasks.explain import ExplainSettings, explain
 from spadelens.tasks.subjects import Subject, unique_names
 
 NAMES = ("Disc", "ring", "Tench, Tinca tinca", "7", "crane", "Crane")
@@ -27,8 +27,16 @@ def demo() -> LoadedModel:
     return load_model("demo", "cpu")
 
 
-def make_settings(target: str | None = None) -> Settings:
-    return Settings(Saliency(), "fast", SparseGPT(), parse_schedule("late:0.5@0.7"), "noise", 2, 0, 0, target)
+def make_settings(target: str | None = None) -> ExplainSettings:
+    options = TraceOptions(
+        preset="fast",
+        solver=SparseGPT(),
+        schedule="late:0.5@0.7",
+        augmentation="noise",
+        num_views=2,
+        positions_per_column=0,
+    )
+    return ExplainSettings(Saliency(), options, target)
 
 
 def make_subject(with_region: bool = False) -> Subject:

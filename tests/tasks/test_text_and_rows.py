@@ -224,7 +224,10 @@ def test_gradients_have_no_sign() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["reviews.txt", "--model", "table.py:build"], "expects rows of a table (.csv)"),
+        (
+            ["reviews.txt", "--model", "table.py:build"],
+            "expects rows of a table (.csv), but 'reviews.txt:1' is a file of texts (.txt)",
+        ),
         (["rows.csv", "--model", "demo"], "expects photos, but 'rows.csv:2' is a file of rows of a table (.csv)"),
         (["rows.csv", "--model", "table.py:build", "--blur", "0.1"], "--blur is for photos"),
         (["rows.csv", "--model", "table.py:build", "--augmentation", "tokens"], "expects [tokens, features]"),

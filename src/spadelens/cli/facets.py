@@ -46,10 +46,7 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="fourier or maco; see visualize.",
 )
-@trace_options(
-    "instant, fast, balanced, paper or paper-fast (their schedules, meant for single photos, are not used).  "
-    f"[default: {defaults.FACETS_PRESET} with --schedule {defaults.FACETS_SCHEDULE}]"
-)
+@trace_options(f"{defaults.FACETS_PRESET} with --schedule {defaults.FACETS_SCHEDULE}")
 @device_option
 @trust_option
 def facets_command(
@@ -75,7 +72,7 @@ def facets_command(
         "--parameterization": settings.ascent.described()["parameterization"],
         "--device": device,
     }
-    command = spell_command(["facets"], spelled, settings.traces, trust)
+    command = spell_command(["facets"], spelled, settings.options, trust)
     facets_to_folder(loaded, lambda progress: read_album(loaded, images, settings, progress), settings, out, command)
 
 
@@ -86,8 +83,6 @@ def facet_settings(
     most: int = 100,
     num_steps: int = 256,
     parameterization: str = defaults.VISUALIZE_PARAMETERIZATION,
-    preset: str | None = None,
-    seed: int = 0,
     **options: Any,
 ) -> FacetSettings:
     """Return the settings that the options describe.
@@ -97,21 +92,22 @@ def facet_settings(
     """
     from dataclasses import replace
 
+    from spadelens.extraction.options import TraceOptions
     from spadelens.extraction.presets import find_preset
     from spadelens.tasks.facets import FacetSettings
-    from spadelens.tasks.traces import read_trace_settings
+    from spadelens.tasks.traces import completed
     from spadelens.visualization.ascent import Ascent
 
-    ascent = Ascent(parameterization, num_steps=num_steps, seed=seed)
+    given = TraceOptions.of(**options)
+    ascent = Ascent(parameterization, num_steps=num_steps, seed=given.seed)
     if not ascent.chosen[0].is_image:
         raise InputError(f"Cannot draw pictures with --parameterization {parameterization!r}: use fourier or maco.")
-    preset = defaults.FACETS_PRESET if preset is None else preset
+    preset = given.preset or defaults.FACETS_PRESET
     chosen = find_preset(preset)
     if chosen.members:
         raise InputError(f"Cannot use the preset {preset!r} here: facets need single traces, not an ensemble.")
     chosen = replace(chosen, schedule=defaults.FACETS_SCHEDULE)
-    traces = read_trace_settings(preset, chosen, seed=seed, **options)
-    return FacetSettings(traces, unit, num_clusters, most, ascent)
+    return FacetSettings(completed(given, chosen, preset), unit, num_clusters, most, ascent)
 
 
 def facets_to_folder(

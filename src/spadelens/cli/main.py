@@ -33,7 +33,7 @@ from spadelens.plain_text import printable
 
 if TYPE_CHECKING:
     from spadelens.models import Loaded, LoadedModel
-    from spadelens.tasks.explain import Settings
+    from spadelens.tasks.explain import ExplainSettings
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -77,9 +77,8 @@ cli.add_command(bench_command)
 )
 @click.option("--target", metavar="CLASS", help="Class to explain, by name or number.  [default: the predicted class]")
 @trace_options(
-    "instant, fast, balanced, ensemble (averages the maps of several traces and the original model), paper (SPADE as "
-    f"published, slow) or paper-fast.  [default: {defaults.EXPLAIN_PRESET} for photos; {defaults.PRESET} for texts and "
-    "tables, and if --schedule fixes the sparsities]"
+    f"{defaults.EXPLAIN_PRESET} for photos; {defaults.PRESET} for texts and tables, and with a --schedule that fixes "
+    "the sparsities"
 )
 @device_option
 @trust_option
@@ -200,33 +199,37 @@ def _settings(
     *,
     method: str | None = None,
     blur: float = 0.0,
-    preset: str | None = None,
+    target: str | None = None,
     **options: Any,
-) -> Settings:
+) -> ExplainSettings:
     """Return the settings that the options describe for the model's kind of input; for photos without a model."""
+    from spadelens.extraction.options import TraceOptions
     from spadelens.extraction.presets import find_preset
     from spadelens.methods.registry import METHODS
     from spadelens.schedules.schedule import Auto
     from spadelens.schedules.schedule_text import parse_schedule
-    from spadelens.settings import parse_configured, settings_of
-    from spadelens.tasks.explain import Settings, default_method, default_preset
+    from spadelens.settings import parse_configured
+    from spadelens.tasks.explain import ExplainSettings, default_method, default_preset
     from spadelens.tasks.subjects import kind_of_model, suited_to
-    from spadelens.tasks.traces import read_trace_settings
+    from spadelens.tasks.traces import check_class_name, completed
 
     kind = "photo" if loaded is None else kind_of_model(loaded)
     if blur and kind != "photo":
         raise InputError("Cannot blur the map of a text or a table row: --blur is for photos only.")
+    check_class_name(target)
+    given = TraceOptions.of(**options)
+    preset = given.preset
     if preset is None:
-        schedule = options.get("schedule")
-        is_chosen = schedule is None or isinstance(parse_schedule(schedule), Auto)
-        preset = default_preset(kind) if is_chosen else defaults.PRESET
+        is_searched = given.schedule is None or isinstance(parse_schedule(given.schedule), Auto)
+        preset = default_preset(kind) if is_searched else defaults.PRESET
     chosen = find_preset(preset) if loaded is None else suited_to(loaded, find_preset(preset))
-    traces = read_trace_settings(preset, chosen, **options)
     parsed = parse_configured("method", default_method(kind) if method is None else method, METHODS)
-    return Settings(method=parsed, blur=blur, **settings_of(traces))
+    return ExplainSettings(parsed, completed(given, chosen, preset), target, blur)
 
 
-def _command(words: Sequence[str], model_spec: str, out: Path, settings: Settings, device: str, trust: bool) -> str:
+def _command(
+    words: Sequence[str], model_spec: str, out: Path, settings: ExplainSettings, device: str, trust: bool
+) -> str:
     """Return the command that reproduces a run, including every option that has a value."""
     from spadelens.methods.registry import METHODS
     from spadelens.settings import configured_name
@@ -240,4 +243,4 @@ def _command(words: Sequence[str], model_spec: str, out: Path, settings: Setting
         "--blur": settings.blur or None,
         "--target": settings.target,
     }
-    return spell_command(words, options, settings, trust)
+    return spell_command(words, options, settings.options, trust)

@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 
 import click
 
+from spadelens.extraction.options import OptionField, option_fields
+
 Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -49,72 +51,26 @@ def out_option(help_text: str) -> Decorator:
     return click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help=help_text)
 
 
-def trace_options(preset_help: str) -> Decorator:
-    """Return the options that control how traces are made: those of `TraceSettings` except the target.
+def trace_options(default_preset: str) -> Decorator:
+    """Return the options that say how traces are made: those of `TraceOptions`.
 
     Args:
-        preset_help: The presets of the command and its default.
+        default_preset: What help says of the preset that counts where none is named.
     """
-    return combined(
-        click.option(
-            "--preset",
-            metavar="NAME",
-            help=f"Defaults for the options below: {preset_help}",
-        ),
-        click.option(
-            "--solver",
-            metavar="NAME",
-            help="How each layer is pruned: auto, admm, ols, obc, sparsegpt, wanda or magnitude; with settings, such "
-            "as sparsegpt:unit=kernel,damping=0.1.  [default: set by preset]",
-        ),
-        click.option(
-            "--schedule",
-            metavar="SPEC",
-            help="Sparsity (fraction of weights removed) of each layer: auto, which searches for the best sparsities "
-            "for each sample; auto:threshold=0.8; 0.9 for all layers; late:0.8; 'layer4.*=0.95,fc=0.9'; or a .json "
-            "table.  [default: set by preset]",
-        ),
-        click.option(
-            "--layers",
-            multiple=True,
-            metavar="PATTERN",
-            help="Names of layers that may be pruned; repeatable.  [default: every convolution except the first, and "
-            "every linear layer]",
-        ),
-        click.option(
-            "--augmentation",
-            metavar="NAME",
-            help="How views (augmented versions of the sample) are made: noise, paper, tokens (for texts), bootstrap "
-            "(for rows) or none; with settings, such as noise:std=0.1.  [default: set by preset]",
-        ),
-        click.option("--views", type=click.IntRange(min=1), help="Number of views.  [default: set by preset]"),
-        click.option(
-            "--positions-per-column",
-            type=click.IntRange(min=0),
-            help="Maximum input positions per weight column of a layer, over all views; 0 for no limit.  "
-            "[default: set by preset]",
-        ),
-        click.option(
-            "--seed",
-            default=0,
-            show_default=True,
-            type=click.IntRange(min=0),
-            help="Random seed.",
-        ),
-        click.option(
-            "--memory-budget",
-            type=click.IntRange(min=1),
-            metavar="MIB",
-            help="Memory for captured layer inputs.  [default: 1024, or a quarter of GPU memory]",
-        ),
-        click.option(
-            "--precision",
-            default="float32",
-            show_default=True,
-            metavar="NAME",
-            help="float32, or bfloat16, which rounds layer inputs and is faster on some devices.",
-        ),
-        click.option(
-            "--batch-size", type=click.IntRange(min=1), help="Views per forward pass.  [default: set by layer sizes]"
-        ),
+    return combined(*(_trace_option(each, default_preset) for each in option_fields()))
+
+
+def _trace_option(each: OptionField, default_preset: str) -> Decorator:
+    note = f"  [default: {default_preset}]" if each.name == "preset" else ""
+    number = None if each.least is None else click.IntRange(min=each.least, max=each.most)
+    return click.option(
+        each.flag,
+        each.name,
+        help=each.text + note,
+        metavar=each.metavar,
+        type=number,
+        default=each.default,
+        show_default=each.default is not None,
+        multiple=each.is_repeated,
+        callback=(lambda _context, _parameter, values: values or None) if each.is_repeated else None,
     )

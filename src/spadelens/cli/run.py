@@ -19,12 +19,12 @@ from spadelens.reports.html import PhotoPictures, render_report
 from spadelens.reports.image import heatmap_picture, overlay_picture, photo_picture, png_bytes
 from spadelens.reports.summary import Run, describe_run, maps_table, summarize, summarize_sample
 from spadelens.tasks import visualize as visualizing
-from spadelens.tasks.explain import Explanation, Settings, explain
+from spadelens.tasks.explain import ExplainSettings, Explanation, explain
 from spadelens.tasks.subjects import AnySubject, Subject
 
 
 def run_to_folder(
-    loaded: Loaded, subjects: Sequence[AnySubject], settings: Settings, out: Path, command: str
+    loaded: Loaded, subjects: Sequence[AnySubject], settings: ExplainSettings, out: Path, command: str
 ) -> dict[str, Any]:
     """Explain `subjects`, write the results to the folder `out` and return the report.
 
@@ -61,7 +61,7 @@ def run_to_folder(
 
 
 def visualize_to_folder(
-    loaded: LoadedModel, subjects: Sequence[Subject], settings: visualizing.Settings, out: Path, command: str
+    loaded: LoadedModel, subjects: Sequence[Subject], settings: visualizing.VisualizeSettings, out: Path, command: str
 ) -> dict[str, Any]:
     """Visualize a unit for each of `subjects`, write the results to the folder `out` and return the report.
 

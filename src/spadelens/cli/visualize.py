@@ -19,7 +19,7 @@ from spadelens.cli.options import (
 from spadelens.errors import InputError
 
 if TYPE_CHECKING:
-    from spadelens.tasks.visualize import Settings
+    from spadelens.tasks.visualize import VisualizeSettings
 
 
 @click.command("visualize")
@@ -53,9 +53,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     help="Images per model, each from a different random start.",
 )
-@trace_options(
-    f"instant, fast, balanced, paper (SPADE as published, slow) or paper-fast.  [default: {defaults.VISUALIZE_PRESET}]"
-)
+@trace_options(defaults.VISUALIZE_PRESET)
 @device_option
 @trust_option
 def visualize_command(
@@ -89,7 +87,7 @@ def visualize_command(
         "--parameterization": settings.ascent.described()["parameterization"],
         "--images": settings.ascent.num_images,
     }
-    command = spell_command(command_words("visualize", photos), spelled, settings.traces, trust)
+    command = spell_command(command_words("visualize", photos), spelled, settings.options, trust)
     visualize_to_folder(loaded, photo_subjects(expanded, loaded), settings, out, command)
 
 
@@ -99,25 +97,22 @@ def _settings(
     num_steps: int,
     parameterization: str,
     num_images: int,
-    preset: str | None,
-    seed: int,
     **options: Any,
-) -> Settings:
+) -> VisualizeSettings:
+    from spadelens.extraction.options import TraceOptions
     from spadelens.extraction.presets import find_preset
-    from spadelens.tasks.traces import read_trace_settings
-    from spadelens.tasks.visualize import Settings
+    from spadelens.tasks.traces import completed
+    from spadelens.tasks.visualize import VisualizeSettings
     from spadelens.visualization.ascent import Ascent
 
     if unit is not None and not unit.strip():
         raise InputError("Cannot visualize a unit without a name: --unit is empty.")
-    ascent = Ascent(parameterization, num_steps=num_steps, num_images=num_images, seed=seed)
+    given = TraceOptions.of(**options)
+    ascent = Ascent(parameterization, num_steps=num_steps, num_images=num_images, seed=given.seed)
     if not ascent.chosen[0].is_image:
         raise InputError(f"Cannot draw pictures with --parameterization {parameterization!r}: use fourier or maco.")
-    preset = defaults.VISUALIZE_PRESET if preset is None else preset
+    preset = given.preset or defaults.VISUALIZE_PRESET
     chosen = find_preset(preset)
     if chosen.members:
-        raise InputError(
-            f"Cannot use the preset {preset!r} here: a unit is visualized in a single trace, not an ensemble."
-        )
-    traces = read_trace_settings(preset, chosen, seed=seed, **options)
-    return Settings(traces, unit, ascent)
+        raise InputError(f"Cannot use the preset {preset!r} here: a unit is visualized in a single trace.")
+    return VisualizeSettings(completed(given, chosen, preset), unit, ascent)

@@ -14,19 +14,19 @@ from torch import Tensor, nn
 
 from spadelens.eager import unwrapped
 from spadelens.errors import InputError, TraceFormatError
+from spadelens.extraction.extraction import request_for
+from spadelens.extraction.options import TraceOptions, takes_trace_options
 from spadelens.extraction.pipeline.choose import Chosen, choose_layers, make_trace, measure_held_out, pick
 from spadelens.extraction.pipeline.search import Path as ErrorPath
 from spadelens.extraction.pipeline.solving import SolvedLayer
 from spadelens.extraction.pipeline.stages import Job, make_jobs, solve_layers
 from spadelens.extraction.presets import find_preset
 from spadelens.extraction.report import TraceReport
-from spadelens.extraction.request import make_request
 from spadelens.extraction.trace import Trace
 from spadelens.files import make_folder, read_json, whole_file
 from spadelens.inputs.checks import check_sample
-from spadelens.inputs.kind import kind_of
-from spadelens.inputs.samples import views_of_input
 from spadelens.kinds import Kind
+from spadelens.progress import Progress
 from spadelens.schedules.schedule import Auto
 from spadelens.solvers.base import check_sparsity
 
@@ -117,17 +117,19 @@ class TraceEnsemble:
         return cls(tuple(members), weights, dense_weight)
 
 
+@takes_trace_options
 @torch.inference_mode(False)  # weights made in inference mode do not support gradients
 def extract_ensemble(
     model: nn.Module,
     sample: Tensor,
     *,
-    preset: str = "ensemble",
-    sparsities: Sequence[float] | None = None,
-    dense_weight: float = DENSE_WEIGHT,
     target: int | None = None,
     kind: Kind | None = None,
-    **options: Any,
+    sparsities: Sequence[float] | None = None,
+    dense_weight: float = DENSE_WEIGHT,
+    options: TraceOptions | None = None,
+    progress: Progress | None = None,
+    **changes: Any,
 ) -> TraceEnsemble:
     """Make several traces of one sample from one capture; see `extract_trace`.
 
@@ -137,26 +139,27 @@ def extract_ensemble(
     Args:
         model: As in `extract_trace`.
         sample: As in `extract_trace`.
-        preset: As in `extract_trace`.
+        target: As in `extract_trace`.
+        kind: As in `extract_trace`.
         sparsities: Sparsities of the other members; by default those of the preset. Sparsities at or above that of
             the first member are skipped.
         dense_weight: The weight of the original model in the average; each member has weight 1.
-        target: As in `extract_trace`.
-        kind: As in `extract_trace`.
-        **options: Further arguments of `extract_trace`, except `views`.
+        options: As in `extract_trace`; the default preset is 'ensemble'.
+        progress: As in `extract_trace`.
+        **changes: The options:
+        {options}
 
     Raises:
         InputError: The schedule is not a searched one, or a number is out of range; otherwise as `extract_trace`.
     """
     model = unwrapped(model)
     sample = check_sample(model, sample)
-    views = views_of_input(model, options.pop("augmentation", None))
-    request = make_request(preset=preset, kind=kind_of(model, sample, kind), augmentation=views, **options)
+    request = request_for(model, sample, kind, TraceOptions.of(options, **changes), progress, "ensemble")
     if not isinstance(request.schedule, Auto):
         raise InputError(
             f"Cannot make an ensemble with the schedule {request.schedule.spec()!r}: expected the `auto` schedule."
         )
-    wanted = find_preset(preset).members if sparsities is None else sparsities
+    wanted = find_preset(request.preset).members if sparsities is None else sparsities
     for sparsity in wanted:
         check_sparsity(sparsity, "of a member")
     (job,) = make_jobs(model, [sample], [target], [request.source(sample)], request)

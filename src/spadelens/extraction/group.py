@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,18 +11,27 @@ from torch import Tensor, nn
 
 from spadelens.eager import unwrapped
 from spadelens.errors import InputError
-from spadelens.extraction.extraction import extract_from
-from spadelens.extraction.request import make_request
+from spadelens.extraction.extraction import extract_from, request_for
+from spadelens.extraction.options import TraceOptions, takes_trace_options
 from spadelens.extraction.trace import Trace
 from spadelens.inputs.checks import check_sample
-from spadelens.inputs.kind import kind_of
+from spadelens.kinds import Kind
+from spadelens.progress import Progress
 from spadelens.views.view_source import ViewSource
 
 SCHEDULE = "auto:criterion=agreement,threshold=0.9"
 
 
+@takes_trace_options
 def extract_group_trace(
-    model: nn.Module, samples: Tensor | Sequence[Tensor], *, target: int, schedule: Any = SCHEDULE, **options: Any
+    model: nn.Module,
+    samples: Tensor | Sequence[Tensor],
+    *,
+    target: int,
+    kind: Kind | None = None,
+    options: TraceOptions | None = None,
+    progress: Progress | None = None,
+    **changes: Any,
 ) -> Trace:
     """Prune every layer of `model` to the few weights that reproduce its outputs on views of all `samples`.
 
@@ -34,8 +44,11 @@ def extract_group_trace(
         samples: `[N, C, H, W]`, or a sequence of samples of one shape. The report's predictions are those of the first
             sample.
         target: The class to explain.
-        schedule: As in `extract_trace`.
-        **options: Further arguments of `extract_trace`, except `views`. `num_views` applies to each sample.
+        kind: As in `extract_trace`.
+        options: As in `extract_trace`, but with a different default schedule. `num_views` applies to each sample.
+        progress: As in `extract_trace`.
+        **changes: The options:
+        {options}
 
     Raises:
         InputError: The samples differ in shape, or there are none; otherwise as `extract_trace`.
@@ -46,8 +59,10 @@ def extract_group_trace(
         raise InputError(
             f"Cannot make a trace for {len(checked)} samples: expected at least one sample, all of one shape."
         )
-    kind = kind_of(model, checked[0], options.pop("kind", None))
-    request = make_request(schedule=schedule, kind=kind, **options)
+    chosen = TraceOptions.of(options, **changes)
+    if chosen.schedule is None:
+        chosen = replace(chosen, schedule=SCHEDULE)
+    request = request_for(model, checked[0], kind, chosen, progress)
     sources = [request.source(sample) for sample in checked]
     per_sample = sources[0].num_views
     num_views = per_sample * len(checked)

@@ -1,88 +1,89 @@
-"""The resolved settings of an extraction, from the arguments and the preset."""
+"""The resolved settings of an extraction, from the options, the preset and the kind of input."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from spadelens import defaults
 from spadelens.errors import InputError
+from spadelens.extraction.options import TraceOptions
 from spadelens.extraction.pipeline.accumulate import Precision, check_precision
 from spadelens.extraction.presets import find_preset
 from spadelens.kinds import Kind
 from spadelens.progress import Progress, no_progress
 from spadelens.schedules.schedule import Schedule
-from spadelens.schedules.schedule_text import ScheduleLike, parse_schedule
+from spadelens.schedules.schedule_text import parse_schedule
 from spadelens.solvers import Solver, parse_solver
 from spadelens.views.photo_views import AugmentationLike
-from spadelens.views.view_source import ViewSource, augmented_views, check_count
+from spadelens.views.view_source import ViewSource, augmented_views
 
 
 @dataclass(frozen=True)
 class Request:
-    """How traces are made; see `extract_trace`."""
+    """How traces are made; see `extract_trace`.
 
+    Attributes:
+        options: The options, those of the preset filled in.
+        solver: What prunes a layer.
+        schedule: How sparse each layer becomes.
+        augmentation: What makes views.
+        precision: Of captured inputs.
+        kind: What the samples are.
+        progress: Called as progress(stage, done, total); the stages are 'views', 'solve', 'search' and 'check'.
+    """
+
+    options: TraceOptions
     solver: Solver
     schedule: Schedule
     augmentation: AugmentationLike
-    num_views: int
-    positions_per_column: int
-    layers: Sequence[str] | None
-    seed: int
-    batch_size: int | None
-    memory_budget_mib: int | None
     precision: Precision
-    progress: Progress
-    preset: str
     kind: Kind
+    progress: Progress
+
+    @property
+    def preset(self) -> str:
+        """The name of the preset."""
+        assert self.options.preset is not None
+        return self.options.preset
 
     def source(self, sample: Tensor) -> ViewSource:
         """Return the views of a sample."""
-        return augmented_views(sample, self.augmentation, self.num_views, self.seed)
+        assert self.options.num_views is not None
+        return augmented_views(sample, self.augmentation, self.options.num_views, self.options.seed)
 
 
 def make_request(
-    *,
-    preset: str = defaults.PRESET,
-    kind: Kind = "photo",
-    augmentation: AugmentationLike | None = None,
-    solver: str | Solver | None = None,
-    schedule: ScheduleLike | None = None,
-    layers: Sequence[str] | None = None,
-    num_views: int | None = None,
-    positions_per_column: int | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
-    memory_budget_mib: int | None = None,
-    precision: Precision = "float32",
-    progress: Progress | None = None,
+    options: TraceOptions, kind: Kind, progress: Progress | None = None, preset: str = defaults.PRESET
 ) -> Request:
-    """Return the resolved settings for the arguments of `extract_trace`, and the kind of its sample."""
-    chosen = find_preset(preset).of(kind)
-    solver = chosen.solver if solver is None else solver
-    parsed_solver = parse_solver(solver) if isinstance(solver, str) else solver
-    if not isinstance(parsed_solver, Solver):
-        raise InputError(f"Cannot use {solver!r} as a solver: expected the name of a solver or a Solver.")
-    if batch_size is not None:
-        check_count(batch_size, "batch_size", at_least=1)
-    if memory_budget_mib is not None:
-        check_count(memory_budget_mib, "memory_budget_mib", at_least=1)
-    if positions_per_column is not None:
-        check_count(positions_per_column, "positions_per_column", at_least=0)
+    """Return the resolved settings for samples of a kind.
+
+    Args:
+        options: The options.
+        kind: What the samples are.
+        progress: What to call with progress.
+        preset: The preset to use if the options name none.
+
+    Raises:
+        InputError: An option is out of range; UnknownNameError: there is no such preset, solver or setting.
+        ScheduleError: There is no such schedule.
+    """
+    name = options.preset or preset
+    filled = options.filled(find_preset(name).of(kind), name)
+    assert filled.solver is not None
+    assert filled.schedule is not None
+    assert filled.augmentation is not None
+    solver = parse_solver(filled.solver) if isinstance(filled.solver, str) else filled.solver
+    if not isinstance(solver, Solver):
+        raise InputError(f"Cannot use {filled.solver!r} as a solver: expected the name of a solver or a Solver.")
+    schedule = parse_schedule(filled.schedule)
     return Request(
-        solver=parsed_solver,
-        schedule=parse_schedule(chosen.schedule if schedule is None else schedule),
-        augmentation=chosen.augmentation if augmentation is None else augmentation,
-        num_views=chosen.num_views if num_views is None else num_views,
-        positions_per_column=chosen.positions_per_column if positions_per_column is None else positions_per_column,
-        layers=layers,
-        seed=seed,
-        batch_size=batch_size,
-        memory_budget_mib=memory_budget_mib,
-        precision=check_precision(precision),
-        progress=progress or no_progress,
-        preset=preset,
+        options=replace(filled, solver=solver, schedule=schedule),
+        solver=solver,
+        schedule=schedule,
+        augmentation=filled.augmentation,
+        precision=check_precision(filled.precision),
         kind=kind,
+        progress=progress or no_progress,
     )

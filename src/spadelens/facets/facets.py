@@ -8,7 +8,7 @@ samples keep and others do not. A planted patch, or a spurious cue, comes out as
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
@@ -20,11 +20,11 @@ from spadelens.eager import unwrapped
 from spadelens.errors import InputError
 from spadelens.extraction.extraction import extract_traces
 from spadelens.extraction.group import extract_group_trace
+from spadelens.extraction.options import TraceOptions, takes_trace_options
 from spadelens.extraction.trace import Trace
 from spadelens.facets.overlap import KeptWeights
 from spadelens.inputs.checks import check_sample
 from spadelens.progress import Progress, no_progress
-from spadelens.schedules.schedule_text import ScheduleLike
 
 MOST_CLUSTERS = 6
 NUM_CONNECTIONS = 12
@@ -93,16 +93,16 @@ class FacetReport:
     separation: Mapping[str, float]
 
 
+@takes_trace_options
 def find_facets(
     model: nn.Module,
     samples: Tensor | Sequence[Tensor],
     *,
     target: int,
     num_clusters: int | None = None,
-    preset: str = defaults.FACETS_PRESET,
-    schedule: ScheduleLike = defaults.FACETS_SCHEDULE,
+    options: TraceOptions | None = None,
     progress: Progress | None = None,
-    **options: Any,
+    **changes: Any,
 ) -> FacetReport:
     """Return the facets of a class, given samples that the model predicts as it.
 
@@ -115,11 +115,12 @@ def find_facets(
         target: The class.
         num_clusters: How many facets; by default as many, from 2 to 6, as give the largest mean silhouette. There is
             always more than one: whether they differ is for `silhouettes`, and for the eye.
-        preset: As in `extract_trace`.
-        schedule: Of the traces that are compared, with fixed sparsities: those of a schedule that chooses itself differ
-            from sample to sample, and overlap less for that alone.
+        options: As in `extract_traces`, with other defaults for the preset and the schedule. The schedule is for the
+            traces that are compared. It should fix the sparsities: those of a searched schedule differ from sample to
+            sample, and overlap less for that alone.
         progress: Called as progress('facets', samples done, all samples).
-        **options: Further arguments of `extract_traces`.
+        **changes: The options:
+        {options}
 
     Raises:
         InputError: There are too few samples, or a number is out of range; else as `extract_traces`.
@@ -131,14 +132,16 @@ def find_facets(
     if num_clusters is not None and not 2 <= num_clusters <= count // 2:
         raise InputError(f"Cannot find {num_clusters} facets among {count} samples: expected 2 to {count // 2}.")
     model, progress = unwrapped(model), progress or no_progress
+    given = TraceOptions.of(options, **changes)
+    of_group = replace(given, preset=given.preset or defaults.FACETS_PRESET, schedule=None)
+    schedule = defaults.FACETS_SCHEDULE if given.schedule is None else given.schedule
+    of_sample = replace(of_group, schedule=schedule)
 
     def traces() -> Iterator[Trace]:
         for start in range(0, count, _TRACES_AT_ONCE):
             progress("facets", start, count)
             part = list(samples[start : start + _TRACES_AT_ONCE])
-            yield from extract_traces(
-                model, part, preset=preset, targets=[target] * len(part), schedule=schedule, **options
-            )
+            yield from extract_traces(model, part, targets=[target] * len(part), options=of_sample)
         progress("facets", count, count)
 
     last = list(probe(model, check_sample(model, samples[0])).matrix_shapes)[-1]
@@ -154,9 +157,7 @@ def find_facets(
         members = (labels == number).nonzero()[:, 0]
         typical = overlap[members][:, members].sum(1).argsort(descending=True)
         ordered = members[typical].tolist()
-        trace = extract_group_trace(
-            model, [samples[member] for member in ordered], target=target, preset=preset, **options
-        )
+        trace = extract_group_trace(model, [samples[member] for member in ordered], target=target, options=of_group)
         facets.append(Facet(tuple(ordered), trace, _connections(kept, labels == number)))
     return FacetReport(
         target=target,

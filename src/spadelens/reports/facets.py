@@ -18,7 +18,7 @@ from spadelens.models import LoadedModel
 from spadelens.plain_text import csv_cell
 from spadelens.reports.html import page_picture, page_thumbnail, render_page
 from spadelens.reports.image import photo_picture, png_bytes
-from spadelens.reports.summary import describe_run, sparsity_of
+from spadelens.reports.summary import describe_options, describe_run, sparsity_of
 from spadelens.reports.visualize_report import as_picture
 from spadelens.tasks.facets import Album, FacetSettings, FacetsOfClass
 
@@ -44,7 +44,7 @@ def summarize_facets(
             "num_clusters": settings.num_clusters,
             "most": settings.most,
             "ascent": settings.ascent.described(),
-            **settings.traces.described(trace_report),
+            **describe_options(settings.options, trace_report),
         },
         "silhouettes": {str(number): value for number, value in found.silhouettes.items()},
         "separation": dict(separation),

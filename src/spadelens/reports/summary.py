@@ -14,6 +14,7 @@ import torch
 
 from spadelens.attribution.attribution import Heatmap
 from spadelens.extraction.ensemble import TraceEnsemble
+from spadelens.extraction.options import TraceOptions
 from spadelens.extraction.report import TraceReport, package_versions
 from spadelens.extraction.trace import Trace
 from spadelens.kinds import reduce_to_units
@@ -22,7 +23,7 @@ from spadelens.models import Loaded, LoadedTable, LoadedText
 from spadelens.plain_text import csv_cell
 from spadelens.prediction import Prediction
 from spadelens.settings import configured_name, settings_of
-from spadelens.tasks.explain import Explanation, Settings, reduction_of
+from spadelens.tasks.explain import ExplainSettings, Explanation, reduction_of
 from spadelens.tasks.subjects import Subject, kind_of_model
 
 FORMAT = "spadelens-report-4"
@@ -43,7 +44,7 @@ class Run:
 
     command: str
     loaded: Loaded
-    settings: Settings
+    settings: ExplainSettings
     trace_report: TraceReport
     seconds: Mapping[str, float]
 
@@ -62,7 +63,7 @@ def summarize(run: Run, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "reduction": reduction_of(kind, settings.method),
             "blur": settings.blur,
             "target": settings.target,
-            **settings.described(run.trace_report),
+            **describe_options(settings.options, run.trace_report),
         },
         "seconds": dict(run.seconds),
         "samples": [dict(sample) for sample in samples],
@@ -83,6 +84,11 @@ def describe_run(command: str, loaded: Loaded, trace_report: TraceReport) -> dic
             "num_classes": trace_report.num_classes,
         },
     }
+
+
+def describe_options(options: TraceOptions, trace_report: TraceReport) -> dict[str, Any]:
+    """Return how traces were made, given the report of any of them, which knows how views were normalized."""
+    return options.described() | {"augmentation": trace_report.settings["augmentation"]}
 
 
 def _describe_input(loaded: Loaded) -> dict[str, list[float] | None]:

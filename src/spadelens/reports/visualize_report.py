@@ -17,8 +17,8 @@ from spadelens.extraction.report import TraceReport
 from spadelens.models import LoadedModel
 from spadelens.reports.html import compare_classes, page_picture, page_thumbnail, render_page
 from spadelens.reports.image import photo_picture, png_bytes
-from spadelens.reports.summary import describe_prediction, sparsity_of
-from spadelens.tasks.visualize import NUM_TRANSFORMED, Settings, Visualized
+from spadelens.reports.summary import describe_options, describe_prediction, sparsity_of
+from spadelens.tasks.visualize import NUM_TRANSFORMED, Visualized, VisualizeSettings
 from spadelens.visualization.objectives import Channel, ClassScore, Difference, Neuron, Objective
 from spadelens.visualization.parameterizations import Maco
 
@@ -47,7 +47,7 @@ class Pictures:
 
 def summarize(
     described: Mapping[str, Any],
-    settings: Settings,
+    settings: VisualizeSettings,
     trace_report: TraceReport,
     seconds: Mapping[str, float],
     photos: Sequence[Mapping[str, Any]],
@@ -72,7 +72,7 @@ def summarize(
             "transformations": {**transformations, "scale": list(transformations["scale"])},
             "num_steps": ascent["num_steps"],
             "num_images": ascent["num_images"],
-            **settings.traces.described(trace_report),
+            **describe_options(settings.options, trace_report),
         },
         "seconds": dict(seconds),
         "photos": [dict(photo) for photo in photos],
@@ -129,7 +129,7 @@ def describe_unit(objective: Objective, loaded: LoadedModel) -> str:
     return objective.spec()
 
 
-def draw(found: Visualized, settings: Settings) -> Pictures:
+def draw(found: Visualized, settings: VisualizeSettings) -> Pictures:
     """Return the pictures of one photo; those of 'maco' with their opacity as well."""
     both = {"dense": found.dense, "sparse": found.sparse}
     is_faded = isinstance(settings.ascent.chosen[0], Maco)

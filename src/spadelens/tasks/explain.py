@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch.nn import Module
 
@@ -12,6 +12,7 @@ from spadelens import defaults
 from spadelens.attribution.attribution import Heatmap, attribute
 from spadelens.extraction.ensemble import TraceEnsemble, extract_ensemble
 from spadelens.extraction.extraction import extract_trace
+from spadelens.extraction.options import TraceOptions
 from spadelens.extraction.presets import find_preset
 from spadelens.extraction.trace import Trace
 from spadelens.forward import class_scores
@@ -23,20 +24,24 @@ from spadelens.models import Loaded, find_class
 from spadelens.progress import Progress
 from spadelens.settings import configured_name
 from spadelens.tasks.subjects import AnySubject, Subject, Unit, kind_of_model, show
-from spadelens.tasks.traces import TraceSettings
 
 _GRADIENTS = frozenset({"saliency", "smoothgrad", "guided_backprop"})
 
 
 @dataclass(frozen=True)
-class _Explained:
+class ExplainSettings:
+    """How samples are explained; see `extract_trace` and `attribute`.
+
+    Attributes:
+        method: The attribution method.
+        options: How traces are made, complete.
+        target: The class, as the user put it; None for the predicted one.
+        blur: As in `attribute`.
+    """
+
     method: Method
-
-
-@dataclass(frozen=True)
-class Settings(TraceSettings, _Explained):  # fields begin with those of the last base
-    """How samples are explained; see `extract_trace` and `attribute`."""
-
+    options: TraceOptions
+    target: str | None = None
     blur: float = 0.0
 
 
@@ -67,21 +72,22 @@ class Explanation:
     units: tuple[Unit, ...] = ()
 
 
-def explain(loaded: Loaded, subject: AnySubject, settings: Settings, progress: Progress) -> Explanation:
+def explain(loaded: Loaded, subject: AnySubject, settings: ExplainSettings, progress: Progress) -> Explanation:
     """Return the explanation of one photo, text or row.
 
     Raises:
         SpadeError: As `extract_trace` and `attribute`; UnknownNameError: the model has no class of the target's name.
     """
-    shown = show(loaded, subject, settings.augmentation)
+    assert isinstance(settings.options.augmentation, str)
+    shown = show(loaded, subject, settings.options.augmentation)
     model, sample = shown.model, shown.sample
     target = None
     if settings.target is not None:
         num_classes = class_scores(model, check_sample(model, sample).unsqueeze(0)).shape[1]
         target = find_class(settings.target, loaded.class_names, num_classes)
-    extract = extract_ensemble if find_preset(settings.preset).members else extract_trace
-    arguments = settings.arguments_with(shown.augmentation)
-    trace = extract(model, sample, target=target, progress=progress, **arguments)
+    extract = extract_ensemble if find_preset(settings.options.preset or defaults.PRESET).members else extract_trace
+    options = replace(settings.options, augmentation=shown.augmentation)
+    trace = extract(model, sample, target=target, options=options, progress=progress)
     target = trace.report.target
     start = time.perf_counter()
     maps = []

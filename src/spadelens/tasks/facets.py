@@ -13,13 +13,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from spadelens.errors import InputError
+from spadelens.extraction.options import TraceOptions
 from spadelens.extraction.trace import Trace, runnable
 from spadelens.facets.facets import LEAST_SAMPLES, FacetReport, find_facets
 from spadelens.forward import class_scores
 from spadelens.models import LoadedModel, find_class
 from spadelens.photos import photo_files, read_photo
 from spadelens.progress import Progress
-from spadelens.tasks.traces import TraceSettings
+from spadelens.tasks.traces import for_photos
 from spadelens.text_files import displayable
 from spadelens.visualization.ascent import Ascent
 from spadelens.visualization.visualization import Visualization, visualize_all
@@ -32,14 +33,14 @@ class FacetSettings:
     """How facets are found and shown.
 
     Attributes:
-        traces: How the traces are made that are compared.
+        options: How the traces that are compared are made.
         unit: The class, by name or number.
         num_clusters: How many facets; None for what the overlaps suggest.
         most: At most so many photos, drawn at random of those that the model gives to the class.
         ascent: How images are found that show a facet.
     """
 
-    traces: TraceSettings
+    options: TraceOptions
     unit: str
     num_clusters: int | None
     most: int
@@ -94,7 +95,7 @@ def read_album(loaded: LoadedModel, folder: Path, settings: FacetSettings, progr
             f"The model gives {len(chosen)} of {len(files)} photos in {str(folder)!r} to "
             f"{loaded.class_name(target)!r}: expected at least {LEAST_SAMPLES}."
         )
-    rng = np.random.default_rng((settings.traces.seed, _STREAM))
+    rng = np.random.default_rng((settings.options.seed, _STREAM))
     kept = sorted(rng.permutation(len(chosen))[: settings.most].tolist())
     return Album(
         target=target,
@@ -148,7 +149,7 @@ def find_facets_of_class(
         target=album.target,
         num_clusters=settings.num_clusters,
         progress=progress,
-        **settings.traces.arguments(loaded),
+        options=for_photos(settings.options, loaded),
     )
     times.append(time.perf_counter())
     models: list[Trace | nn.Module] = [loaded.model, *(facet.trace for facet in found.facets)]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from spadelens.errors import InputError
 from spadelens.extraction.extraction import extract_trace
+from spadelens.extraction.options import TraceOptions
 from spadelens.extraction.storage import fingerprint
 from spadelens.extraction.trace import Trace
 from spadelens.files import whole_file
@@ -23,7 +24,7 @@ from spadelens.models import LoadedModel
 from spadelens.output.unfinished import Unfinished
 from spadelens.progress import Progress
 from spadelens.tasks.subjects import Subject
-from spadelens.tasks.traces import TraceSettings
+from spadelens.tasks.traces import for_photos
 from spadelens.visualization.ascent import Ascent
 from spadelens.visualization.objectives import ClassScore, Objective, parse_objective
 from spadelens.visualization.visualization import Visualization, respond, visualize_all
@@ -35,16 +36,16 @@ _TRACE, _CLIMB = "trace.safetensors", "climb.pt"
 
 
 @dataclass(frozen=True)
-class Settings:
+class VisualizeSettings:
     """How a unit is visualized.
 
     Attributes:
-        traces: How traces are made.
+        options: How traces are made.
         unit: As the user put it; None for the class that is predicted for each photo.
         ascent: How images are found.
     """
 
-    traces: TraceSettings
+    options: TraceOptions
     unit: str | None
     ascent: Ascent
 
@@ -118,7 +119,7 @@ def _find_unit(loaded: LoadedModel, unit: str, num_classes: int) -> Objective:
 
 
 def visualize_photo(
-    loaded: LoadedModel, task: Task, settings: Settings, files: Unfinished, progress: Progress
+    loaded: LoadedModel, task: Task, settings: VisualizeSettings, files: Unfinished, progress: Progress
 ) -> Visualized:
     """Return what the unit of a task responds to, and keep in `files` what it took long to find.
 
@@ -128,7 +129,7 @@ def visualize_photo(
     model, preprocessing = loaded.model, loaded.preprocessing
     pixels = hashlib.sha256(task.sample.cpu().double().numpy().tobytes()).hexdigest()
     made_from = (version("spadelens"), fingerprint(model), repr(preprocessing))
-    of_trace = (*made_from, pixels, repr(settings.traces), str(task.target))
+    of_trace = (*made_from, pixels, repr(settings.options), str(task.target))
     ascent = (task.objective.spec(), repr(settings.ascent))
     trace = _stored_trace(loaded, task, settings, files.path(_TRACE, *of_trace), progress)
     start = time.perf_counter()
@@ -160,17 +161,19 @@ def visualize_photo(
     )
 
 
-def _stored_trace(loaded: LoadedModel, task: Task, settings: Settings, place: Path, progress: Progress) -> Trace:
+def _stored_trace(
+    loaded: LoadedModel, task: Task, settings: VisualizeSettings, place: Path, progress: Progress
+) -> Trace:
     if place.exists():
         return Trace.load(place, loaded.model)
-    arguments = settings.traces.arguments(loaded)
-    trace = extract_trace(loaded.model, task.sample, target=task.target, progress=progress, **arguments)
+    options = for_photos(settings.options, loaded)
+    trace = extract_trace(loaded.model, task.sample, target=task.target, options=options, progress=progress)
     trace.save(place)
     return trace
 
 
 def _respond_as_seen(
-    model: Trace | nn.Module, task: Task, found: Visualization, loaded: LoadedModel, settings: Settings
+    model: Trace | nn.Module, task: Task, found: Visualization, loaded: LoadedModel, settings: VisualizeSettings
 ) -> list[float]:
     transformations = replace(settings.ascent.chosen[1], num_copies=NUM_TRANSFORMED)
     generator = torch.Generator().manual_seed(_SEED)
@@ -186,7 +189,7 @@ def _write(place: Path, found: Visualization) -> None:
         torch.save({"images": found.images, "opacity": found.opacity, "curve": found.curve}, temporary)
 
 
-def _read(place: Path, task: Task, settings: Settings) -> Visualization | None:
+def _read(place: Path, task: Task, settings: VisualizeSettings) -> Visualization | None:
     if not place.exists():
         return None
     try:

@@ -21,8 +21,6 @@ from spadelens.extraction.trace import Trace, swapped_weights
 from spadelens.matrix_layers import weight_to_matrix
 from spadelens.prediction import Prediction
 from spadelens.schedules.schedule import Auto, Guarded
-from spadelens.settings import settings_of
-from spadelens.solvers import solver_name
 
 
 @dataclass
@@ -150,19 +148,11 @@ def _make_report(job: Job, chosen: Chosen) -> TraceReport:
 
 
 def _described(job: Job, subject: Subject) -> dict[str, Any]:
-    request = job.request
-    return {
-        "preset": request.preset,
-        "solver": solver_name(request.solver),
-        "solver_settings": settings_of(request.solver),
-        "schedule": request.schedule.spec(),
-        "layers": None if request.layers is None else list(request.layers),
-        "augmentation": subject.source.description,
-        "num_views": subject.source.num_views,
-        "num_held_out_views": subject.source.num_held_out,
-        "positions_per_column": request.positions_per_column,
-        "seed": request.seed,
+    source = subject.source
+    return job.request.options.described() | {
+        "augmentation": source.description,
+        "num_views": source.num_views,
+        "num_held_out_views": source.num_held_out,
         "batch_size": job.batch_size,
         "memory_budget_mib": job.budget_mib,
-        "precision": request.precision,
     }

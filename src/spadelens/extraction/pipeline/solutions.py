@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from spadelens.errors import TraceFormatError
+from spadelens.extraction.options import TraceOptions
 from spadelens.extraction.packed_bits import pack, unpack
 from spadelens.extraction.pipeline.solving import SolvedLayer
 from spadelens.extraction.pipeline.stages import make_jobs, solve_layers
@@ -41,8 +42,8 @@ def solve_at(
         SpadeError: As `extract_trace`.
     """
     sample = check_sample(model, sample)
-    kind = kind_of(model, sample, options.pop("kind", None))
-    request = make_request(kind=kind, schedule=Auto(levels=tuple(levels)), **options)
+    chosen = TraceOptions.of(schedule=Auto(levels=tuple(levels)), **options)
+    request = make_request(chosen, kind_of(model, sample))
     (job,) = make_jobs(model, [sample], [target], [request.source(sample)], request)
     return solve_layers(job)[0]
 

@@ -63,7 +63,7 @@ class Job:
 
     def sampler(self) -> PositionSampler:
         """Return what picks the positions that are used; the same ones in every pass."""
-        return PositionSampler(self.plan, self.request.seed)
+        return PositionSampler(self.plan, self.request.options.seed)
 
 
 def make_jobs(
@@ -75,15 +75,15 @@ def make_jobs(
 ) -> Iterator[Job]:
     """Yield jobs of as many samples as the memory budget allows; raises what `extract_trace` says of its arguments."""
     clock = Clock()
-    budget = request.memory_budget_mib or _default_budget_mib(samples[0].device)
+    budget = request.options.memory_budget_mib or _default_budget_mib(samples[0].device)
     with clock.stage("probe"):
         original, model = model, private_copy(model)
         looked = probe(model, samples[0])
-        sampling = Sampling(sources[0].num_views, request.positions_per_column or None)
-        plan = make_plan(model, looked, request.schedule, request.layers, sampling, budget)
+        sampling = Sampling(sources[0].num_views, request.options.positions_per_column or None)
+        plan = make_plan(model, looked, request.schedule, request.options.layers, sampling, budget)
         is_mixed = len(samples) > 1 and looked.arrangement.is_known(plan.sparsities)
         digest = (fingerprint(original), checksum(original))
-    batch_size = request.batch_size or plan.views_per_batch
+    batch_size = request.options.batch_size or plan.views_per_batch
     subjects = _subjects(model, looked, samples, targets, sources, batch_size)
     together = plan.samples_within(budget)
     for start in range(0, len(samples), together):
