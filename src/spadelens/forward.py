@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from spadelens.eager import run_as_written
 from spadelens.errors import ModelOutputError, SpadeError
 from spadelens.private_copy import ensure_private
-from spadelens.randomness import undisturbed_random_states
+from spadelens.randomness import seeded, undisturbed_random_states
 
 
 @contextmanager
@@ -76,3 +76,54 @@ def check_scores(scores: Any, batch_size: int) -> Tensor:
             "Check its weights and the normalization of the input."
         )
     return scores.detach()
+
+
+def check_repeatable(model: nn.Module, sample: Tensor, scores: Tensor) -> None:
+    """Refuse a model that does not always give `scores` `[classes]` for `sample`, whatever else is run with it.
+
+    The sample is run together with noise of its size. A model that cannot run two samples together passes, unless it
+    gives other scores when the sample is run alone again.
+
+    Raises:
+        ModelOutputError: The scores are random, or depend on the other samples of a batch.
+    """
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(sample.shape, generator=generator, dtype=torch.float32).to(sample)
+    other = noise * (float(sample.float().square().mean().sqrt()) or 1.0)
+    try:
+        with seeded(
+            1, _generating(sample)
+        ):  # random states are put back after every pass: other draws take another seed
+            change = _change(class_scores(model, torch.stack([other, sample]))[1], scores)
+    except ModelOutputError:
+        change = _change(_alone(model, sample), scores)
+    allowed = max(1e-3, 8 * torch.finfo(scores.dtype).eps)
+    if change <= allowed:
+        return
+    if _change(_alone(model, sample), scores) > allowed:
+        raise ModelOutputError(
+            "The model returns different scores each time it is run on the same sample, so no explanation of one run "
+            "holds for the next. Look for dropout that is always on (F.dropout without training=self.training) or "
+            "random draws in forward, and switch them off in evaluation mode."
+        )
+    raise ModelOutputError(
+        f"The scores of a sample depend on the other samples in its batch (they change by {change:.1%}), for example "
+        "because of BatchNorm without running statistics. Samples that are run together would be explained wrongly: "
+        "give such layers running statistics, or wrap the model so that it runs the samples of a batch one by one."
+    )
+
+
+def _generating(sample: Tensor) -> torch.device | None:
+    """Return the device whose random state a model may draw from, besides that of the CPU."""
+    return sample.device if sample.device.type == "cuda" or torch.backends.mps.is_available() else None
+
+
+def _alone(model: nn.Module, sample: Tensor) -> Tensor:
+    with seeded(2, _generating(sample)):
+        return class_scores(model, sample.unsqueeze(0))[0]
+
+
+def _change(found: Tensor, expected: Tensor) -> float:
+    """Return the largest difference of scores, relative to the largest score."""
+    size = float(expected.abs().max())
+    return float((found - expected).abs().max()) / size if size else float((found - expected).abs().max())

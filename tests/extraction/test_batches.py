@@ -151,12 +151,12 @@ def test_progress_counts_all_samples() -> None:
     ("samples", "changes", "message"),
     [
         ([], {}, "expected one shape"),
-        ([SAMPLES[0], SAMPLES[0, :, :5]], {}, r"shapes \[\(3, 5, 8\), \(3, 9, 8\)\]: expected one shape"),
-        (SAMPLES[:2], {"targets": [1]}, "1 targets of 2 samples"),
+        ([SAMPLES[0], SAMPLES[0, :, :5]], {}, r"shapes, \[\(3, 5, 8\), \(3, 9, 8\)\]: expected one shape"),
+        (SAMPLES[:2], {"targets": [1]}, "1 targets for 2 samples"),
         (SAMPLES[:2], {"targets": [1, 4]}, "4"),
         (SAMPLES[:2], {"targets": 1}, "targets 1: expected a sequence"),
         (SAMPLES[:2], {"targets": "12"}, "targets '12': expected a sequence"),
-        (SAMPLES[:2], {"preset": None}, "None as a preset: expected a name"),
+        (SAMPLES[:2], {"preset": 7}, "7 as a preset: expected a name"),
     ],
 )
 def test_batches_that_cannot_be_used(samples: Sequence[Tensor], changes: dict[str, Any], message: str) -> None:

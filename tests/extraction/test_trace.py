@@ -201,7 +201,7 @@ def test_another_model_is_refused(tmp_path: Path, trace: Trace) -> None:
 
 
 def test_files_that_are_not_there(tmp_path: Path, model: nn.Module, trace: Trace) -> None:
-    with pytest.raises(FileNotFoundError, match="no trace at"):
+    with pytest.raises(FileNotFoundError, match="find a trace at"):
         Trace.load(tmp_path / "none", model)
     with pytest.raises(FileNotFoundError):
         Trace.load(tmp_path, model)

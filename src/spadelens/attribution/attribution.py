@@ -17,7 +17,7 @@ from spadelens.errors import AttributionError, InputError, UnknownNameError
 from spadelens.extraction.ensemble import TraceEnsemble
 from spadelens.extraction.pipeline.perturbation import blurred
 from spadelens.extraction.trace import Trace, runnable, swapped_weights
-from spadelens.forward import class_scores
+from spadelens.forward import check_repeatable, class_scores
 from spadelens.inputs.checks import check_sample, check_target
 from spadelens.inputs.kind import kind_of
 from spadelens.kinds import REDUCTIONS, Kind, Reduction, reduce_to_units
@@ -113,6 +113,7 @@ def attribute(
     if not 0 <= blur < 1 or (blur and kind != "photo"):
         raise InputError(f"Cannot blur a map with blur={blur!r}: expected a fraction of the side of a map [H, W].")
     scores = class_scores(private, sample.unsqueeze(0))[0]
+    check_repeatable(private, sample, scores)
     if target is None:
         target = int(scores.argmax()) if report is None else report.target
     target = check_target(target, len(scores))

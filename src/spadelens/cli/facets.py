@@ -102,7 +102,7 @@ def facet_settings(
     ascent = Ascent(parameterization, num_steps=num_steps, seed=given.seed)
     if not ascent.chosen[0].is_image:
         raise InputError(f"Cannot draw pictures with --parameterization {parameterization!r}: use fourier or maco.")
-    preset = given.preset or defaults.FACETS_PRESET
+    preset = defaults.FACETS_PRESET if given.preset is None else given.preset
     chosen = find_preset(preset)
     if chosen.members:
         raise InputError(f"Cannot use the preset {preset!r} here: facets need single traces, not an ensemble.")

@@ -111,7 +111,7 @@ def _settings(
     ascent = Ascent(parameterization, num_steps=num_steps, num_images=num_images, seed=given.seed)
     if not ascent.chosen[0].is_image:
         raise InputError(f"Cannot draw pictures with --parameterization {parameterization!r}: use fourier or maco.")
-    preset = given.preset or defaults.VISUALIZE_PRESET
+    preset = defaults.VISUALIZE_PRESET if given.preset is None else given.preset
     chosen = find_preset(preset)
     if chosen.members:
         raise InputError(f"Cannot use the preset {preset!r} here: a unit is visualized in a single trace.")

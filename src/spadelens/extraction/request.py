@@ -69,7 +69,7 @@ def make_request(
         InputError: An option is out of range; UnknownNameError: there is no such preset, solver or setting.
         ScheduleError: There is no such schedule.
     """
-    name = options.preset or preset
+    name = preset if options.preset is None else options.preset
     filled = options.filled(find_preset(name).of(kind), name)
     assert filled.solver is not None
     assert filled.schedule is not None

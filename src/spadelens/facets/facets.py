@@ -133,7 +133,7 @@ def find_facets(
         raise InputError(f"Cannot find {num_clusters} facets among {count} samples: expected 2 to {count // 2}.")
     model, progress = unwrapped(model), progress or no_progress
     given = TraceOptions.of(options, **changes)
-    of_group = replace(given, preset=given.preset or defaults.FACETS_PRESET, schedule=None)
+    of_group = replace(given, preset=defaults.FACETS_PRESET if given.preset is None else given.preset, schedule=None)
     schedule = defaults.FACETS_SCHEDULE if given.schedule is None else given.schedule
     of_sample = replace(of_group, schedule=schedule)
 

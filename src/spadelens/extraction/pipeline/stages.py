@@ -17,7 +17,7 @@ from spadelens.extraction.pipeline.plan import LayerPlan, Sampling, make_plan
 from spadelens.extraction.pipeline.solving import SolvedLayer, solve_layer
 from spadelens.extraction.request import Request
 from spadelens.extraction.storage import checksum, fingerprint
-from spadelens.forward import class_scores
+from spadelens.forward import check_repeatable, class_scores
 from spadelens.inputs.checks import check_target
 from spadelens.numerics import exact_products
 from spadelens.prediction import are_probabilities, predict
@@ -79,6 +79,7 @@ def make_jobs(
     with clock.stage("probe"):
         original, model = model, private_copy(model)
         looked = probe(model, samples[0])
+        check_repeatable(model, samples[0], looked.scores)
         sampling = Sampling(sources[0].num_views, request.options.positions_per_column or None)
         plan = make_plan(model, looked, request.schedule, request.options.layers, sampling, budget)
         is_mixed = len(samples) > 1 and looked.arrangement.is_known(plan.sparsities)
