@@ -127,7 +127,7 @@ def test_doubtful_methods_say_why() -> None:
     found = diagnose_method(net(torch.tanh), wide, IntegratedGradients(num_steps=1))
     assert found.method == "integrated_gradients:num_steps=1"
     assert found.verdict is Verdict.DOUBTFUL
-    assert found.reason.startswith("The values miss the change of the score by ")
+    assert found.reason.startswith("The values miss the change in score by ")
     assert found.soundness is not None
     assert not found.soundness.is_sound
     with torch.no_grad():

@@ -38,7 +38,7 @@ def test_too_few_steps_are_told_and_many_are_not() -> None:
         assert found.soundness is not None
         assert found.soundness.completeness == pytest.approx(missed)
         assert found.soundness.problems == (
-            f"The values miss the change of the score by {100 * missed:.3g}% of it: expected at most 5%. "
+            f"The values miss the change in score by {100 * missed:.3g}% of it: expected at most 5%. "
             "Use more steps, or deep_lift.",
         )
         assert not found.soundness.is_sound
@@ -90,7 +90,7 @@ def test_values_where_the_score_does_not_change_at_all() -> None:
     wrong = fake(saying(values=torch.tensor([0.5, 0.25]), convergence_delta=0.75), most_missed=0.05)
     found = check(nn.Linear(2, 2), wrong, torch.ones(2))
     assert found.completeness is None
-    assert found.problems[0].startswith("The values add up to 0.75, but the score is that of the baseline")
+    assert found.problems[0].startswith("The values add up to 0.75, but the score equals that of the baseline")
     right = fake(saying(values=torch.tensor([0.5, -0.5]), convergence_delta=0.0), most_missed=0.05)
     found = check(nn.Linear(2, 2), right, torch.ones(2))
     assert found.completeness is None
@@ -174,7 +174,7 @@ def test_similarity_with_the_gradient(net: nn.Module) -> None:
 
 
 def test_the_plain_gradient_under_another_name(net: nn.Module) -> None:
-    sentence = "The map is the plain gradient: the rule of the method has changed nothing."
+    sentence = "The map equals the plain gradient: the rule of the method has no effect on this model."
 
     def guided(model: nn.Module, sample: Tensor, target: int) -> Attribution:
         return Attribution(7 * gradient(model, sample, target))
@@ -211,7 +211,9 @@ def test_a_method_without_a_gradient_to_compare_with() -> None:
 
     found = check(made(Steps), fake(saying(values=torch.arange(6.0)), "gradient"), ROW)
     assert found.gradient_similarity is None
-    assert found.unchecked[0].startswith("Whether the map differs from the plain gradient is not known: The method")
+    assert found.unchecked[0].startswith(
+        "Cannot tell whether the map differs from the plain gradient: Cannot run the method"
+    )
 
 
 def test_maps_that_ignore_the_class(net: nn.Module) -> None:
@@ -219,7 +221,7 @@ def test_maps_that_ignore_the_class(net: nn.Module) -> None:
     found = check(net, edges)
     assert found.randomized_similarity == pytest.approx(1)
     assert found.problems == (
-        "With random weights in the last layer the map stays the same (similarity 1.000): it does not depend on the "
+        "With random weights in the last layer, the map stays the same (similarity 1.000): it does not depend on the "
         "class.",
     )
 
@@ -245,7 +247,7 @@ def test_right_methods_are_sound(method: str, seed: int) -> None:
 def test_zero_maps_say_nothing(net: nn.Module) -> None:
     zeros = fake(saying(values=torch.zeros(1), convergence_delta=-0.5, conservation=0.0, fit=0.0), "gradient", 0.01)
     found = check(net, zeros)
-    sentence = "The map is zero everywhere: nothing in the sample counts for this class by this method."
+    sentence = "The map is zero everywhere: according to this method, nothing in the sample affects this class."
     assert found == Soundness(1.0, 0.0, 0.0, None, None, (sentence,))
 
 
@@ -259,8 +261,8 @@ def test_a_map_of_one_value_is_like_any_other() -> None:
     with torch.no_grad():
         model[0].weight[:, 1:] = 0  # type: ignore[index,union-attr,operator]
     assert check(model, "input_x_gradient", ROW).unchecked == (
-        f"{UNKNOWN_CLASS}with random weights in the last layer, a map is zero everywhere, or both are but for one "
-        "value.",
+        f"{UNKNOWN_CLASS}with random weights in the last layer, at least one map is zero everywhere, or both have "
+        "only one nonzero value.",
     )
 
 

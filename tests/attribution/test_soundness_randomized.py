@@ -122,7 +122,7 @@ def test_a_method_that_has_no_answer_for_random_weights_only(net: nn.Module) -> 
     found = check(net, fake(say))
     assert found.randomized_similarity is None
     assert found.is_sound
-    assert found.unchecked == (f"{UNKNOWN_CLASS}with random weights in the last layer there is no map. LIME fails.",)
+    assert found.unchecked == (f"{UNKNOWN_CLASS}with random weights in the last layer, the method fails. LIME fails.",)
 
 
 def test_a_map_that_random_weights_leave_nothing_of(net: nn.Module) -> None:
@@ -135,8 +135,8 @@ def test_a_map_that_random_weights_leave_nothing_of(net: nn.Module) -> None:
     assert found.randomized_similarity is None
     assert found.is_sound
     assert found.unchecked == (
-        f"{UNKNOWN_CLASS}with random weights in the last layer, a map is zero everywhere, or both are but for one "
-        "value.",
+        f"{UNKNOWN_CLASS}with random weights in the last layer, at least one map is zero everywhere, or both have "
+        "only one nonzero value.",
     )
 
 
@@ -234,7 +234,7 @@ def test_no_layer_at_all() -> None:
     found = check(Plain(), "saliency")
     assert found.randomized_similarity is None
     assert found.is_sound
-    assert found.unchecked == (f"{UNKNOWN_CLASS}there is no layer that can be given random weights.",)
+    assert found.unchecked == (f"{UNKNOWN_CLASS}no layer can be given random weights.",)
 
 
 def test_tied_weights() -> None:
@@ -278,7 +278,7 @@ def test_layers_that_the_scores_do_not_depend_on() -> None:
     alone = Attribution(found.values[0])
     given = check_soundness(Saliency(), model, Question(ROW, 0, "row"), alone, "classes.2")
     assert given.is_sound
-    assert given.unchecked == (f"{UNKNOWN_CLASS}with random weights in the last layer its score stays the same.",)
+    assert given.unchecked == (f"{UNKNOWN_CLASS}with random weights in the last layer, the score stays the same.",)
     assert (
         check_soundness(Saliency(), model, Question(ROW, 0, "row"), alone, "classes.0").randomized_similarity
         is not None

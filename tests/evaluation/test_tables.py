@@ -289,7 +289,7 @@ def test_the_markdown_holds_what_the_json_holds() -> None:
     assert dense.split(" | ")[2:6] == ["60.0", "80.0", "80.0", "50.0"]
     assert trace.startswith("| *control:* trace | 3 | 80.0 (+20.0) |")
     assert first_table(listing) in text
-    assert "under a blur of 0.05" in text
+    assert "with a blur of 0.05" in text
 
 
 @pytest.mark.parametrize("options", [{"rows": []}, {"methods": ()}])

@@ -24,7 +24,7 @@ SAMPLE = torch.randn(SHAPE, generator=torch.Generator().manual_seed(5), dtype=to
 ROW = SAMPLE.flatten()[:6]
 
 
-UNKNOWN_CLASS = "Whether the map depends on the class is not known: "
+UNKNOWN_CLASS = "Cannot tell whether the map depends on the class: "
 
 
 class Net(nn.Module):

@@ -318,10 +318,10 @@ def test_explained_class_that_is_not_the_prediction_is_told_apart(report: dict[s
     assert len(page.find("tr", "explained")) == 1
     lose_prediction(photo)
     photo["sparse"]["explained_probability"] = 0.0004
-    assert "the dense model predicts tabby (71.3%), the trace tiger cat (41.0%)" in read(report).text
+    assert "the original model predicts tabby (71.3%), the trace tiger cat (41.0%)" in read(report).text
 
 
-@pytest.mark.parametrize(("side", "title"), [("dense", "dense map"), ("sparse", "SPADE map")])
+@pytest.mark.parametrize(("side", "title"), [("dense", "map of the original model"), ("sparse", "map of the trace")])
 def test_zero_map_is_warned_of(report: dict[str, Any], side: str, title: str) -> None:
     report["samples"][0]["maps"][side]["is_zero"] = True
     page = read(report)
@@ -358,7 +358,7 @@ def test_missing_errors_leave_gaps_and_are_not_zero(report: dict[str, Any]) -> N
     assert len(page.find("circle", "seen")) == 1 + 1
     assert page.find("circle", "held-out") == page.find("line", "gap") == []
     assert "none held out" in page.text
-    assert "dense: first layer – – – –" in page.text
+    assert "not pruned: first layer – – – –" in page.text
     assert "pruned 97.1% 0.010 – 1.2 s" in page.text
 
 
@@ -395,7 +395,8 @@ def test_unpruned_layers_show_why(report: dict[str, Any]) -> None:
     page = read(report)
     assert page.find("div", "unpruned")[2]["title"] == "not called: Conv2d 64×64×3×3, not called (first layer)"
     assert len(page.find("div", "unpruned")) == len(page.find("tr", "unpruned")) == 4
-    assert all(page.text.count(f"{outcome}: first layer") == 2 for outcome in outcomes)
+    shown = ["not pruned", *outcomes[1:]]
+    assert all(page.text.count(f"{outcome}: first layer") == 2 for outcome in shown)
 
 
 def test_several_photos_have_an_index_with_verdicts(report: dict[str, Any]) -> None:
@@ -437,13 +438,13 @@ def test_every_setting_of_the_run_is_shown(report: dict[str, Any]) -> None:
         "Seed 0",
         "Device cuda:0 NVIDIA H200",
         "torch 2.9.1",
-        "Wall clock, 1 min 25 s",
+        "Wall-clock time: 1 min 25 s",
         "89.4% of 25,502,912",
     ):
         assert words in page.text, words
     assert "Precision" not in page.text
     report["settings"] |= {"target": "lynx", "positions_per_column": 2, "precision": "bfloat16"}
-    for words in ("Target lynx", "Positions at most 2 for each column of a layer", "Precision bfloat16"):
+    for words in ("Target lynx", "Positions at most 2 per weight column of a layer", "Precision bfloat16"):
         assert words in read(report).text, words
 
 
@@ -467,10 +468,10 @@ def make_search(criterion: str = "probability", chosen: float | None = 0.02) -> 
 
 
 def test_a_search_is_a_curve_and_a_table(report: dict[str, Any]) -> None:
-    assert "How sparse" not in read(report).text
+    assert "Search for the sparsest trace" not in read(report).text
     report["samples"][0]["search"] = make_search()
     page = read(report)
-    assert "at least 90.0% of the dense model’s probability of the explained class" in page.text
+    assert "at least 90.0% of the original model’s probability of the explained class" in page.text
     assert "Probability of tabby against sparsity" in page.text
     drawn = [
         (circle["class"], circle["cx"], circle["cy"])
@@ -493,18 +494,18 @@ def test_a_search_is_a_curve_and_a_table(report: dict[str, Any]) -> None:
 def test_a_search_that_found_nothing_says_so(report: dict[str, Any]) -> None:
     report["samples"][0]["search"] = make_search(chosen=None)
     page = read(report)
-    assert "None passed: every layer stays dense." in page.text
+    assert "No trace passed: no layer is pruned." in page.text
     assert len(page.find("circle", "chosen")) == 1  # in the legend
     report["samples"][0]["search"]["points"] = []
-    assert "How sparse" in read(report).text
+    assert "Search for the sparsest trace" in read(report).text
 
 
 @pytest.mark.parametrize(
     ("criterion", "words"),
     [
         ("prediction", "the sparsest trace that keeps the prediction."),
-        ("agreement", "that predicts at least 90.0% of the held-out views as the dense model does."),
-        ("insertion", "whose saliency map has at least 90.0% of the dense map’s insertion score."),
+        ("agreement", "that agrees with the original model on at least 90.0% of the held-out views."),
+        ("insertion", "whose saliency map reaches at least 90.0% of the original model’s insertion score."),
     ],
 )
 def test_criteria_are_put_in_words(report: dict[str, Any], criterion: str, words: str) -> None:
@@ -540,17 +541,17 @@ def test_convergence_delta_is_shown_with_its_sign(report: dict[str, Any]) -> Non
 
 def test_checks_of_the_maps(report: dict[str, Any]) -> None:
     text = read(report).text
-    assert "Checks of the maps: sound on the dense model, sound on the trace" in text
-    assert "with the map of random weights in the last layer 0.12 0.12" in text
+    assert "Checks of the maps: sound on the original model, sound on the trace" in text
+    assert "to the map with random weights in the last layer 0.12 0.12" in text
     assert "doubtful" not in text
     assert "completeness" not in text
     checks = report["samples"][0]["maps"]["sparse"]["soundness"]
     checks |= {"completeness": 0.123, "problems": [f"The values miss {ATTACK}."], "unchecked": ["No layer was found."]}
     report["samples"][0]["maps"]["dense"]["soundness"]["gradient_similarity"] = -0.5
     text = read(report).text
-    assert "sound on the dense model, doubtful on the trace" in text
-    assert f"The SPADE map is doubtful. The values miss {ATTACK}." in text
-    assert "the sum of the values misses – 12.3 %" in text
+    assert "sound on the original model, doubtful on the trace" in text
+    assert f"The map of the trace is doubtful. The values miss {ATTACK}." in text
+    assert "missed by the sum of the values – 12.3 %" in text
     assert "the plain gradient, or input × gradient −0.50 –" in text
     assert "On the trace: No layer was found." in text
 
@@ -577,8 +578,8 @@ def test_an_ensemble_says_what_was_averaged(report: dict[str, Any]) -> None:
     ]
     photo["dense_weight"] = 1.0
     text = read(report).text
-    assert "the mean of the maps of the dense model and of 3 traces" in text
-    assert "SPADE mean of 3 traces and the whole network" in text
+    assert "the mean of the maps of the original model and of 3 traces" in text
+    assert "Trace mean of 3 traces and the original model" in text
     assert "71.0% pruned, 66.0%; 50.2% pruned, 31.0% (prediction not kept)" in text
     photo["members"], photo["dense_weight"] = photo["members"][:1], 0.0
     assert "the mean of the maps" not in read(report).text
@@ -587,4 +588,4 @@ def test_an_ensemble_says_what_was_averaged(report: dict[str, Any]) -> None:
 def test_a_blur_is_said(report: dict[str, Any]) -> None:
     assert "blurred" not in read(report).text
     report["settings"]["blur"] = 0.05
-    assert "Both are blurred by a Gaussian of 5.0% of the longer side." in read(report).text
+    assert "Both are blurred with a Gaussian whose standard deviation is 5.0% of the longer side." in read(report).text

@@ -217,7 +217,7 @@ def test_gradients_have_no_sign() -> None:
     assert report["settings"]["reduction"] == "sum_abs"
     assert len(report["samples"]) == 1
     assert page.find("span", "against") == []
-    assert "how strongly the score answers to it" in page.text
+    assert "how strongly the score depends on it" in page.text
     assert page.find("nav", "index") == []
 
 

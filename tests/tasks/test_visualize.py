@@ -399,7 +399,7 @@ def test_the_page_says_what_the_report_says(report: dict[str, Any], found: Visua
     text = words(page(report, found))
     assert report == before
     assert f"{photo['unit']['words']} · the trace keeps the prediction" in text
-    assert "Dense model 12.3 45.0 30.5" in text
+    assert "Original model 12.3 45.0 30.5" in text
     assert "Trace −0.0456 2.00 × 10⁻⁵ 1,230" in text
     for part in (
         report["command"],

@@ -31,20 +31,20 @@ class Heatmap:
     """Which pixels of a photo, tokens of a text or columns of a row moved the score of a class.
 
     Attributes:
-        values: The attribution with one value for every pixel `[H, W]`, token `[tokens]` or column `[columns]`, and
-            blurred where that was asked for, on the CPU; not normalized, but for an ensemble, whose members' maps are
-            divided by the sums of their absolute values before they are averaged.
+        values: The attribution with one value for every pixel `[H, W]`, token `[tokens]` or column `[columns]`, on the
+            CPU; blurred if requested. Not normalized, except for an ensemble, whose members' maps are divided by the
+            sums of their absolute values before averaging.
         attribution: Signed, of the shape of the sample, on the CPU; never blurred.
         target: The class whose score was attributed.
-        method: The name of the method, with the settings that are not at their defaults.
+        method: The name of the method, with the settings that differ from their defaults.
         settings: All settings of the method.
         reduction: How the channels of a pixel, or the features of a token, were reduced.
         kind: What the sample is.
-        convergence_delta: By how much the attribution misses completeness; None for methods that do not promise it, and
-            for an ensemble.
+        convergence_delta: The deviation from completeness; None for an ensemble and for methods that do not guarantee
+            completeness.
         blur: Standard deviation of the blur, as a fraction of the longer side.
-        soundness: How the attribution stands the checks of its method, for an ensemble that of its first member; None
-            where they were not asked for.
+        soundness: The results of the soundness checks, for an ensemble those of its first member; None if the checks
+            were not requested.
     """
 
     values: Tensor
@@ -60,7 +60,7 @@ class Heatmap:
 
     @property
     def is_zero(self) -> bool:
-        """Whether the map says nothing: it is zero everywhere."""
+        """Whether the map is zero everywhere and so carries no information."""
         return not bool(self.values.any())
 
 
@@ -74,33 +74,34 @@ def attribute(
     check: bool = True,
     kind: Kind | None = None,
 ) -> Heatmap:
-    """Return the heatmap of `sample` for one class, on a trace, on an ensemble of traces, or on a model as it is.
+    """Return the heatmap of `sample` for one class, on a trace, an ensemble of traces or a model.
 
-    The model is run in evaluation mode and is left exactly as it was.
+    A private copy of the model is run in evaluation mode; the model itself is not changed.
 
     Args:
         model: A trace, an ensemble of traces, or a module that maps a batch of samples to class scores.
         sample: The input without a batch dimension: a photo `[C, H, W]`, a signal `[C, T]`, a volume `[C, D, H, W]`, a
             text `[tokens, features]` or a row of a table `[columns]`.
         method: 'saliency', 'smoothgrad', 'input_x_gradient', 'integrated_gradients', 'gradient_shap', 'deep_lift',
-            'lrp', 'guided_backprop', 'guided_grad_cam', 'occlusion', 'lime' or 'score_cam', with settings as in
-            'lrp:rule=epsilon-gamma', or a `Method`.
-        target: The class to explain; by default the one that a trace was made for, or that a model predicts.
-        reduction: How the channels of a pixel, or the features of a token, become one value: 'sum_abs' (of absolute
-            values), 'max_abs', or 'sum' (signed). The value of a column becomes absolute, or stays signed ('sum').
+            'lrp', 'guided_backprop', 'guided_grad_cam', 'occlusion', 'lime' or 'score_cam', optionally with settings,
+            such as 'lrp:rule=epsilon-gamma'; or a `Method`.
+        target: The class to explain; by default the class that a trace was made for or that a model predicts.
+        reduction: How the channels of a pixel, or the features of a token, become one value: 'sum_abs' (sum of absolute
+            values), 'max_abs' or 'sum' (signed). The value of a column becomes absolute, or stays signed for 'sum'.
         blur: Standard deviation of a Gaussian blur of a photo's map, as a fraction of its longer side; 0 for none.
-        check: Whether to check that the attribution is sound, which takes as long as the attribution itself, up to five
-            times that where the map does not change; the verdict is in the `soundness` of the heatmap.
+        check: Whether to check that the attribution is sound. This takes as long as the attribution itself, or up to
+            five times as long if the map does not change. The result is in the `soundness` of the heatmap.
         kind: What the sample is, where the model does not show it: see `inputs.kind.kind_of`. A trace knows it.
 
     Returns:
         The heatmap, with the signed attribution behind it.
 
     Raises:
-        InputError: An argument is out of range; UnknownNameError: there is no such method.
+        InputError: An argument is out of range.
+        UnknownNameError: The method does not exist.
         ModelOutputError: The model fails on the sample, or does not return finite class scores.
-        TraceMismatchError: The dense model has been changed since the trace was made.
-        AttributionError: The method has no sound way to deal with the model, or gives values that are not finite.
+        TraceMismatchError: The original model has changed since the trace was made.
+        AttributionError: The method cannot be applied soundly to the model, or gives values that are not finite.
     """
     dense = unwrapped(model.dense_model if isinstance(model, Trace | TraceEnsemble) else model)
     sample = check_sample(dense, sample)
@@ -162,7 +163,7 @@ def _mean_of_members(
 ) -> tuple[Tensor, Tensor]:
     """Return the weighted means of the members' attributions and reduced maps, each divided by its absolute sum.
 
-    A map that is zero everywhere says nothing, and adds nothing. Members share out a method's random draws.
+    A map that is zero everywhere contributes nothing. The members divide a method's random draws among themselves.
     """
     ensemble.members[0].check(ensemble.dense_model)  # all members are of the same one
     models = [(trace.weights, weight) for trace, weight in zip(ensemble.members, ensemble.weights, strict=True)]
@@ -176,7 +177,9 @@ def _mean_of_members(
         parts = (attribution, reduce_to_units(attribution, question.kind, reduction))
         sums = [float(part.abs().double().sum()) for part in parts]
         if not all(math.isfinite(size) for size in sums):
-            raise AttributionError("The map of a member of the ensemble is too large to be added up. Use float32.")
+            raise AttributionError(
+                "Cannot average the maps of the ensemble: the values of a member's map overflow. Use float32."
+            )
         scaled = [part * (weight / total / size if size else 0.0) for part, size in zip(parts, sums, strict=True)]
         means = [mean + part for mean, part in zip(means, scaled, strict=True)] if means else scaled
     return means[0], means[1]

@@ -1,4 +1,4 @@
-"""What works on a model: every attribution method with its verdict, and every layer that a trace can prune."""
+"""The diagnosis of a model: a verdict on every attribution method, and the layers that a trace can prune."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _UNUSED = "its weight is not used on this sample"
 
 
 class Verdict(str, Enum):
-    """What to make of a method on a model."""
+    """The verdict on a method for a model."""
 
     SOUND = "sound"
     DOUBTFUL = "doubtful"
@@ -36,10 +36,10 @@ class MethodDiagnosis:
     """One method on a model and a sample.
 
     Attributes:
-        method: Its name, with the settings that are not at their defaults.
-        verdict: What to make of it.
-        reason: Why it is doubtful or refused; empty for a sound one.
-        soundness: The checks; None where the method is refused.
+        method: Its name, with the settings that differ from their defaults.
+        verdict: Whether the method is sound, doubtful or refused.
+        reason: Why it is doubtful or refused; empty for a sound method.
+        soundness: The results of the checks; None if the method is refused.
         seconds: The time of an attribution with its checks.
     """
 
@@ -52,11 +52,11 @@ class MethodDiagnosis:
 
 @dataclass(frozen=True)
 class LayerDiagnosis:
-    """The layers of a model, as a trace finds them.
+    """The layers of a model that a trace can and cannot prune.
 
     Attributes:
-        prunable: Those that a trace can prune.
-        refused: Name of a layer that it cannot prune -> why.
+        prunable: The layers that a trace can prune.
+        refused: Name of each layer that it cannot prune -> the reason.
     """
 
     prunable: tuple[str, ...]
@@ -78,9 +78,11 @@ def diagnose_methods(
 
 
 def diagnose_method(model: nn.Module, sample: Tensor, method: Method, target: int | None = None) -> MethodDiagnosis:
-    """Return the verdict on one method; raises what `diagnose_methods` does."""
+    """Return the verdict on one method; raises the same errors as `diagnose_methods`."""
     name = configured_name(method, METHODS)
-    class_scores(model, check_sample(model, sample).unsqueeze(0))  # a model that fails is no fault of the method
+    class_scores(
+        model, check_sample(model, sample).unsqueeze(0)
+    )  # a failure of the model is not a failure of the method
     start = time.perf_counter()
     try:
         soundness = attribute(model, sample, method, target).soundness
@@ -92,7 +94,7 @@ def diagnose_method(model: nn.Module, sample: Tensor, method: Method, target: in
 
 
 def diagnose_layers(model: nn.Module, sample: Tensor) -> LayerDiagnosis:
-    """Return which convolutions and linear layers of a model a trace can prune on a sample.
+    """Return which convolutions and linear layers a trace for the sample can prune.
 
     Raises:
         ModelOutputError: The model fails on the sample.

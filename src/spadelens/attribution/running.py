@@ -18,7 +18,7 @@ from spadelens.settings import configured_name
 
 
 class _OnCopy(nn.Module):
-    """A model that is given a copy of its input: it may begin with an operation in place."""
+    """A model that gets a copy of its input, in case it starts with an in-place operation."""
 
     def __init__(self, model: nn.Module, kind: Kind) -> None:
         super().__init__()
@@ -45,10 +45,10 @@ class Question:
 
 
 def run_method(method: Method, model: nn.Module, question: Question) -> Attribution:
-    """Return what the method says of a sample, without the batch dimension, on the CPU.
+    """Return the attribution of a sample, without the batch dimension, on the CPU.
 
     Raises:
-        AttributionError: The method cannot be run on the model, or gives values that are not finite.
+        AttributionError: The method cannot be run on the model or gives values that are not finite.
     """
     with running(model) as private, torch.inference_mode(False), torch.enable_grad():
         batch = question.sample.unsqueeze(0).clone().requires_grad_()
@@ -58,13 +58,13 @@ def run_method(method: Method, model: nn.Module, question: Question) -> Attribut
             raise
         except (Exception, SystemExit) as error:
             raise AttributionError(
-                f"The method {configured_name(method, METHODS)!r} cannot be run on this model: "
+                f"Cannot run the method {configured_name(method, METHODS)!r} on this model: "
                 f"{type(error).__name__}: {error}"
             ) from error
     values, delta = found.values.detach().cpu()[0], found.convergence_delta
     if not bool(torch.isfinite(values).all()) or (delta is not None and not math.isfinite(delta)):
         raise AttributionError(
-            f"The method {configured_name(method, METHODS)!r} gives values that are not finite on this model and "
-            "sample, or at the method's baseline. Try another method, another baseline, or float32."
+            f"The method {configured_name(method, METHODS)!r} gives values that are not finite for this model and "
+            "sample, or at the method's baseline. Try another method, another baseline or float32."
         )
     return replace(found, values=values)

@@ -1,4 +1,4 @@
-"""Is an attribution what its method promises, on the model at hand? Checked with every one that is made."""
+"""Checks that an attribution has the properties that its method guarantees, on the model at hand."""
 
 from __future__ import annotations
 
@@ -19,32 +19,34 @@ from spadelens.methods.method import Attribution, Method
 from spadelens.private_copy import ensure_private
 
 _NOT_CONSERVED = 0.05  # of the score
-_ROUNDING = 1e-4  # of the score and the sum of absolute values; where that is more, the step of the model's numbers
+_ROUNDING = (
+    1e-4  # of the score and the sum of absolute values; the machine epsilon of the model's type if that is larger
+)
 _NO_FIT = 0.1
 _INSENSITIVE = 0.95
 _THE_SAME = 1 - 1e-5
-_MOST_DRAWS = 5  # where a layer is small, one draw may be like its weights by chance
-_LEAST_VALUES = 2  # one number is always like another
-_TOO_FEW = "a map is zero everywhere, or both are but for one value."
+_MOST_DRAWS = 5  # for a small layer, one draw may resemble its weights by chance
+_LEAST_VALUES = 2  # a single number is always similar to another
+_TOO_FEW = "at least one map is zero everywhere, or both have only one nonzero value."
 
 
 @dataclass(frozen=True)
 class Soundness:
-    """How an attribution stands the checks of its method. What a method does not promise is None.
+    """The results of the soundness checks. Properties that the method does not guarantee are None.
 
     Attributes:
-        completeness: By how much the sum of the values misses the change of the score from baseline to sample, as a
-            fraction of that change; None where the score does not change at all.
-        conservation: The sum of the relevance over the score; None where the score is 0.
-        fit: The share of the scores' variance that the fitted linear model explains on versions that it has not seen.
-        gradient_similarity: Cosine similarity with the plain gradient, or with input times gradient for a method whose
-            values are contributions; None for these two themselves, and for methods without gradients.
-        randomized_similarity: Cosine similarity, without its sign, with the attribution of the same model whose last
-            layer has random weights (Adebayo et al. 2018): near 1, the map does not depend on the class. Where it is,
-            weights are drawn up to five times, and the least similar map counts.
-        problems: What is wrong, one sentence or two each; empty for a sound attribution.
-        unchecked: What could not be found out, and why, one sentence each: a similarity that is None although it was
-            asked for. That of two maps needs two values that are not zero.
+        completeness: The deviation of the sum of the values from the change in score between baseline and sample, as a
+            fraction of that change; None if the score does not change.
+        conservation: The sum of the relevance divided by the score; None if the score is 0.
+        fit: The share of the scores' variance that the fitted linear model explains on versions it has not seen.
+        gradient_similarity: Cosine similarity to the plain gradient, or to input times gradient for a method whose
+            values are contributions; None for these two methods themselves and for methods without gradients.
+        randomized_similarity: Absolute cosine similarity to the attribution of the same model with random weights in
+            its last layer (Adebayo et al. 2018). Near 1, the map does not depend on the class. In that case, weights
+            are drawn up to five times, and the lowest similarity counts.
+        problems: The problems found, one or two sentences each; empty for a sound attribution.
+        unchecked: The checks that could not be made, and why, one sentence each. The similarity of two maps needs two
+            nonzero values.
     """
 
     completeness: float | None
@@ -57,23 +59,23 @@ class Soundness:
 
     @property
     def is_sound(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether no problem was found."""
         return not self.problems
 
 
 def check_soundness(
     method: Method, model: nn.Module, question: Question, found: Attribution, last_layer: str | None
 ) -> Soundness:
-    """Return how `found`, which `method` says of `sample` on `model`, stands the checks.
+    """Check the attribution `found` of a sample by `method` on `model`, and return the results.
 
-    Runs the method once more, up to five times where the map does not change, and one gradient.
+    Runs the method once more, or up to five times if the map does not change, and computes one gradient.
 
     Args:
         method: The method.
         model: Maps a batch of samples to class scores; in any mode.
         question: The sample and the class.
         found: As `run_method` returns it.
-        last_layer: The layer whose weights are drawn anew; see `find_last_layer`.
+        last_layer: The layer that gets random weights; see `find_last_layer`.
 
     Raises:
         ModelOutputError: The model fails on the sample.
@@ -81,7 +83,7 @@ def check_soundness(
     case = _Case(method, ensure_private(model), question, found)
     soundness = Soundness(_completeness(found), _finite(found.conservation), found.fit, None, None, ())
     if not bool(found.values.any()):
-        zero = "The map is zero everywhere: nothing in the sample counts for this class by this method."
+        zero = "The map is zero everywhere: according to this method, nothing in the sample affects this class."
         return replace(soundness, problems=(zero,))
     score = _score(case)
     gradient, no_gradient = _gradient_similarity(case)
@@ -108,12 +110,12 @@ def check_soundness(
 def find_last_layer(model: nn.Module, sample: Tensor, target: int | None = None) -> str | None:
     """Return the convolution or linear layer whose weight is used last, of those that the scores depend on.
 
-    Layers whose weight cannot be replaced are passed over. None where no layer is left.
+    Layers whose weight cannot be replaced are skipped. None if no layer is left.
 
     Args:
         model: Maps a batch of samples to class scores; in any mode.
         sample: Without a batch dimension.
-        target: The class whose score has to depend on the layer; None for any class.
+        target: The class whose score must depend on the layer; None for any class.
 
     Raises:
         ModelOutputError: The model fails on the sample.
@@ -155,11 +157,9 @@ def _completeness_problem(method: Method, found: Attribution, noise: float) -> s
         return ""
     missed = _completeness(found)
     if missed is None:
-        said = f"The values add up to {delta:.3g}, but the score is that of the baseline: expected a sum of 0."
+        said = f"The values add up to {delta:.3g}, but the score equals that of the baseline: expected a sum of 0."
     else:
-        said = (
-            f"The values miss the change of the score by {100 * missed:.3g}% of it: expected at most {most_missed:.0%}."
-        )
+        said = f"The values miss the change in score by {100 * missed:.3g}% of it: expected at most {most_missed:.0%}."
     more = next((what for what in ("steps", "samples") if hasattr(method, f"num_{what}")), None)
     return f"{said} Use {'occlusion' if more is None else f'more {more}, or deep_lift'}."
 
@@ -172,7 +172,7 @@ def _conservation_problem(found: Attribution, noise: float) -> str:
         return ""
     return (
         f"The relevance adds up to {kept:.3g} times the score: expected 1 within {_NOT_CONSERVED:.0%}. Use another "
-        "rule, or a larger epsilon."
+        "rule or a larger epsilon."
     )
 
 
@@ -181,21 +181,21 @@ def _fit_problem(found: Attribution) -> str:
         return ""
     return (
         f"The linear model explains {max(found.fit, 0.0):.0%} of the scores' variance: expected at least "
-        f"{_NO_FIT:.0%}. Use more samples, or occlusion."
+        f"{_NO_FIT:.0%}. Use more samples or occlusion."
     )
 
 
 def _gradient_problem(method: Method, similarity: float | None) -> str:
     if not method.has_rules or method.reference != "gradient" or similarity is None or similarity <= _THE_SAME:
         return ""
-    return "The map is the plain gradient: the rule of the method has changed nothing."
+    return "The map equals the plain gradient: the rule of the method has no effect on this model."
 
 
 def _randomized_problem(method: Method, similarity: float | None) -> str:
     if not method.has_rules or similarity is None or similarity <= _INSENSITIVE:
         return ""
     return (
-        f"With random weights in the last layer the map stays the same (similarity {similarity:.3f}): it does not "
+        f"With random weights in the last layer, the map stays the same (similarity {similarity:.3f}): it does not "
         "depend on the class."
     )
 
@@ -220,7 +220,7 @@ def _gradient_similarity(case: _Case) -> tuple[float | None, str]:
     if case.method.reference is None:
         return None, ""
     plain = InputXGradient() if case.method.reference == "input_x_gradient" else Saliency()
-    unknown = "Whether the map differs from the plain gradient is not known:"
+    unknown = "Cannot tell whether the map differs from the plain gradient:"
     try:
         other = run_method(plain, case.model, case.question).values
     except AttributionError as error:
@@ -231,7 +231,7 @@ def _gradient_similarity(case: _Case) -> tuple[float | None, str]:
 
 def _randomized_similarity(case: _Case, score: float, last_layer: str | None) -> tuple[float | None, str]:
     """Return the least similarity with maps of random weights, up to the first that differs; why there is none."""
-    why = "there is no layer that can be given random weights."
+    why = "no layer can be given random weights."
     least: float | None = None
     for seed in range(_MOST_DRAWS if last_layer is not None else 0):
         assert last_layer is not None
@@ -242,7 +242,7 @@ def _randomized_similarity(case: _Case, score: float, last_layer: str | None) ->
             least = similarity if least is None else min(least, similarity)
             if least <= _INSENSITIVE:
                 break
-    return least, "" if least is not None else f"Whether the map depends on the class is not known: {why}"
+    return least, "" if least is not None else f"Cannot tell whether the map depends on the class: {why}"
 
 
 def _similarity_to_own(case: _Case, score: float) -> tuple[float | None, str]:
@@ -250,10 +250,10 @@ def _similarity_to_own(case: _Case, score: float) -> tuple[float | None, str]:
     where = "with random weights in the last layer"
     try:
         if _score(case) == score:
-            return None, f"{where} its score stays the same."
+            return None, f"{where}, the score stays the same."
         other = run_method(case.method, case.model, case.question).values
     except (AttributionError, ModelOutputError) as error:  # there is an answer on the model, but none on this one
-        return None, f"{where} there is no map. {error}"
+        return None, f"{where}, the method fails. {error}"
     similarity = _cosine(case.found.values, other)
     return (None, f"{where}, {_TOO_FEW}") if similarity is None else (abs(similarity), "")
 

@@ -1,4 +1,4 @@
-"""The picture of the two circles, as in the paper's figure 3, and its numbers."""
+"""The picture of the two circles, as in the paper's figure 3, and its data."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def write_facets(folder: Path, report: Mapping[str, Any], result: FacetsOfClass)
 
 
 def render(report: Mapping[str, Any], album: Album, found: FacetReport, pictures: Sequence[bytes]) -> str:
-    """Return the report as one HTML page, given the image of the dense model and that of each facet."""
+    """Return the report as one HTML page, given the image of the original model and that of each facet."""
     facets = [
         {
             "report": described,
@@ -98,14 +98,14 @@ def render(report: Mapping[str, Any], album: Album, found: FacetReport, pictures
         report,
         [],
         facets=facets,
-        dense=page_picture("image of the dense model", pictures[0]),
+        dense=page_picture("image of the original model", pictures[0]),
         overlap=page_picture("overlaps", png_bytes(_overlap_picture(found))),
         layers=list(report["separation"].items())[:_NUM_LAYERS_SHOWN],
     )
 
 
 def _overlap_picture(found: FacetReport) -> Image.Image:
-    """Return the overlaps of all pairs of photos as a picture, facet by facet; the darker the more."""
+    """Return a picture of the overlaps of all pairs of photos, facet by facet; darker means more overlap."""
     order = [member for facet in found.facets for member in facet.members]
     overlap = found.overlap[order][:, order].clone()
     pairs = ~torch.eye(len(order), dtype=torch.bool)

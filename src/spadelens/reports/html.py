@@ -1,4 +1,4 @@
-"""The report of a run as one HTML file that needs nothing else: no network, no folder beside it, no JavaScript."""
+"""The report of a run as one self-contained HTML file: no network access, other files or JavaScript needed."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _SMALLEST_PLAIN = 1e-3
 _LARGEST_PLAIN = 1e4
 _SPACE = "\N{NO-BREAK SPACE}"
 _CRITERIA = {
-    "probability": "that keeps at least {} of the dense model’s probability of the explained class",
+    "probability": "that keeps at least {} of the original model’s probability of the explained class",
     "prediction": "that keeps the prediction",
-    "agreement": "that predicts at least {} of the held-out views as the dense model does",
-    "insertion": "whose saliency map has at least {} of the dense map’s insertion score",
+    "agreement": "that agrees with the original model on at least {} of the held-out views",
+    "insertion": "whose saliency map reaches at least {} of the original model’s insertion score",
 }
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -42,9 +42,9 @@ class PhotoPictures:
 
     Attributes:
         photo: The photo as the model sees it, resized and cropped.
-        dense_heatmap: The map on the dense model.
+        dense_heatmap: The map on the original model.
         sparse_heatmap: The map on the trace.
-        dense_overlay: The map on the dense model, over the photo.
+        dense_overlay: The map on the original model, over the photo.
         sparse_overlay: The map on the trace, over the photo.
     """
 
@@ -57,7 +57,7 @@ class PhotoPictures:
 
 @dataclass(frozen=True)
 class PagePicture:
-    """A picture that a page holds itself."""
+    """A picture that is embedded in the page."""
 
     url: str
     width_px: int
@@ -107,11 +107,11 @@ class _ErrorAxis:
 def render_report(report: Mapping[str, Any], pictures: Mapping[str, PhotoPictures]) -> str:
     """Return a report as one HTML page.
 
-    Every text of the report is escaped, and the page's own policy lets no script run but the page's own.
+    All text of the report is escaped, and the page's content security policy only allows the page's own script.
 
     Args:
-        report: The report, as `report.schema.json` beside this module describes it.
-        pictures: Name of the photo in the report -> its pictures, which the page will hold; empty for texts and rows.
+        report: The report, as described by `report.schema.json`.
+        pictures: Name of the photo in the report -> its pictures; empty for texts and rows.
 
     Returns:
         The page, to be written as UTF-8.
@@ -124,7 +124,7 @@ def render_report(report: Mapping[str, Any], pictures: Mapping[str, PhotoPicture
         missing = [sample["name"] for sample in report["samples"] if sample["name"] not in pictures]
         if missing:
             raise InputError(
-                f"Cannot render the report: expected pictures of every photo, there are none of {missing}."
+                f"Cannot render the report: expected pictures of every photo, but there are none for {missing}."
             )
         samples = [_photo_context(sample, pictures[sample["name"]]) for sample in report["samples"]]
     else:
@@ -213,10 +213,10 @@ def page_picture(what: str, png: bytes) -> PagePicture:
     """Return the bytes of a PNG file as a picture of the page.
 
     Raises:
-        InputError: They are none, where `what` says what they should have been.
+        InputError: The bytes are not a PNG file; `what` names the picture in the message.
     """
     if not png.startswith(_PNG_SIGNATURE) or len(png) < 24:
-        raise InputError(f"Cannot render the report: the {what} is not a PNG file, it starts with {png[:8]!r}.")
+        raise InputError(f"Cannot render the report: the {what} is not a PNG file; it starts with {png[:8]!r}.")
     # The size is the first thing in the first chunk, behind its length and its name.
     width_px, height_px = struct.unpack(">II", png[16:24])
     return PagePicture(f"data:image/png;base64,{base64.b64encode(png).decode()}", width_px, height_px)

@@ -18,13 +18,13 @@ _LARGEST_OPACITY = 0.85
 def heatmap_picture(values: Tensor) -> Image.Image:
     """Return a heatmap `[H, W]` of values of at least 0 in color, enlarged by a whole factor to at least 448 pixels.
 
-    Zero is black; the 99.5th percentile and all above it have the brightest color. Each map is scaled on its own.
+    Zero is black; values from the 99.5th percentile up have the brightest color. Each map is scaled separately.
     """
     return _enlarged(Image.fromarray(_colors(scaled(values))))
 
 
 def overlay_picture(values: Tensor, photo: Image.Image) -> Image.Image:
-    """Return a heatmap `[H, W]` over the greyed `photo` of the same size; the higher the value the more opaque."""
+    """Return a heatmap `[H, W]` over the grayscale `photo` of the same size; higher values are more opaque."""
     strength = scaled(values)
     grey = np.asarray(photo.convert("L").convert("RGB"), dtype=np.float64)
     opacity = _LARGEST_OPACITY * np.sqrt(strength)[..., None]
@@ -45,7 +45,7 @@ def png_bytes(picture: Image.Image) -> bytes:
 
 
 def scaled(values: Tensor) -> NDArray[np.float64]:
-    """Return a heatmap `[H, W]` scaled to [0, 1]: 1 is its 99.5th percentile, or its maximum where that is zero."""
+    """Return a heatmap `[H, W]` scaled to [0, 1]: 1 is its 99.5th percentile, or its maximum if that is zero."""
     array = values.detach().cpu().double().abs().numpy()
     brightest = float(np.quantile(array, _SHOWN_AS_BRIGHTEST)) or float(array.max())
     return np.zeros_like(array) if brightest == 0 else np.clip(array / brightest, 0.0, 1.0)

@@ -32,14 +32,14 @@ NUM_TOP_CLASSES = 5
 
 @dataclass(frozen=True)
 class Run:
-    """What all samples of a report share.
+    """The data that all samples of a report share.
 
     Attributes:
         command: The shell command that reproduces the run.
         loaded: The model.
         settings: How samples were explained.
-        trace_report: Of the trace of any of the samples, for what is a matter of the model alone.
-        seconds: Stage -> time taken, over all samples.
+        trace_report: The report of any sample's trace, for what depends on the model only.
+        seconds: Stage -> time in seconds, over all samples.
     """
 
     command: str
@@ -71,7 +71,7 @@ def summarize(run: Run, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def describe_run(command: str, loaded: Loaded, trace_report: TraceReport) -> dict[str, Any]:
-    """Return what every report says of a run: the command, when and where it was, and the model."""
+    """Return the data about a run that every report has: command, time, device, versions and model."""
     return {
         "command": command,
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -92,7 +92,7 @@ def describe_options(options: TraceOptions, trace_report: TraceReport) -> dict[s
 
 
 def _describe_input(loaded: Loaded) -> dict[str, list[float] | None]:
-    """Return the size of photos in pixels, and what is subtracted from each channel or column and divides it."""
+    """Return the photo size in pixels, and the mean and standard deviation used to normalize channels or columns."""
     if isinstance(loaded, LoadedText):
         return {"input_size": None, "mean": None, "std": None}
     if isinstance(loaded, LoadedTable):
@@ -162,7 +162,7 @@ def _describe_soundness(heatmap: Heatmap) -> dict[str, Any]:
 
 
 def describe_maps(explanation: Explanation) -> list[dict[str, Any]] | None:
-    """Return what the maps of a text or a row say of each token or feature; None for photos, which have pictures."""
+    """Return the map values of each token or feature of a text or a row; None for photos, which have pictures."""
     if not explanation.units:
         return None
     found = []
@@ -178,7 +178,7 @@ def describe_maps(explanation: Explanation) -> list[dict[str, Any]] | None:
 
 
 def maps_table(sample: Mapping[str, Any]) -> str:
-    """Return the maps of a text or a row as a table of comma-separated values, a line for each token or feature."""
+    """Return the maps of a text or a row as CSV, with one line per token or feature."""
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
     writer.writerow(["name", "value", "special", "dense", "dense_absolute", "spade", "spade_absolute"])
@@ -207,7 +207,7 @@ def sparsity_of(trace: Trace) -> float:
 
 
 def describe_prediction(prediction: Prediction, explained_probability: float, loaded: Loaded) -> dict[str, Any]:
-    """Return what a model predicts, with the probability that it gives the explained class, for `report.json`."""
+    """Return a model's prediction and its probability of the explained class, for `report.json`."""
 
     def named(class_index: int, probability: float) -> dict[str, Any]:
         return {

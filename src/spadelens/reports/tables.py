@@ -1,4 +1,4 @@
-"""A table as Markdown, and as JSON with every image's scores."""
+"""Benchmark tables as Markdown, and as JSON with the scores of every image."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ _CERTAIN = 0.01
 _TITLES = {
     "auc": "Pixel AUC, %",
     "pointing": "Pointing game, % of hits",
-    "between": "AUC of the patch that decides against the other patch, %",
+    "between": "AUC of the deciding patch against the other patch, %",
     "insertion": "Insertion, % (higher is better)",
     "deletion": "Deletion, % (lower is better)",
 }
 _ABOUT = (
-    "In brackets the mean difference to the dense network on the same images; a star where the paired permutation test "
-    f"gives p < {_CERTAIN}. *Average* is over all methods but SmoothGrad. *Kept*: what the map is drawn on predicts "
-    "the explained class, for the first method. *Pruned*: of all weights of convolutions and linear layers. Seconds an "
-    "image, over all methods; a trace that several rows need counts in the first of them."
+    f"Parentheses show the mean difference from the original model on the same images; a star marks p < {_CERTAIN} in "
+    "the paired permutation test. *Average* is over all methods except SmoothGrad. *Kept*: share of images whose "
+    "explained class the pruned model still predicts, for the first method. *Pruned*: share of all weights of "
+    "convolutions and linear layers. *Seconds* are per image, over all methods; a trace that several rows use counts "
+    "in the first of them."
 )
 
 
@@ -49,7 +50,7 @@ def table_markdown(listing: Mapping[str, Any]) -> str:
 
 
 def first_table(listing: Mapping[str, Any]) -> str:
-    """Return the table of the first score of `table_json` as Markdown, and what could not be had."""
+    """Return the table of the first score of `table_json` as Markdown, followed by the missing entries."""
     return "\n\n".join([table_of(listing, listing["scores"][0]), *_errors(listing)])
 
 
@@ -77,7 +78,7 @@ def table_of(listing: Mapping[str, Any], score: str) -> str:
             )
         )
     name, _, blur = score.partition(", blur ")
-    title = _TITLES[name].replace(",", f" of maps under a blur of {blur},") if blur else _TITLES[name]
+    title = _TITLES[name].replace(",", f" of maps with a blur of {blur},") if blur else _TITLES[name]
     return "\n".join([f"**{title}**", "", *lines])
 
 
@@ -91,7 +92,7 @@ def _cell(found: Mapping[str, Any] | None, row: str) -> str:
 
 
 def _errors(listing: Mapping[str, Any]) -> list[str]:
-    """Return what could not be had, and which maps say nothing."""
+    """Return the entries that are not available and the maps that are zero everywhere."""
     cells = [(row["row"], method, one) for row in listing["rows"] for method, one in row["methods"].items()]
     errors = {f"{row}: {error}" for row, _, one in cells for error in one["errors"]}
     zeros = [
@@ -99,7 +100,7 @@ def _errors(listing: Mapping[str, Any]) -> list[str]:
         for row, method, one in cells
         if one["num_zero"]
     ]
-    parts = (("Could not be had:", sorted(errors)), ("Maps that are zero everywhere, and say nothing:", zeros))
+    parts = (("Not available:", sorted(errors)), ("Maps that are zero everywhere and carry no information:", zeros))
     return [f"{title}\n\n" + "\n".join(f"- {line}" for line in lines) for title, lines in parts if lines]
 
 

@@ -1,4 +1,4 @@
-"""Maps of texts and rows as a page shows them: colored tokens, and bars to the left and right of zero."""
+"""Maps of texts and rows for the HTML page: colored tokens, and bars to the left and right of zero."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 UNIT_NOUNS: Mapping[str, str] = MappingProxyType({"photo": "pixel", "text": "token", "row": "feature"})
 MOST_BARS = 30
 _SIDES = ("dense", "sparse")
-_LEAST_SHOWN = 0.02  # of the largest value: what is fainter has no color
-_UNSEEN = "\N{MIDDLE DOT}"  # stands for a token that is no piece of the text of its own
+_LEAST_SHOWN = 0.02  # fraction of the largest value; fainter values get no color
+_UNSEEN = "\N{MIDDLE DOT}"  # stands for a token that does not correspond to a piece of the text
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ShownUnit:
     strengths: Mapping[str, float]
 
     def role(self, side: str) -> str:
-        """Return whether it speaks 'for' the class, 'against' it, or is 'neutral'."""
+        """Return whether the unit is 'for' the class, 'against' it or 'neutral'."""
         strength = self.strengths[side]
         return "neutral" if abs(strength) < _LEAST_SHOWN else "for" if strength > 0 else "against"
 

@@ -1,4 +1,4 @@
-"""What came of visualizing a unit: the data of its report, its pictures, and the page that shows them."""
+"""The report on a visualized unit: its data, pictures and HTML page."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def describe_unit(objective: Objective, loaded: LoadedModel) -> str:
         case Channel(layer, index):
             return f"channel {index} of {layer}"
         case Neuron(layer, index, position):
-            where = "in the middle" if position is None else f"at {', '.join(map(str, position))}"
+            where = "in the center" if position is None else f"at {', '.join(map(str, position))}"
             return f"channel {index} of {layer} {where}"
         case Difference(first, second):
             return f"{describe_unit(first, loaded)} rather than {describe_unit(second, loaded)}"
@@ -173,7 +173,9 @@ def render(report: Mapping[str, Any], pictures: Mapping[str, Pictures]) -> str:
     """
     missing = [photo["name"] for photo in report["photos"] if photo["name"] not in pictures]
     if missing:
-        raise InputError(f"Cannot render the report: expected pictures of every photo, there are none of {missing}.")
+        raise InputError(
+            f"Cannot render the report: expected pictures of every photo, but there are none for {missing}."
+        )
     photos = [_photo_context(photo, pictures[photo["name"]]) for photo in report["photos"]]
     return render_page("visualize.html.j2", report, photos, num_transformed=NUM_TRANSFORMED)
 
