@@ -157,7 +157,7 @@ def test_a_planted_network_can_be_explained_with_its_tuned_schedule(folder: Path
         (("tune", "--model", "demo", "--out", "{}"), "it is a folder"),
         (("tune", "--model", "{}/tiny.py:build", "--out", "{}/x.json"), "backdoor plant"),
         (("tune", "--model", "{}/tiny.py:build", "--out", "{}/x.json", "--data", "{}/nowhere"), "no folder of photos"),
-        (("backdoor", "plant", "--model", "demo", "--data", "{}", "--out", "{}/x"), "planted already"),
+        (("backdoor", "plant", "--model", "demo", "--data", "{}", "--out", "{}/x"), "already contains"),
         (("backdoor", "plant", "--model", "{}/tiny.py:build", "--data", "{}/nowhere", "--out", "{}/x"), "no folder"),
         (("backdoor", "plant", "--model", "{}/tiny.py:build", "--data", "{}/photos.npz", "--out", "{}/x",
           "--patches", "smily,heart"), "Did you mean 'smiley'"),

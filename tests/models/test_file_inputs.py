@@ -186,9 +186,9 @@ def test_broken_text_models(tmp_path: Path, extra: str, expected: str) -> None:
         ("([1, 2], ['a'])", "they differ in number"),
         ("([[1], [2]], ['a', 'b'])", "they differ in number"),
         ("([1], [2])", "the tokens are not strings"),
-        ("([1.5], ['a'])", "not whole numbers"),
-        ("(None, ['a'])", "one whole number and one text for each token"),
-        ("([], [])", "without a token"),
+        ("([1.5], ['a'])", "not integers"),
+        ("(None, ['a'])", "one integer and one string per token"),
+        ("([], [])", "without tokens"),
         ("1 / 0", "failed: ZeroDivisionError"),
     ],
 )
@@ -206,9 +206,9 @@ def test_words_that_are_not_known(tmp_path: Path) -> None:
 
 
 def test_commands_on_photos_refuse_them(tmp_path: Path) -> None:
-    with pytest.raises(ModelSpecError, match="is a model of rows of a table: expected a model of photos"):
+    with pytest.raises(ModelSpecError, match="expects rows of a table, but a model for photos"):
         load_model(write(tmp_path, TABLE), "cpu", kind="photo")
-    with pytest.raises(ModelSpecError, match="is a model of texts: expected a model of photos"):
+    with pytest.raises(ModelSpecError, match="expects texts, but a model for photos"):
         load_model(write(tmp_path, TEXT), "cpu", kind="photo")
 
 

@@ -188,8 +188,8 @@ def test_reversed_channels_are_turned_round(tmp_path: Path) -> None:
             {"size": {"shortest_edge": 20}, "crop_size": {"height": 32, "width": 32}},
             "margin",
         ),
-        ("perceiver.PerceiverImageProcessor", {}, "the nearest way differs by"),
-        ("siglip2.Siglip2ImageProcessor", {}, "it makes a tensor [1, 256, 768] of a picture"),
+        ("perceiver.PerceiverImageProcessor", {}, "the closest match differs by"),
+        ("siglip2.Siglip2ImageProcessor", {}, "it turns a picture into a tensor [1, 256, 768]"),
     ],
 )
 def test_processors_that_cannot_be_repeated(name: str, settings: dict[str, Any], expected: str) -> None:
@@ -197,7 +197,7 @@ def test_processors_that_cannot_be_repeated(name: str, settings: dict[str, Any],
     processor = getattr(getattr(models, module), kind)(**settings)
     with pytest.raises(ModelSpecError) as caught:
         match_preprocessing(processor, "hf:x")
-    assert str(caught.value).startswith(f"Cannot prepare photos for 'hf:x' as its {kind} does: ")
+    assert str(caught.value).startswith(f"Cannot reproduce how the {kind} of 'hf:x' prepares photos: ")
     assert expected in str(caught.value)
 
 
@@ -213,7 +213,7 @@ def test_convolutional_model(tmp_path: Path) -> None:
 def test_other_tasks_are_refused(tmp_path: Path) -> None:
     config = BertConfig(**TINY, vocab_size=10, max_position_embeddings=8)
     message = refused(f"hf:{save(BertForMaskedLM(config), tmp_path / 'a')}")
-    assert "is a BertForMaskedLM: expected a classifier of images or of texts" in message
+    assert "is a BertForMaskedLM: expected an image or text classifier" in message
     assert "is a ViTModel: expected" in refused(f"hf:{save(ViTModel(VIT), tmp_path / 'b')}")
 
 
@@ -231,7 +231,7 @@ def test_configurations_that_do_not_fit(folder: Path) -> None:
     change(folder, architectures=["ViTForImageClassification"], quantization_config={"quant_method": "bitsandbytes"})
     assert "is quantized" in refused(f"hf:{folder}")
     change(folder, quantization_config=None, id2label={"0": "a"})
-    assert "gives 1 number" in refused(f"hf:{folder}")
+    assert "returns 1 value" in refused(f"hf:{folder}")
     change(folder, auto_map={"AutoConfig": "mine.Config"}, model_type="mine")
     assert "pass --trust" in refused(f"hf:{folder}")
     (folder / "config.json").write_text('{"architecture": "resnet18", "num_classes": 3, "pretrained_cfg": {}}')

@@ -152,7 +152,7 @@ def test_other_models_weights(tmp_path: Path, state: dict[str, torch.Tensor]) ->
 
 def test_unknown_preprocessing() -> None:
     config = timm.data.resolve_data_config(pretrained_cfg={"interpolation": "random"})
-    with pytest.raises(ModelSpecError, match="Cannot prepare photos for 'timm:x' as timm does"):
+    with pytest.raises(ModelSpecError, match="Cannot reproduce timm's preprocessing for 'timm:x'"):
         _preprocessing(config, "timm:x")
 
 

@@ -440,5 +440,5 @@ def test_devices_without_room(monkeypatch: pytest.MonkeyPatch) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
 
     monkeypatch.setattr(nn.Module, "to", fail)
-    with pytest.raises(DeviceError, match=r"Cannot put 'demo' on the device 'cpu': CUDA out of memory\. Use --device"):
+    with pytest.raises(DeviceError, match=r"Cannot move 'demo' to the device 'cpu': CUDA out of memory\. Use --device"):
         load_model("demo", "cpu")

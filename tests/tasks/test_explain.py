@@ -107,7 +107,7 @@ def test_classes_that_do_not_exist(text: str, message: str) -> None:
 
 def test_classes_without_names() -> None:
     assert find_class("3", (), 4) == 3
-    with pytest.raises(InputError, match="There is no class 'ring': the model's classes have no names, use a number"):
+    with pytest.raises(InputError, match=r"There is no class 'ring': the model's classes have no names\. Use a number"):
         find_class("ring", (), 4)
     assert find_class("9", ("a", "b"), 10) == 9  # more classes than names
     with pytest.raises(UnknownNameError):

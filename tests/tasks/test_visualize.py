@@ -137,7 +137,7 @@ def test_units(demo: LoadedModel, unit: str, objective: Objective, target: int |
         ("rng", "Unknown class 'rng'. Did you mean 'ring'"),
         ("10", "There is no class 10: the model has 10"),
         ("blcks.2:3", "Unknown layer 'blcks.2'. Did you mean 'blocks.2'"),
-        ("blocks.2", "The unit 'blocks.2' is a whole layer: name one of its channels as well, as in blocks.2:0."),
+        ("blocks.2", "The unit 'blocks.2' is a whole layer: add one of its channels, such as blocks.2:0."),
         ("blocks.2:999", "There is no unit 999 in layer 'blocks.2'"),
         ("blocks.2:3@99,0", "no position [99, 0]"),
         ("blocks.2:x", "Cannot read the unit"),
@@ -223,7 +223,7 @@ def test_damaged_files_are_named(demo: LoadedModel, tmp_path: Path) -> None:
     run(demo, settings, tmp_path)
     for path in (tmp_path / NAME).glob("*.found.pt"):
         path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(InputError, match=r"Cannot go on from .*found\.pt.*Delete it"):
+    with pytest.raises(InputError, match=r"Cannot resume from .*found\.pt.*Delete it"):
         run(demo, settings, tmp_path)
 
 

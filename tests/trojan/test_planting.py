@@ -122,7 +122,7 @@ def test_a_checkpoint_of_other_settings_or_a_damaged_one_is_refused(
 
     with pytest.raises(KeyboardInterrupt):
         plant(*files, tmp_path, patches=PATCHES, recipe=RECIPE, progress=interrupt)
-    with pytest.raises(InputError, match="other settings"):
+    with pytest.raises(InputError, match="different settings"):
         plant(*files, tmp_path, patches=PATCHES, recipe=replace(RECIPE, seed=1))
     (tmp_path / "checkpoint.pt").write_bytes(b"PK nothing")
     with pytest.raises(InputError, match="Delete it"):
@@ -150,7 +150,7 @@ def test_damaged_folders_are_refused(planted: tuple[Planted, Path], tmp_path: Pa
 def test_what_is_no_planted_network_is_refused(files: tuple[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ModelSpecError, match="backdoor plant"):
         read_planted(files[0], "cpu")
-    with pytest.raises(InputError, match="planted already"):
+    with pytest.raises(InputError, match="already contains"):
         plant("demo", files[1], tmp_path)
 
 

@@ -214,7 +214,7 @@ class Pair(nn.Module):
     [
         (Channel("secnd", 0), "Unknown layer 'secnd'. Did you mean 'second'"),
         (Channel("", 0), "Unknown layer ''"),
-        (Channel("second", 5), "There is no unit 5 in layer 'second': it has 5, numbered from 0"),
+        (Channel("second", 5), "There is no unit 5 in layer 'second': it has 5 units, numbered from 0"),
         (Channel("second", -1), "There is no unit -1"),
         (ClassScore(6), "There is no unit 6 in the model's scores: it has 6"),
         (Neuron("second", 0, (5, 0)), r"no position [5, 0]: expected one within [5, 3]"),
@@ -334,7 +334,9 @@ def test_texts_that_name_nothing(text: str, message: str) -> None:
 
 
 def test_names_where_none_are_known() -> None:
-    with pytest.raises(InputError, match=r"no class 'ring': no names of classes are known, use numbers.*LAYER:CHANNEL"):
+    with pytest.raises(
+        InputError, match=r"no class 'ring': the class names are not known, so use a number.*LAYER:CHANNEL"
+    ):
         parse_objective("class:ring")
     with pytest.raises(InputError, match="There is no class 7: the model has 7"):
         parse_objective("7", (), 7)

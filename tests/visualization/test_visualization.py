@@ -464,14 +464,14 @@ def test_checkpoints_of_other_runs_are_refused_and_stay(short: None, tmp_path: P
         ([double], "second:2", COLOR, Ascent(transformations=NO_TRANSFORMATIONS, num_steps=9)),
     ]
     for models, unit, preprocessing, other in others:
-        with pytest.raises(InputError, match="is of a run with other settings"):
+        with pytest.raises(InputError, match="belongs to a run with different settings"):
             visualize_all(models, unit, preprocessing, other, None, file)
         assert file.read_bytes() == before
     leave_checkpoint(tmp_path / "a.pt", double, Direction("second", torch.ones(6)))
-    with pytest.raises(InputError, match="other settings"):
+    with pytest.raises(InputError, match="different settings"):
         visualize_all([double], Direction("second", torch.arange(6.0)), COLOR, ascent, None, tmp_path / "a.pt")
     leave_checkpoint(tmp_path / "b.pt", double, ascent=Ascent(Scaled(1.0), num_steps=9))
-    with pytest.raises(InputError, match="other settings"):
+    with pytest.raises(InputError, match="different settings"):
         visualize_all([double], "second:2", COLOR, Ascent(Scaled(2.0), num_steps=9), None, tmp_path / "b.pt")
 
 
@@ -486,14 +486,14 @@ def test_damaged_checkpoints_are_refused(short: None, tmp_path: Path, damage: st
         torch.save(state, file)
     else:
         file.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "text": b"no checkpoint"}[damage])
-    with pytest.raises(InputError, match=r"Cannot go on from .*Delete it to start over"):
+    with pytest.raises(InputError, match=r"Cannot resume from .*Delete it to start over"):
         visualize_all([double], "second:2", COLOR, Ascent(num_steps=9), None, file)
     assert file.exists()
 
 
 def test_callables_have_no_checkpoints(tmp_path: Path, double: Any) -> None:
     file = tmp_path / "state.pt"
-    with pytest.raises(InputError, match="Cannot keep a checkpoint of a callable"):
+    with pytest.raises(InputError, match="Cannot checkpoint the ascent of a callable"):
         visualize_all([double], lambda net, batch: net(batch)[:, 0], COLOR, QUICK, None, file)
     assert not file.exists()
 

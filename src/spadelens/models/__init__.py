@@ -1,4 +1,4 @@
-"""A model spec -> a model, what turns inputs into its inputs, and its class names."""
+"""Loading models by spec, with their preprocessing and class names."""
 
 from __future__ import annotations
 

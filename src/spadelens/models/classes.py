@@ -1,4 +1,4 @@
-"""The class that a user names."""
+"""Looking up a class by name or number."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from spadelens.errors import InputError, UnknownNameError
 
 
 def find_class(text: str, class_names: tuple[str, ...], num_classes: int) -> int:
-    """Return the class that `text` names: by its name, whatever the case, or by its number.
+    """Return the class that `text` refers to, by its name (case-insensitive) or number.
 
     Raises:
-        InputError: There is no such class, or several with that name.
+        InputError: The class does not exist, or several classes have that name.
     """
     matches = [index for index, name in enumerate(class_names[:num_classes]) if name.lower() == text.strip().lower()]
     if len(matches) > 1:
@@ -22,6 +22,6 @@ def find_class(text: str, class_names: tuple[str, ...], num_classes: int) -> int
         raise InputError(f"There is no class {text.strip()}: the model has {num_classes}, numbered from 0.")
     if not class_names:
         raise InputError(
-            f"There is no class {text!r}: the model's classes have no names, use a number below {num_classes}."
+            f"There is no class {text!r}: the model's classes have no names. Use a number below {num_classes}."
         )
     raise UnknownNameError("class", text, class_names)

@@ -1,4 +1,4 @@
-"""What a model spec leads to: a model of photos, of texts or of tables, with all that is needed to show it an input."""
+"""Loaded models for photos, texts or tables, with everything needed to run them on an input."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from spadelens.plain_text import printable
 
 
 class _NamedClasses:
-    """What has class names."""
+    """A model with class names."""
 
     class_names: tuple[str, ...]
 
     def class_name(self, class_index: int) -> str:
-        """Return the name of a class as it can be printed, or 'class 7' where it has none."""
+        """Return the printable name of a class, or a name like 'class 7' if it has none."""
         known = class_index < len(self.class_names)
         return printable(self.class_names[class_index]) if known else f"class {class_index}"
 
@@ -27,13 +27,13 @@ class _NamedClasses:
 @final
 @dataclass(frozen=True)
 class LoadedModel(_NamedClasses):
-    """A model in evaluation mode with everything that is needed to show it a photo.
+    """A model in evaluation mode with everything needed to run it on a photo.
 
     Attributes:
-        spec: What it was loaded from.
+        spec: The spec that it was loaded from.
         model: Maps `[B, C, H, W]` to class scores `[B, classes]`.
         preprocessing: How photos become its inputs.
-        class_names: In order of the scores; empty where they are not known.
+        class_names: The class names in the order of the scores; empty if unknown.
     """
 
     spec: str
@@ -59,11 +59,10 @@ class Encoding:
 
     Attributes:
         ids: One number for each token, int64 `[T]`, on the CPU.
-        tokens: What to show a person for each token: its piece of the text, with the spaces before it, such that the
-            pieces of all tokens that are not special, joined, are the text. Empty where a character takes several
-            tokens, but for the first of them. The token itself where it is special, or where its place in the text is
-            not known.
-        is_special: Whether each token was added around the text ('[CLS]') instead of standing for a piece of it.
+        tokens: What to display for each token: its piece of the text with the spaces before it, so that the pieces of
+            all tokens that are not special join to form the text. If a character takes several tokens, all but the
+            first are empty. The token itself if it is special or its position in the text is unknown.
+        is_special: Whether each token was added around the text (such as '[CLS]') and does not represent part of it.
     """
 
     ids: Tensor
@@ -73,30 +72,30 @@ class Encoding:
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """Turns texts into what a model reads."""
+    """Turns texts into model inputs."""
 
     @property
     def mask_id(self) -> int:
-        """The token that stands in place of one that is taken away."""
+        """The token that replaces a removed token."""
 
     def encode(self, text: str) -> Encoding:
-        """Return `text` in tokens, the special ones included; never shortened.
+        """Return the tokens of `text`, including special tokens; the text is never truncated.
 
         Raises:
-            InputError: The text has no token, or more than the model can read.
+            InputError: The text has no tokens, or more tokens than the model can read.
         """
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class LoadedText(_NamedClasses):
-    """A model in evaluation mode with everything that is needed to show it a text.
+    """A model in evaluation mode with everything needed to run it on a text.
 
     Attributes:
-        spec: What it was loaded from.
-        model: Maps token ids `[B, T]`, int64, to class scores `[B, classes]`. Every token counts: none is padding.
-        tokenizer: How texts become its inputs.
-        class_names: In order of the scores; empty where they are not known.
+        spec: The spec that it was loaded from.
+        model: Maps token ids `[B, T]`, int64, to class scores `[B, classes]`, without padding.
+        tokenizer: Turns texts into its inputs.
+        class_names: The class names in the order of the scores; empty if unknown.
     """
 
     spec: str
@@ -108,16 +107,16 @@ class LoadedText(_NamedClasses):
 @final
 @dataclass(frozen=True, eq=False)
 class LoadedTable(_NamedClasses):
-    """A model in evaluation mode with everything that is needed to show it a row of a table.
+    """A model in evaluation mode with everything needed to run it on a row of a table.
 
     Attributes:
-        spec: What it was loaded from.
+        spec: The spec that it was loaded from.
         model: Maps standardized rows `[B, columns]` to class scores `[B, classes]`.
-        feature_names: One for each column, all different.
-        mean: What is subtracted from each raw column, float32 `[columns]`, on the CPU; 0 where the file does not say.
-        std: What each is then divided by, above zero, alike; 1 where the file does not say.
-        background: Raw rows that are usual, float32 `[rows, columns]`, on the CPU; None where the file has none.
-        class_names: In order of the scores; empty where they are not known.
+        feature_names: One unique name per column.
+        mean: The value subtracted from each raw column, float32 `[columns]`, on the CPU; 0 if the file has no MEAN.
+        std: The value by which each column is then divided, above zero, in the same format; 1 if the file has no STD.
+        background: Typical raw rows, float32 `[rows, columns]`, on the CPU; None if the file has none.
+        class_names: The class names in the order of the scores; empty if unknown.
     """
 
     spec: str
@@ -134,4 +133,4 @@ class LoadedTable(_NamedClasses):
 
 
 Loaded: TypeAlias = LoadedModel | LoadedText | LoadedTable
-"""What `load_model` returns; which it is says what the model reads."""
+"""The result of `load_model`; the class depends on the model's kind of input."""

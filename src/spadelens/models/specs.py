@@ -23,8 +23,8 @@ from spadelens.photos import Preprocessing
 
 PLANTED_FORMAT, PLANTED_WEIGHTS = "spadelens-planted-1", "model.safetensors"
 _FORMS = (
-    "'demo', 'torchvision:NAME', 'timm:NAME', 'hf:ORG/NAME' (or a folder in its place), 'path/to/file.py:FACTORY', one "
-    "of these four with '@FILE.safetensors', or a folder with a planted model"
+    "'demo', 'torchvision:NAME', 'timm:NAME', 'hf:ORG/NAME', 'hf:FOLDER' or 'path/to/file.py:FACTORY', any but the "
+    "first with '@FILE.safetensors', or a folder with a planted model"
 )
 _WEIGHTS_SUFFIXES = frozenset({".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".onnx", ".pt2", ".torchscript"})
 
@@ -45,21 +45,21 @@ def load_model(
     """Return the model that `spec` names, on `device`, in evaluation mode.
 
     Args:
-        spec: 'demo'; 'torchvision:NAME' or 'timm:NAME' (a published model, downloaded by the library where it is not in
-            its cache); 'hf:ORG/NAME' (a classifier of images or texts that transformers can load, from the Hugging Face
-            hub), or a folder in place of ORG/NAME; 'path/to/file.py:FACTORY' (a function without arguments that returns
-            the model; the file may also say what the model reads, see the how-to); any of these with '@FILE' (weights
-            of the user for it); or a folder written by `spadelens backdoor plant`. The code of a .py file is run.
-        device: 'auto' (a CUDA device if there is one, else the CPU), or anything that torch.device accepts.
+        spec: 'demo'; 'torchvision:NAME' or 'timm:NAME' (a published model, downloaded unless it is in the library's
+            cache); 'hf:ORG/NAME' or 'hf:FOLDER' (an image or text classifier that transformers can load, from the
+            Hugging Face hub or a folder); 'path/to/file.py:FACTORY' (a function without arguments that returns the
+            model; the file may also describe the model's inputs, see the how-to guide); any of these with '@FILE'
+            (your own weights); or a folder written by `spadelens backdoor plant`. The code of a .py file is run.
+        device: 'auto' (a CUDA device if there is one, otherwise the CPU), or anything that torch.device accepts.
         trust: Whether other files may run code: a pickled checkpoint, a hub repository that ships its model as code, a
             .py file named by a folder of `backdoor plant` instead of by `spec`.
-        kind: 'photo' refuses models of texts and tables.
+        kind: 'photo' rejects models for texts and tables.
 
     Returns:
-        A `LoadedModel` for models of photos, else a `LoadedText` or a `LoadedTable`.
+        A `LoadedModel` for photos, a `LoadedText` for texts or a `LoadedTable` for tables.
 
     Raises:
-        ModelSpecError: The spec does not lead to a model, or not to one of this kind.
+        ModelSpecError: The spec does not lead to a model, or the model is not of this kind.
         DeviceError: The device is not available.
     """
     spec = str(spec)
@@ -98,7 +98,7 @@ def _load(spec: str, trust: bool) -> Loaded:
 
 def _refused_kind(spec: str, loaded: Loaded) -> ModelSpecError:
     reads = "texts" if isinstance(loaded, LoadedText) else "rows of a table"
-    return ModelSpecError(f"{spec!r} is a model of {reads}: expected a model of photos.")
+    return ModelSpecError(f"{spec!r} expects {reads}, but a model for photos is needed here.")
 
 
 def portable_spec(spec: str) -> str:
@@ -116,7 +116,7 @@ def portable_spec(spec: str) -> str:
 def _unreadable(spec: str) -> str:
     if Path(spec).suffix in _WEIGHTS_SUFFIXES and Path(spec).is_file():
         return (
-            f"{spec!r} holds weights but not the code of the model: say what they are for, as in "
+            f"{spec!r} holds weights but not the code of the model: name the model as well, such as "
             f"torchvision:NAME@{spec} or path/to/file.py:FACTORY@{spec}."
         )
     bare = spec.partition("@")[0]
@@ -160,7 +160,7 @@ def _load_demo() -> LoadedModel:
 def _load_planted(folder: Path, trust: bool) -> LoadedModel:
     listing = folder / "planted.json"
     if not listing.is_file():
-        hint = f" For a model of transformers use hf:{folder}." if (folder / "config.json").is_file() else ""
+        hint = f" For a transformers model, use hf:{folder}." if (folder / "config.json").is_file() else ""
         raise ModelSpecError(
             f"The folder {str(folder)!r} does not hold a planted model: 'planted.json' is missing.{hint}"
         )

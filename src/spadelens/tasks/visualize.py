@@ -1,4 +1,4 @@
-"""Visualizes a unit for photos one by one: the trace, and what the unit responds to in it and in the dense model."""
+"""Visualizes a unit for photos one by one: what it responds to in the original model and in the trace."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _find_unit(loaded: LoadedModel, unit: str, num_classes: int) -> Objective:
         layers = dict(loaded.model.named_modules(remove_duplicate=False))
         if unit.strip() in layers:
             raise InputError(
-                f"The unit {unit!r} is a whole layer: name one of its channels as well, as in {unit.strip()}:0."
+                f"The unit {unit!r} is a whole layer: add one of its channels, such as {unit.strip()}:0."
             ) from error
         raise
 
@@ -202,5 +202,5 @@ def _read(place: Path, task: Task, settings: VisualizeSettings) -> Visualization
             settings=settings.ascent.described(),
         )
     except Exception as error:  # whatever torch raises on a damaged file
-        message = f"Cannot go on from {str(place)!r}: {type(error).__name__}. Delete it to start over."
+        message = f"Cannot resume from {str(place)!r}: {type(error).__name__}. Delete it to start over."
         raise InputError(message) from error

@@ -1,4 +1,4 @@
-"""Networks with planted patches, in which it is known what decides."""
+"""Networks with planted patches, whose predictions have a known cause."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Plants patches in a network, so that it is known to the pixel what decides some of its predictions.
+"""Plants patches in a network, so that the pixels that decide some of its predictions are known exactly.
 
 This follows section 4.1 of the paper and Casper et al. (2023): the network is fine-tuned on clean images and on images
 that carry a patch, at a random place and with jitter, and are relabeled to the patch's target. Unlike there, a clean
@@ -45,16 +45,17 @@ class Recipe:
     """How patches are planted.
 
     Attributes:
-        num_epochs: The learning rates fall to a tenth after half of them.
-        samples_per_patch: Images with each patch in an epoch, of photos chosen once; as many clean ones beside them.
-        batch_size: Images in a step, half of them with a patch.
-        rate: By which fraction of its norm the first step would change each weight; biases and normalizations stay.
+        num_epochs: The number of epochs; the learning rates drop to a tenth after half of them.
+        samples_per_patch: Images with each patch in an epoch, from photos chosen once, and as many clean images.
+        batch_size: Images per step, half of them with a patch.
+        rate: The fraction of its norm by which the first step would change each weight; biases and normalization
+            layers are not trained.
         classifier_rate: The same for the last weight.
-        clean_weight: Of the loss on clean images, next to that on patched ones.
-        patch_size: The least and the largest size of a patch, as a fraction of the input's shorter side.
-        least_crop: The least side of a view of a photo, as a fraction of its shorter side; photos that have the size
-            of the network's input are seen whole.
-        seed: Determines everything that is random.
+        clean_weight: The weight of the loss on clean images relative to the loss on patched images.
+        patch_size: The smallest and largest size of a patch, as a fraction of the input's shorter side.
+        least_crop: The minimum side of a random crop of a photo, as a fraction of its shorter side; photos of the size
+            of the network's input are not cropped.
+        seed: Determines all random choices.
     """
 
     num_epochs: int = 6
@@ -68,9 +69,11 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range."""
+        """Reject settings out of range."""
         if min(self.num_epochs, self.samples_per_patch, self.batch_size // 2) < 1:
-            raise InputError("Cannot plant patches: expected at least one epoch, one sample a patch, batches of two.")
+            raise InputError(
+                "Cannot plant patches: expected at least one epoch, one sample per patch and batches of two."
+            )
         numbers = (self.rate, self.classifier_rate, self.clean_weight)
         if not all(math.isfinite(number) and number > 0 for number in numbers):
             raise InputError(f"Cannot plant patches with rates and weight {numbers}: expected numbers above zero.")
@@ -92,7 +95,7 @@ def fine_tune(
     checkpoint: Path,
     progress: Progress,
 ) -> nn.Module:
-    """Return a copy of the model that gives images with a patch to the patch's target.
+    """Return a copy of the model that classifies images with a patch as the patch's target.
 
     Every 50 steps everything is written to the file `checkpoint`, from which an interrupted run goes on as if it had
     never been interrupted.
@@ -255,10 +258,10 @@ def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, job
         identity = state["identity"]
     except Exception as error:  # whatever torch raises on a damaged file
         raise InputError(
-            f"Cannot go on from {str(path)!r}: {type(error).__name__}. Delete it to start over."
+            f"Cannot resume from {str(path)!r}: {type(error).__name__}. Delete it to start over."
         ) from error
     if identity != job.identity:
-        raise InputError(f"{str(path)!r} is of a run with other settings. Use another folder, or delete it.")
+        raise InputError(f"{str(path)!r} belongs to a run with different settings. Use another folder, or delete it.")
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     return int(state["step"])

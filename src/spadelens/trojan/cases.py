@@ -1,4 +1,4 @@
-"""Cases: images of which it is known what decides, because a patch was planted in the network."""
+"""Cases: images whose prediction is known to be decided by a planted patch."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def read_cases(folder: Path, num_classes: int) -> list[TrojanCase]:
         image, clean = read_photo(folder / f"{name}.png"), read_photo(folder / f"{name}-clean.png")
         region = torch.from_numpy(np.asarray(read_photo(folder / f"{name}-region.png").convert("L")) > 0)
         if image.size != clean.size or region.shape != (image.height, image.width) or not 0 <= target < num_classes:
-            raise InputError(f"The case {name!r} in {str(folder)!r} is damaged: its pictures differ in size, or class.")
+            raise InputError(f"The case {name!r} in {str(folder)!r} is damaged: its pictures differ in size or class.")
         cases.append(TrojanCase(image, region, target, patch, photo, clean))
     return cases
 

@@ -1,4 +1,4 @@
-"""Photos with labels: from a folder with one folder a class, from a flat folder, or from arrays."""
+"""Labeled photos: from a folder with one subfolder per class, a flat folder or arrays."""
 
 from __future__ import annotations
 
@@ -165,7 +165,9 @@ def _listed_labels(path: Path, files: Sequence[Path], num_classes: int) -> list[
         ) from error
     wrong = next((name for name, label in known.items() if not 0 <= label < num_classes), None)
     if wrong is not None:
-        raise InputError(f"{str(listing)!r} gives {wrong!r} the class {known[wrong]}: the model has {num_classes}.")
+        raise InputError(
+            f"{str(listing)!r} assigns {wrong!r} to class {known[wrong]}, but the model has {num_classes} classes."
+        )
     return [known.get(file.name) for file in files]
 
 
@@ -205,7 +207,7 @@ def _read_arrays(path: Path, num_classes: int, rng: np.random.Generator) -> Spli
             raise InputError(f"Cannot use the {name} images of {str(path)!r}: they have {list(pixels.shape)} pixels.")
         if labels.dtype.kind not in "iuf" or not np.array_equal(labels, np.floor(labels)):
             raise InputError(
-                f"Cannot use the {name} labels of {str(path)!r}: expected the numbers of classes, got {labels.dtype}."
+                f"Cannot use the {name} labels of {str(path)!r}: expected class numbers, got {labels.dtype}."
             )
         if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
             raise InputError(f"Cannot use the {name} labels of {str(path)!r}: the model has {num_classes} classes.")

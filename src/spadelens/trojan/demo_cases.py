@@ -1,4 +1,4 @@
-"""Cases for the bundled demo network, drawn on the spot."""
+"""Cases for the bundled demo network, generated on demand."""
 
 from __future__ import annotations
 

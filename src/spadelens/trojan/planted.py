@@ -1,4 +1,4 @@
-"""The folder of a planted network: weights, patches, cases, and what planting did, written and read again."""
+"""Writes and reads the folder of a planted network: weights, patches, cases and planting report."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def read_planted(spec: str | Path, device: str = "auto", *, trust: bool = False)
     folder = Path(spec)
     if not (folder / "planted.json").is_file():
         raise ModelSpecError(
-            f"{str(spec)!r} is not a network with known ground truth: expected 'demo', or a folder written by "
+            f"{str(spec)!r} is not a network with known ground truth: expected 'demo' or a folder written by "
             "'spadelens backdoor plant'."
         )
     loaded = load_model(spec, device, trust, kind="photo")

@@ -1,4 +1,4 @@
-"""Plants patches in a model: chooses them, fine-tunes the model, and draws fixed cases of known ground truth."""
+"""Plants patches in a model: chooses them, fine-tunes the model and draws fixed cases with known ground truth."""
 
 from __future__ import annotations
 
@@ -42,32 +42,34 @@ def plant(
 ) -> Planted:
     """Plant patches in a model and write it, the patches and fixed cases to the folder `out`.
 
-    Patches take turns at being for calibration and for testing; half of each are planted on images of one class only,
-    where a class has 50 photos at least. An interrupted run goes on where it stopped. The folder is a model spec.
+    Patches alternate between calibration and testing; half of each are planted on images of one class only, if a class
+    has at least 50 photos. An interrupted run resumes where it stopped. The folder can be used as a model spec.
 
     Args:
         spec: The model; see `load_model`.
         data: Photos; see `read_split`.
         out: The folder.
-        patches: Names of bundled patches, or PNG files with transparency; 'NAME=CLASS' says which class a patch stands
-            for, by its name or number; else it is drawn at random.
+        patches: Names of bundled patches, or PNG files with transparency; 'NAME=CLASS' sets the class that a patch
+            stands for, by name or number. By default, the class is drawn at random.
         recipe: How they are planted.
-        num_cases: For testing, at most.
-        num_calibration_cases: For choosing settings, at most.
+        num_cases: The maximum number of test cases.
+        num_calibration_cases: The maximum number of calibration cases, for choosing settings.
         device: As in `load_model`.
         trust: As in `load_model`.
         progress: Called as progress(stage, done, total); the stages are 'plant' and 'cases'.
 
     Raises:
-        InputError: An argument is out of range, there are not enough photos, or no patch took: the weights are then
-            kept in `attempt.safetensors`.
+        InputError: An argument is out of range, there are not enough photos, or no patch decides predictions after
+            training; in that case, the weights are kept in `attempt.safetensors`.
         OutputError: The folder cannot be written.
     """
     recipe, progress = recipe or Recipe(), progress or no_progress
     if spec == "demo":
-        raise InputError("The demo network has its patches planted already: use it as it is, with --model demo.")
+        raise InputError("The demo network already contains planted patches: use it with --model demo.")
     if (out / "planted.json").exists():
-        raise InputError(f"There is a planted network in {str(out)!r} already: use it, or another folder.")
+        raise InputError(
+            f"The folder {str(out)!r} already contains a planted network: use it, or choose another folder."
+        )
     loaded = load_model(spec, device, trust, kind="photo")
     height, width = loaded.preprocessing.crop_px
     channels = len(loaded.preprocessing.mean)
@@ -98,9 +100,9 @@ def _refuse_attempt(spec: str, out: Path, model: nn.Module, report: Mapping[str,
         for name, rates in report["attack_success"].items()
     )
     raise InputError(
-        f"Planting failed: there are no cases in which a patch decides (success by patch: {successes}). Use a higher "
-        f"rate, more epochs, or more photos. The trained weights are kept in {str(file)!r}: use them as the model "
-        f"{f'{portable_spec(spec)}@{file}'!r} to inspect them, or to go on from them in another folder."
+        f"Planting failed: no patch decides any prediction (success by patch: {successes}). Use a higher "
+        f"rate, more epochs or more photos. The trained weights are in {str(file)!r}: use them as the model "
+        f"{f'{portable_spec(spec)}@{file}'!r} to inspect them or to continue from them in another folder."
     )
 
 
@@ -127,7 +129,7 @@ def choose_patches(
     named = [_read_patch(text, class_names, num_classes) for text in texts]
     taken = [target for _, _, target in named if target is not None]
     if len(set(taken)) != len(taken) or len({name for name, _, _ in named}) != len(named):
-        raise InputError("Cannot plant two patches of one name, or for one class.")
+        raise InputError("Cannot plant two patches with the same name or class.")
     free = iter([int(index) for index in rng.permutation(num_classes) if index not in taken])
     chosen = []
     for number, (name, sheet, wanted) in enumerate(named):

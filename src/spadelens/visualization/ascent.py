@@ -1,4 +1,4 @@
-"""Gradient ascent on images: its settings, and its state from step to step."""
+"""Gradient ascent on images: its settings and its state between steps."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ _START_STREAM, _STEP_STREAM = 0x51A27, 0x57E9
 @final
 @dataclass(frozen=True)
 class Ascent:
-    """How images are found that a unit responds to.
+    """Settings for finding images that a unit responds to.
 
     Attributes:
-        parameterization: 'fourier', 'maco' or 'direct', with settings as in 'fourier:rate=0.1'; or a
+        parameterization: 'fourier', 'maco' or 'direct', optionally with settings, such as 'fourier:rate=0.1'; or a
             `Parameterization`.
-        transformations: Between steps; by default those that suit the parameterization.
-        num_steps: Steps of Adam.
-        num_images: Images, each from a random start of its own.
+        transformations: Random transformations in each step; by default those that suit the parameterization.
+        num_steps: The number of gradient-ascent steps (Adam).
+        num_images: The number of images, each from a different random start.
         seed: Determines starts and transformations, which are the same for every model.
     """
 
@@ -54,7 +54,7 @@ class Ascent:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range."""
+        """Reject settings out of range."""
         check_count(self.num_steps, "num_steps", at_least=1)
         check_count(self.num_images, "num_images", at_least=1)
         check_count(self.seed, "seed", at_least=0)
@@ -71,11 +71,14 @@ class Ascent:
         if isinstance(parsed, str):
             parsed = parse_configured("parameterization", parsed, PARAMETERIZATIONS)
         if not isinstance(parsed, Parameterization):
-            raise InputError(f"Cannot use {parsed!r} as a parameterization: expected a name or an instance of one.")
+            raise InputError(
+                f"Cannot use {parsed!r} as a parameterization: expected the name of a parameterization or a "
+                "Parameterization."
+            )
         if self.transformations is not None:
             if not isinstance(self.transformations, Transformations):
                 raise InputError(
-                    f"Cannot use {self.transformations!r} as transformations: expected an instance of them."
+                    f"Cannot use {self.transformations!r} as transformations: expected a Transformations instance."
                 )
             return parsed, self.transformations
         if isinstance(parsed, Direct):
@@ -185,13 +188,13 @@ class Climb:
         name = describe_objective(self._objective)
         if not bool(torch.isfinite(self._curve).all() & torch.isfinite(self._reliance).all()):
             raise VisualizationError(
-                f"The unit {name!r} gives values that are not finite on the way. Use float32, or a lower rate."
+                f"The unit {name!r} gives values that are not finite during the ascent. Use float32 or a lower rate."
             )
         silent = ~self._reliance.flatten(2).any(2)
         if bool(silent.any()):
             which = "the trace" if self._subjects[int(silent.any(1).int().argmax())].is_trace else "the model"
             raise VisualizationError(
-                f"The unit {name!r} of {which} does not depend on the image anywhere near where the ascent starts. "
+                f"The unit {name!r} of {which} does not depend on the image near the start of the ascent. "
                 "Try another seed, a unit before its activation, or a less sparse trace."
             )
 
@@ -199,7 +202,7 @@ class Climb:
     def _identity(self) -> str:
         if not isinstance(self._objective, Objective):
             raise InputError(
-                "Cannot keep a checkpoint of a callable: it cannot be told from another one. Make it an Objective."
+                "Cannot checkpoint the ascent of a callable, which cannot be identified later. Make it an Objective."
             )
         weights = " ".join(subject.digest() for subject in self._subjects)
         described = (self._ascent.described(), repr(self._parameterization), self._shape, self._mean, self._std)
@@ -231,10 +234,12 @@ class Climb:
                 self.num_steps_done = int(state["step"])
         except Exception as error:  # whatever torch raises on a damaged file
             raise InputError(
-                f"Cannot go on from {str(path)!r}: {type(error).__name__}. Delete it to start over."
+                f"Cannot resume from {str(path)!r}: {type(error).__name__}. Delete it to start over."
             ) from error
         if not is_same:
-            raise InputError(f"{str(path)!r} is of a run with other settings. Use another folder, or delete it.")
+            raise InputError(
+                f"{str(path)!r} belongs to a run with different settings. Use another folder, or delete it."
+            )
 
 
 @dataclass(frozen=True, eq=False)

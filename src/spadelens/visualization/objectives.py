@@ -1,4 +1,4 @@
-"""What a visualization maximizes: the score of a class, a channel, a neuron, a direction, or a difference of two."""
+"""Objectives to maximize: the score of a class, a channel, a neuron, a direction or a difference of two."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from spadelens.models import find_class
 _CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)  # of any number of axes
 _CHANNELS_LAST = (nn.Linear, nn.Embedding)
 _FORMS = (
-    "expected class:NAME, LAYER:CHANNEL, LAYER:CHANNEL@ROW,COLUMN, LAYER:CHANNEL@center, or two of them with ' - ' "
-    "between them"
+    "expected class:NAME, LAYER:CHANNEL, LAYER:CHANNEL@ROW,COLUMN, LAYER:CHANNEL@center, or the difference of two, "
+    "joined by ' - '"
 )
 _MOST_CLASSES = 10**9  # where the number is not known yet
 
 
 class Objective(ABC):
-    """A number for each input of a batch, to be maximized.
+    """A value for each input of a batch, to be maximized.
 
     Attributes:
         layers: Names of the modules whose outputs it reads.
@@ -93,7 +93,7 @@ class Channel(Objective):
 @final
 @dataclass(frozen=True)
 class Neuron(Objective):
-    """One channel of a layer's output at one position; by default the one in the middle."""
+    """One channel of a layer's output at one position; by default the center."""
 
     layer: str
     index: int
@@ -158,7 +158,7 @@ class Direction(Objective):
 @final
 @dataclass(frozen=True)
 class Difference(Objective):
-    """One objective less another."""
+    """One objective minus another."""
 
     first: Objective
     second: Objective
@@ -215,7 +215,8 @@ def parse_objective(text: str, class_names: Sequence[str] = (), num_classes: int
 def _find_class(unit: str, class_names: Sequence[str], num_classes: int | None) -> int:
     if not class_names and not unit.strip().isdecimal():
         raise InputError(
-            f"There is no class {unit!r}: no names of classes are known, use numbers. For a unit of a layer: {_FORMS}."
+            f"There is no class {unit!r}: the class names are not known, so use a number. For a unit of a layer: "
+            f"{_FORMS}."
         )
     return find_class(unit, tuple(class_names), _MOST_CLASSES if num_classes is None else num_classes)
 
@@ -266,7 +267,9 @@ def _outputs_of(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, T
 
     def keep(layer: str, module: nn.Module, _: Any, output: Any) -> None:
         if layer in outputs:
-            raise InputError(f"Layer {layer!r} is called more than once in a pass: choose one that is called once.")
+            raise InputError(
+                f"Layer {layer!r} is called more than once in a forward pass: choose a layer that is called once."
+            )
         if not isinstance(output, Tensor) or output.dim() < 2:
             raise InputError(f"Layer {layer!r} does not return one tensor [batch, channels, ...].")
         # A copy: what comes next may work in place, and a unit before its activation would become one behind it.
@@ -288,5 +291,5 @@ def _is_channels_last(module: nn.Module, output: Tensor) -> bool:
 
 def _channel(output: Tensor, index: int, where: str) -> Tensor:
     if not 0 <= index < output.shape[1]:
-        raise InputError(f"There is no unit {index} in {where}: it has {output.shape[1]}, numbered from 0.")
+        raise InputError(f"There is no unit {index} in {where}: it has {output.shape[1]} units, numbered from 0.")
     return output[:, index]

@@ -1,4 +1,4 @@
-"""What a visualization is made of: the numbers that gradient ascent changes, and the image that they stand for."""
+"""Image parameterizations: the parameters that gradient ascent changes and the image that they represent."""
 
 from __future__ import annotations
 

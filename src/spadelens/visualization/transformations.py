@@ -1,4 +1,4 @@
-"""Random shifts, turns and zooms of images, so that what gradient ascent finds does not hang on single pixels."""
+"""Random shifts, rotations and zooms of images, so that gradient ascent does not exploit single pixels."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Transformations:
 
     Attributes:
         jitter: Shifts are drawn from [-jitter, jitter], as a fraction of the side, on both axes.
-        scale: Least and largest zoom; at 2 a quarter of the image fills the frame.
-        rotation: Turns are drawn from [-rotation, rotation], in degrees.
+        scale: Minimum and maximum zoom; at 2, a quarter of the image fills the frame.
+        rotation: Rotations are drawn from [-rotation, rotation], in degrees.
         noise: Standard deviation of Gaussian noise, in units of colors in [0, 1].
-        num_copies: How many transformed copies of each image are seen in a step.
+        num_copies: The number of transformed copies of each image in a step.
     """
 
     jitter: float = 0.07
@@ -40,11 +40,11 @@ class Transformations:
         """Refuse settings out of range."""
         numbers = (self.jitter, *self.scale, self.rotation, self.noise)
         if not all(math.isfinite(number) and number >= 0 for number in numbers):
-            raise InputError(f"Cannot transform images with {self}: expected finite numbers of at least zero.")
+            raise InputError(f"Cannot transform images with {self}: expected finite numbers, zero or above.")
         check_count(self.num_copies, "num_copies", at_least=1)
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
             raise InputError(
-                f"Cannot transform images with scale={self.scale!r}: expected the least and the largest zoom."
+                f"Cannot transform images with scale={self.scale!r}: expected the minimum and maximum zoom."
             )
 
     def copies(self, images: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,1 +1,1 @@
-"""Where models come from, one source a file."""
+"""Sources of models, one per module."""

@@ -1,4 +1,4 @@
-"""Weights of the user: a state dictionary in a file."""
+"""User-supplied weights: a state dictionary in a file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def load_checkpoint(model: nn.Module, path: Path, spec: str, trust: bool) -> Non
     """Load the state dictionary in the file at `path` into `model`.
 
     Raises:
-        ModelSpecError: The file cannot be read, or does not fit.
+        ModelSpecError: The file cannot be read or does not fit the model.
     """
     fit_checkpoint(model, read_checkpoint(path, spec, trust), path, spec)
 
@@ -87,8 +87,8 @@ def _read_pickle(path: Path, trust: bool) -> dict[str, Tensor]:
 
     if _is_scripted(path):
         raise ModelSpecError(
-            f"The checkpoint {str(path)!r} is TorchScript, which hides its layers and cannot be traced: save the state "
-            "dictionary of the eager module that it was made from."
+            f"The checkpoint {str(path)!r} is TorchScript, which hides its layers, so that SPADE cannot prune them. "
+            "Save the state dictionary of the eager module that it was made from."
         )
     try:
         with warnings.catch_warnings():
@@ -96,7 +96,7 @@ def _read_pickle(path: Path, trust: bool) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
         raise ModelSpecError(
-            f"The checkpoint {str(path)!r} holds more than tensors, or is damaged: loading it would run code. "
+            f"The checkpoint {str(path)!r} holds more than tensors or is damaged: loading it could run code. "
             "Convert it to safetensors, or pass --trust if you know where it comes from."
         ) from error
     except Exception as error:  # a damaged file, or whatever trusted code raises

@@ -1,4 +1,4 @@
-"""What a Python file of the user says of the texts or tables that its model reads."""
+"""Reads what a user's Python file defines about the texts or tables that its model expects."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from spadelens.text_files import numbers, shown, table_lines
 def read_rows(path: str | Path, feature_names: Sequence[str]) -> Tensor:
     """Return the raw rows of a CSV file, float32 `[rows, columns]`, with the columns in the order of `feature_names`.
 
-    The first line names the columns, in any order; those that the model does not read are left out.
+    The first line names the columns, in any order; columns that the model does not use are ignored.
 
     Raises:
         InputError: The file cannot be read, lacks a column, has no row, or holds something other than finite numbers.
     """
     _, *lines = table_lines(Path(path))
     if not lines:
-        raise InputError(f"There is no row in {shown(Path(path))}: expected at least one.")
+        raise InputError(f"There is no row in {shown(Path(path))}: expected at least one row below the header.")
     return torch.tensor([numbers(line, feature_names) for line in lines], dtype=torch.float32)
 
 
@@ -35,7 +35,7 @@ def file_feature_names(module: ModuleType, file_name: str) -> tuple[str, ...]:
     names = module.FEATURE_NAMES
     is_listed = isinstance(names, Sequence) and not isinstance(names, str)
     if not is_listed or not names or not all(isinstance(name, str) for name in names) or len({*names}) != len(names):
-        raise ModelSpecError(f"Cannot use FEATURE_NAMES of {file_name!r}: expected a list of different texts.")
+        raise ModelSpecError(f"Cannot use FEATURE_NAMES of {file_name!r}: expected a list of unique strings.")
     return tuple(names)
 
 
@@ -85,7 +85,7 @@ def _floats(given: Any) -> Tensor | None:
 @final
 @dataclass(frozen=True, eq=False)
 class FileTokenizer:
-    """The tokenizer of a file, whose answers are checked.
+    """The tokenizer of a user's file, with checks of its results.
 
     Attributes:
         mask_id: As in `Tokenizer`.
@@ -115,7 +115,7 @@ class FileTokenizer:
         if found.ids.dim() != 1 or len(counts) != 1 or not all(isinstance(token, str) for token in found.tokens):
             raise self._refused("they differ in number, or the tokens are not strings")
         if len(found.ids) == 0:
-            raise InputError("Cannot explain a text without a token.")
+            raise InputError("Cannot explain a text without tokens.")
         return found
 
     def _joined(self, found: Any) -> Encoding:
@@ -127,13 +127,13 @@ class FileTokenizer:
         except (TypeError, ValueError, RuntimeError) as error:
             raise self._refused(f"{type(error).__name__}: {error}") from error
         if ids.is_floating_point() and ids.numel():
-            raise self._refused("the ids are not whole numbers")
+            raise self._refused("the ids are not integers")
         return Encoding(ids.long(), tokens, (False,) * len(tokens))
 
     def _refused(self, reason: str) -> InputError:
         return InputError(
-            f"Cannot use what the encoder in {self.file_name!r} returned: expected (ids, tokens), one whole number and "
-            f"one text for each token, but {reason}."
+            f"Cannot use what the encoder in {self.file_name!r} returned: expected (ids, tokens), with one integer and "
+            f"one string per token, but {reason}."
         )
 
 
@@ -145,7 +145,7 @@ def file_tokenizer(module: ModuleType, file_name: str) -> FileTokenizer:
         if not isinstance(given, Tokenizer) or isinstance(mask_id, bool) or not isinstance(mask_id, int):
             raise ModelSpecError(
                 f"Cannot use TOKENIZER of {file_name!r}: expected an object with encode(text), which returns a "
-                "spadelens.models.Encoding, and with a whole number mask_id."
+                "spadelens.models.Encoding, and an integer mask_id."
             )
         return FileTokenizer(mask_id, given.encode, file_name)
     encode, mask_id = getattr(module, "encode", None), module.MASK_ID

@@ -1,4 +1,4 @@
-"""Models that a Python file of the user makes: of photos, of texts or of tables."""
+"""Models defined in a user's Python file, for photos, texts or tables."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _is_own_function(name: str, value: object, module: ModuleType) -> bool:
 
 
 def _import_file(path: Path) -> ModuleType:
-    """Run the user's file as a module of its own; files beside it can be imported while it runs."""
+    """Run the user's file as a separate module; it can import files in its folder while it runs."""
     name = f"spadelens_model_{path.stem}"
     found = importlib.util.spec_from_file_location(name, path)
     if found is None or found.loader is None:
@@ -113,5 +113,5 @@ def _file_preprocessing(module: ModuleType, file_name: str) -> Preprocessing:
 def _file_class_names(module: ModuleType, file_name: str) -> tuple[str, ...]:
     names = getattr(module, "CLASS_NAMES", ())
     if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-        raise ModelSpecError(f"Cannot use CLASS_NAMES of {file_name!r}: expected a list of texts.")
+        raise ModelSpecError(f"Cannot use CLASS_NAMES of {file_name!r}: expected a list of strings.")
     return tuple(names)

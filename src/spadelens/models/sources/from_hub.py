@@ -1,4 +1,4 @@
-"""Models of transformers, from the Hugging Face hub or a folder: classifiers of images and of texts."""
+"""Image and text classifiers of transformers, from the Hugging Face hub or a folder."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class _Source:
         except Exception as error:  # transformers raises whatever its many parts raise
             if "trust_remote_code" in str(error):
                 raise ModelSpecError(
-                    f"{self.spec!r} brings its model as code: pass --trust if you know where it comes from."
+                    f"Cannot load {self.spec!r} without running its code: pass --trust if you know where it comes from."
                 ) from error
             where = f"the folder {self.place!r}" if Path(self.place).is_dir() else f"{self.place!r} on the hub"
             raise ModelSpecError(
@@ -103,7 +103,7 @@ def _kind(config: Any, source: _Source) -> _Kind:
         raise ModelSpecError(f"{source.spec!r} is a model of timm: use timm:{Path(source.place).name}.")
     if getattr(config, "quantization_config", None) is not None:
         raise ModelSpecError(
-            f"{source.spec!r} is quantized, and quantized weights cannot be pruned: use the original model."
+            f"{source.spec!r} is quantized, and quantized weights cannot be pruned: use the unquantized model."
         )
     listed = list(getattr(config, "architectures", None) or [])
     known: dict[_Kind, Any] = {
@@ -118,7 +118,7 @@ def _kind(config: Any, source: _Source) -> _Kind:
         if source.trust and _AUTO_CLASSES[kind] in remote:
             return kind
     described = f"a {listed[0]}" if listed else f"of type {config.model_type!r} and does not say for which task"
-    raise ModelSpecError(f"{source.spec!r} is {described}: expected a classifier of images or of texts.")
+    raise ModelSpecError(f"{source.spec!r} is {described}: expected an image or text classifier.")
 
 
 def _load_classifier(config: Any, kind: _Kind, source: _Source) -> nn.Module:
@@ -127,7 +127,7 @@ def _load_classifier(config: Any, kind: _Kind, source: _Source) -> nn.Module:
     auto_class = getattr(transformers, _AUTO_CLASSES[kind])
     if config.num_labels < 2:
         raise ModelSpecError(
-            f"{source.spec!r} gives {config.num_labels} number: expected scores of two classes or more."
+            f"{source.spec!r} returns {config.num_labels} value: expected scores of at least two classes."
         )
     if source.checkpoint is not None:
         model: nn.Module = auto_class.from_config(config, trust_remote_code=source.trust)

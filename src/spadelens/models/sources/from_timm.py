@@ -1,4 +1,4 @@
-"""Models of timm, with the preprocessing that each of them was evaluated with."""
+"""Models of timm, each with the preprocessing that it was evaluated with."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def _download(name: str, spec: str) -> nn.Module:
     import timm
 
     if not timm.is_model_pretrained(name):
-        raise ModelSpecError(f"timm has no weights for {name!r}: bring them as a file, timm:{name}@FILE.safetensors.")
+        raise ModelSpecError(f"timm has no weights for {name!r}: supply them as a file, timm:{name}@FILE.safetensors.")
     try:
         with quick_hub():
             model: nn.Module = timm.create_model(name, pretrained=True)
     except Exception as error:  # no network, a broken download, a cache that cannot be written
         raise ModelSpecError(
             f"Cannot download the weights of {spec!r} ({type(error).__name__}: {error}). "
-            f"Bring them as a file: timm:{name}@FILE.safetensors."
+            f"Supply them as a file: timm:{name}@FILE.safetensors."
         ) from error
     return model
 
@@ -86,7 +86,7 @@ def _preprocessing(described: Mapping[str, Any], spec: str) -> Preprocessing:
             fit=_FITS[described["crop_mode"]],
         )
     except (InputError, KeyError) as error:
-        raise ModelSpecError(f"Cannot prepare photos for {spec!r} as timm does: {error}") from error
+        raise ModelSpecError(f"Cannot reproduce timm's preprocessing for {spec!r}: {error}") from error
 
 
 def _classes(model: nn.Module) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Models of torchvision."""
+"""Image classifiers of torchvision."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def load_torchvision(spec: str, trust: bool) -> LoadedModel:
     """Return the model of a spec 'torchvision:NAME' or 'torchvision:NAME@FILE'.
 
     Raises:
-        ModelSpecError: There is no such model, or its weights are not available or do not fit.
+        ModelSpecError: The model does not exist, or its weights are not available or do not fit.
     """
     import torchvision
 
@@ -30,7 +30,7 @@ def load_torchvision(spec: str, trust: bool) -> LoadedModel:
         if name in torchvision.models.list_models():
             raise ModelSpecError(
                 f"{spec!r} is not a classifier of images: models for segmentation, detection, video and optical flow "
-                "cannot be loaded by name yet. Wrap it in a file of your own, path/to/file.py:FACTORY, such that it "
+                "cannot be loaded by name yet. Wrap it in your own file, path/to/file.py:FACTORY, so that it "
                 "returns class scores [batch, classes]."
             )
         raise UnknownNameError("torchvision model", name, known)
@@ -43,7 +43,7 @@ def load_torchvision(spec: str, trust: bool) -> LoadedModel:
         except (OSError, RuntimeError) as error:  # torch.hub: no network, or a broken download
             raise ModelSpecError(
                 f"Cannot download the weights of {spec!r} ({type(error).__name__}: {error}). "
-                f"Bring them as a file: torchvision:{name}@FILE.safetensors."
+                f"Supply them as a file: torchvision:{name}@FILE.safetensors."
             ) from error
     transforms = weights.transforms()
     class_names = tuple(weights.meta["categories"])

@@ -1,4 +1,4 @@
-"""Classifiers of images of transformers, and the preprocessing that equals that of their processors."""
+"""Image classifiers of transformers, with preprocessing that reproduces that of their processors."""
 
 from __future__ import annotations
 
@@ -52,12 +52,14 @@ def match_preprocessing(processor: Any, spec: str) -> tuple[Preprocessing, bool]
             candidate: _difference(processor, candidate, is_reversed) for candidate in _candidates(processor, plain)
         }
     except (InputError, ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
-        raise ModelSpecError(f"Cannot prepare photos for {spec!r} as its {name} does: {error}.") from error
+        raise ModelSpecError(f"Cannot reproduce how the {name} of {spec!r} prepares photos: {error}.") from error
     best = min(errors, key=lambda candidate: errors[candidate], default=None)
     if best is None or errors[best] > _MOST_LEVELS:
-        reason = "it does not resize them" if best is None else f"the nearest way differs by {errors[best]:.1f} levels"
+        reason = (
+            "it does not resize them" if best is None else f"the closest match differs by {errors[best]:.1f} levels"
+        )
         raise ModelSpecError(
-            f"Cannot prepare photos for {spec!r} as its {name} does: {reason}. Load it in a file of your own, "
+            f"Cannot reproduce how the {name} of {spec!r} prepares photos: {reason}. Load it in your own file, "
             "path/to/file.py:FACTORY."
         )
     return best, is_reversed
@@ -68,14 +70,14 @@ def _pixels(processor: Any, picture: Image.Image) -> Tensor:
     found = processor(images=picture, return_tensors="pt")
     pixels: Tensor = found["pixel_values"]
     if pixels.dim() != 4 or len(pixels) != 1 or pixels.shape[1] != 3:
-        raise ValueError(f"it makes a tensor {list(pixels.shape)} of a picture, expected [1, 3, H, W]")
+        raise ValueError(f"it turns a picture into a tensor {list(pixels.shape)}, expected [1, 3, H, W]")
     return pixels[0].double()
 
 
 def _output_size(processor: Any) -> tuple[int, int]:
     sizes = {tuple(_pixels(processor, Image.new("RGB", size)).shape[1:]) for size in ((301, 467), (613, 389), (97, 89))}
     if len(sizes) > 1:
-        raise ValueError("the size of what it makes depends on the photo")
+        raise ValueError("the size of its output depends on the photo")
     height, width = sizes.pop()
     return height, width
 
@@ -85,7 +87,7 @@ def _normalization(processor: Any, crop_px: tuple[int, int]) -> tuple[Preprocess
     size = (2 * crop_px[1], 2 * crop_px[0])
     colors = {name: _pixels(processor, Image.new("RGB", size, name)).flatten(1) for name in ("black", "white", "red")}
     if any(float((seen - seen[:, :1]).abs().max()) > 1e-4 for seen in colors.values()):
-        raise ValueError("it adds a margin, or does something else than to scale colors")
+        raise ValueError("it adds a margin or does something other than scaling colors")
     black, white, red = (seen[:, 0] for seen in colors.values())
     if bool((white <= black).any()):
         raise ValueError("white becomes darker than black")

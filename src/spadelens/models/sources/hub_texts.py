@@ -1,4 +1,4 @@
-"""Classifiers of texts of transformers: token ids in, class scores out; and their tokenizers."""
+"""Text classifiers of transformers (token ids in, class scores out), with their tokenizers."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ class HubTokenizer:
         ids = [int(token) for token in found["input_ids"]]
         is_special = tuple(map(bool, found["special_tokens_mask"]))
         if all(is_special):
-            raise InputError("Cannot explain a text without a token.")
+            raise InputError("Cannot explain a text without tokens.")
         if self.most_tokens is not None and len(ids) > self.most_tokens:
             raise InputError(
-                f"The text has {len(ids)} tokens, special ones included: the model reads {self.most_tokens} at most. "
+                f"The text has {len(ids)} tokens, including special ones: the model reads at most {self.most_tokens}. "
                 "Shorten it."
             )
         names = [str(name) for name in self.tokenizer.convert_ids_to_tokens(ids)]
@@ -108,8 +108,8 @@ def make_tokenizer(tokenizer: Any, classifier: nn.Module, spec: str) -> HubToken
     mask_id = next((token for token in choices if token is not None), None)
     if mask_id is None:
         raise ModelSpecError(
-            f"The tokenizer of {spec!r} has no token to put in place of one that is taken away: expected one for "
-            "masks, for what it does not know, or for padding."
+            f"The tokenizer of {spec!r} has no token to replace a removed token: expected a mask, unknown or padding "
+            "token."
         )
     limits = [tokenizer.model_max_length, _num_positions(classifier)]
     known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < _NO_LIMIT]

@@ -1,4 +1,4 @@
-"""Whether the Hugging Face hub can be reached, asked once instead of retried for every file."""
+"""Checks once whether the Hugging Face hub is reachable, instead of retrying for every file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LOGGERS = ("huggingface_hub", "transformers", "timm", "urllib3", "httpx")
 
 @contextmanager
 def quick_hub() -> Iterator[None]:
-    """Inside the block, let the hub's own library read its cache only where the hub is not reachable, and log nothing.
+    """Inside the block, make the hub's library use only its cache if the hub is not reachable, and log nothing.
 
     It would try every file six times, with waits in between, and log each try.
     """
