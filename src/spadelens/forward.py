@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from spadelens.eager import run_as_written
 from spadelens.errors import ModelOutputError, SpadeError
+from spadelens.prediction import Outputs, Scale, check_outputs, scale_of
 from spadelens.private_copy import ensure_private
 from spadelens.randomness import seeded, undisturbed_random_states
 
@@ -78,6 +79,9 @@ def check_scores(scores: Any, batch_size: int) -> Tensor:
     return scores.detach()
 
 
+_REARRANGING = ("View", "ReshapeAlias", "UnsafeView", "Squeeze", "Unsqueeze", "Clone", "ToCopy", "Alias")
+
+
 def check_repeatable(model: nn.Module, sample: Tensor, scores: Tensor) -> None:
     """Refuse a model that does not always give `scores` `[classes]` for `sample`, whatever else is run with it.
 
@@ -127,3 +131,27 @@ def _change(found: Tensor, expected: Tensor) -> float:
     """Return the largest difference of scores, relative to the largest score."""
     size = float(expected.abs().max())
     return float((found - expected).abs().max()) / size if size else float((found - expected).abs().max())
+
+
+def scale_for(model: nn.Module, sample: Tensor, scores: Tensor, outputs: Outputs | None = None) -> Scale:
+    """Return what kind of numbers the scores `[classes]` of a sample are, as the model and its caller say.
+
+    Scores that are not negative and add up to 1 are probabilities of classes; other scores that come out of a sigmoid
+    are probabilities of labels. The rest are logits: of classes, unless the caller says that they are of labels, which
+    nothing in the model can show.
+
+    Raises:
+        UnknownNameError: There is no such kind of outputs.
+    """
+    check_outputs(outputs)
+    is_bounded = bool(((scores >= 0) & (scores <= 1)).all())
+    return scale_of(scores, outputs, is_bounded and outputs != "classes" and _ends_in_sigmoid(model, sample))
+
+
+def _ends_in_sigmoid(model: nn.Module, sample: Tensor) -> bool:
+    with running(model) as private, torch.inference_mode(False), torch.enable_grad():
+        scores = private(sample.detach().unsqueeze(0).clone().requires_grad_())
+    step = scores.grad_fn if isinstance(scores, Tensor) else None
+    while step is not None and step.name().removesuffix("Backward0") in _REARRANGING and step.next_functions:
+        step = step.next_functions[0][0]
+    return step is not None and step.name() == "SigmoidBackward0"

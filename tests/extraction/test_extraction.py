@@ -26,7 +26,7 @@ from spadelens.errors import (
 from spadelens.extraction.extraction import extract_trace
 from spadelens.extraction.report import Outcome
 from spadelens.extraction.trace import Trace
-from spadelens.prediction import are_probabilities, predict
+from spadelens.prediction import predict, scale_of
 from spadelens.solvers import SOLVERS, LayerProblem, LayerSolution, Magnitude, Solver
 from spadelens.views.photo_views import Augmentation, make_views, parse_augmentation
 
@@ -223,7 +223,7 @@ def test_layers_are_solved_from_what_they_see(name: str, unit: str) -> None:
         assert (trace.weights[layer][pruned] == 0).all()
     with torch.no_grad():
         for which, model in (("dense", net), ("sparse", trace.sparse_copy().eval())):
-            assert getattr(trace.report, which) == predict(model(sample[None])[0], is_distribution=False)
+            assert getattr(trace.report, which) == predict(model(sample[None])[0], "logits")
 
 
 def test_a_module_called_twice_adds_up() -> None:
@@ -592,7 +592,7 @@ def test_models_that_are_none() -> None:
     ],
 )
 def test_probabilities(scores: list[float], expected: list[float]) -> None:
-    found = predict(torch.tensor(scores), are_probabilities(torch.tensor(scores)))
+    found = predict(torch.tensor(scores), scale_of(torch.tensor(scores)))
     assert found.probabilities == pytest.approx(expected)
     assert found.class_index == (1 if expected[1] > expected[0] else 0)
     assert found.probability == pytest.approx(max(expected))
@@ -613,8 +613,8 @@ def test_half_precision_probabilities_are_recognized() -> None:
     torch.manual_seed(0)
     for classes in (10, 1000):
         for _ in range(50):
-            assert are_probabilities(torch.randn(classes).mul(3).softmax(-1).bfloat16())
-            assert not are_probabilities(torch.randn(classes).bfloat16())
+            assert scale_of(torch.randn(classes).mul(3).softmax(-1).bfloat16()) == "probabilities"
+            assert scale_of(torch.randn(classes).bfloat16()) == "logits"
 
 
 def test_a_train_method_of_the_users_own_is_not_called() -> None:

@@ -54,7 +54,7 @@ def test_the_curve_pixel_by_pixel(direction: str, height: int, width: int, num_s
     heatmap = torch.randperm(height * width, generator=generator).reshape(height, width).double()
     curve = probability_curve(
         Weighted(weights), sample, heatmap, 0,
-        direction=direction, baseline="mean", num_steps=num_steps, is_distribution=False, batch_size=3,
+        direction=direction, baseline="mean", num_steps=num_steps, scale="logits", batch_size=3,
     )  # fmt: skip
     order = heatmap.flatten().argsort(descending=True)
     gray = float(sample.mean())
@@ -74,13 +74,13 @@ def test_equal_pixels_appear_in_no_order_of_places() -> None:
     sample[:, 2:] = 0.0
     curve = probability_curve(
         Weighted(weights), sample, torch.zeros(10, 10), 0,
-        direction="insertion", baseline="mean", num_steps=5, is_distribution=False,
+        direction="insertion", baseline="mean", num_steps=5, scale="logits",
     )  # fmt: skip
     first_rows_only = torch.sigmoid(torch.tensor(20.0))
     assert float(curve[1]) < float(first_rows_only)
     again = probability_curve(
         Weighted(weights), sample, torch.zeros(10, 10), 0,
-        direction="insertion", baseline="mean", num_steps=5, is_distribution=False,
+        direction="insertion", baseline="mean", num_steps=5, scale="logits",
     )  # fmt: skip
     assert torch.equal(curve, again)
 

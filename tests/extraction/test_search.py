@@ -37,9 +37,9 @@ def candidate(sparsity: float, error: float, size: int = 20) -> Candidate:
 
 
 def subject_of(model: nn.Module, sample: Tensor = SAMPLE, target: int | None = None) -> Subject:
-    dense = predict(model(sample[None])[0], is_distribution=False)
+    dense = predict(model(sample[None])[0], "logits")
     source = augmented_views(sample, "noise", 16, 0)
-    return Subject(model, sample, dense.class_index if target is None else target, dense, False, source, 4)
+    return Subject(model, sample, dense.class_index if target is None else target, dense, "logits", source, 4)
 
 
 def test_the_path_by_hand() -> None:

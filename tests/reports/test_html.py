@@ -142,6 +142,7 @@ def report() -> dict[str, Any]:
             "mean": [0.485, 0.456, 0.406],
             "std": [0.229, 0.224, 0.225],
             "num_classes": 1000,
+            "outputs": "classes",
         },
         "settings": {
             "method": "smoothgrad",

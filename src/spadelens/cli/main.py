@@ -203,6 +203,8 @@ def _settings(
     **options: Any,
 ) -> ExplainSettings:
     """Return the settings that the options describe for the model's kind of input; for photos without a model."""
+    from dataclasses import replace
+
     from spadelens.extraction.options import TraceOptions
     from spadelens.extraction.presets import find_preset
     from spadelens.methods.registry import METHODS
@@ -218,6 +220,8 @@ def _settings(
         raise InputError("Cannot blur the map of a text or a table row: --blur is for photos only.")
     check_class_name(target)
     given = TraceOptions.of(**options)
+    if given.outputs is None and loaded is not None:
+        given = replace(given, outputs=loaded.outputs)
     preset = given.preset
     if preset is None:
         is_searched = given.schedule is None or isinstance(parse_schedule(given.schedule), Auto)

@@ -19,6 +19,7 @@ from spadelens.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from spadelens.extraction.presets import Preset
+    from spadelens.prediction import Outputs
     from spadelens.schedules.schedule_text import ScheduleLike
     from spadelens.solvers import Solver
     from spadelens.views.photo_views import AugmentationLike
@@ -131,6 +132,15 @@ class TraceOptions:
     batch_size: int | None = field(
         default=None,
         metadata=_shown("Views per forward pass. By default as many as the layers' sizes allow.", least=1),
+    )
+
+    outputs: Outputs | None = field(
+        default=None,
+        metadata=_shown(
+            "What the model's scores are for: classes, or labels, of which any number may apply. By default labels if "
+            "the model ends in a sigmoid, else classes.",
+            metavar="NAME",
+        ),
     )
 
     def __post_init__(self) -> None:

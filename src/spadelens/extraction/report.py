@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 from spadelens.kinds import Kind, read_kind
-from spadelens.prediction import Prediction
+from spadelens.prediction import OUTPUTS, Prediction
 
 
 class Outcome(str, Enum):
@@ -117,16 +117,22 @@ class TraceReport:
     @property
     def is_prediction_kept(self) -> bool:
         """Whether the original model and the trace predict the same class."""
-        return self.dense.class_index == self.sparse.class_index
+        return self.dense.answer == self.sparse.answer
 
     @property
     def is_target_kept(self) -> bool:
-        """Whether the explained class ranks as high with the trace as with the original model, or higher."""
-        ranks = (
+        """Whether the trace says of the explained class or label what the original model says of it.
+
+        A class has to be the likeliest for both, or for neither, and then have the same rank or a higher one. A label
+        has to apply for both or for neither.
+        """
+        if self.dense.outputs == "labels":
+            return (self.target in self.dense.answer) == (self.target in self.sparse.answer)
+        original, trace = (
             sum(value > one.probabilities[self.target] for value in one.probabilities)
             for one in (self.dense, self.sparse)
         )
-        return next(ranks) >= next(ranks)
+        return trace <= original
 
     @property
     def num_classes(self) -> int:
@@ -158,8 +164,8 @@ class TraceReport:
                 LayerReport(**{**layer, "shape": tuple(layer["shape"]), "outcome": Outcome(layer["outcome"])})
                 for layer in data["layers"]
             ),
-            dense=Prediction(tuple(map(float, data["dense"]["probabilities"]))),
-            sparse=Prediction(tuple(map(float, data["sparse"]["probabilities"]))),
+            dense=_read_prediction(data["dense"]),
+            sparse=_read_prediction(data["sparse"]),
             settings=dict(data["settings"]),
             seconds=dict(data["seconds"]),
             versions=dict(data["versions"]),
@@ -167,6 +173,12 @@ class TraceReport:
             kind=read_kind(data["kind"]),
             search=search,
         )
+
+
+def _read_prediction(data: Mapping[str, Any]) -> Prediction:
+    if data["outputs"] not in OUTPUTS:
+        raise ValueError(f"there is no kind of outputs {data['outputs']!r}")
+    return Prediction(tuple(map(float, data["probabilities"])), data["outputs"])
 
 
 def package_versions() -> dict[str, str]:

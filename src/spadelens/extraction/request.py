@@ -12,6 +12,7 @@ from spadelens.extraction.options import TraceOptions
 from spadelens.extraction.pipeline.accumulate import Precision, check_precision
 from spadelens.extraction.presets import find_preset
 from spadelens.kinds import Kind
+from spadelens.prediction import check_outputs
 from spadelens.progress import Progress, no_progress
 from spadelens.schedules.schedule import Schedule
 from spadelens.schedules.schedule_text import parse_schedule
@@ -74,6 +75,7 @@ def make_request(
     assert filled.solver is not None
     assert filled.schedule is not None
     assert filled.augmentation is not None
+    check_outputs(filled.outputs)
     solver = parse_solver(filled.solver) if isinstance(filled.solver, str) else filled.solver
     if not isinstance(solver, Solver):
         raise InputError(f"Cannot use {filled.solver!r} as a solver: expected the name of a solver or a Solver.")

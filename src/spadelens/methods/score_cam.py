@@ -13,13 +13,13 @@ from torch.nn import functional
 from spadelens.eager import unwrapped
 from spadelens.errors import AttributionError, InputError, UnknownNameError
 from spadelens.extraction.trace import Trace, runnable
-from spadelens.forward import class_scores
+from spadelens.forward import class_scores, scale_for
 from spadelens.hooks import forward_hooks
 from spadelens.inputs.checks import check_sample, check_target
 from spadelens.kinds import spread_units
 from spadelens.methods.feature_map import LastMap, is_map
 from spadelens.methods.method import Attribution, Method, check_at_least_one
-from spadelens.prediction import are_probabilities
+from spadelens.prediction import Scale, probabilities_of
 from spadelens.views.view_source import check_count
 
 BATCH_SIZE = 16
@@ -104,15 +104,15 @@ def score_cams(
     private = runnable(model)
     channels, scores = _channels(private, sample, layer)
     chosen = [check_target(target, len(scores)) for target in targets]
-    is_distribution = are_probabilities(scores)
-    baseline = _probabilities(private, torch.zeros_like(sample).unsqueeze(0), is_distribution)[:, chosen]
+    scale = scale_for(private, sample, scores)
+    baseline = _probabilities(private, torch.zeros_like(sample).unsqueeze(0), scale)[:, chosen]
     maps = channels.new_zeros(len(chosen), *sample.shape[1:])
     for start in range(0, len(channels), batch_size):
         enlarged = functional.interpolate(
             channels[start : start + batch_size].unsqueeze(1), sample.shape[1:], mode="bilinear"
         )  # [B, 1, H, W]
         masked = sample * _masks(enlarged).to(sample.dtype)  # [B, C, H, W]
-        weights = _probabilities(private, masked, is_distribution)[:, chosen] - baseline  # [B, targets]
+        weights = _probabilities(private, masked, scale)[:, chosen] - baseline  # [B, targets]
         maps += (weights.T[:, :, None, None] * enlarged[:, 0]).sum(1)
     return maps.relu().cpu()
 
@@ -123,9 +123,9 @@ def _masks(channels: Tensor) -> Tensor:
     return torch.where(most > least, (channels - least) / (most - least), torch.zeros_like(channels))
 
 
-def _probabilities(model: nn.Module, batch: Tensor, is_distribution: bool) -> Tensor:
+def _probabilities(model: nn.Module, batch: Tensor, scale: Scale) -> Tensor:
     scores = _wide(class_scores(model, batch))
-    return scores if is_distribution else scores.softmax(dim=1)
+    return scores if scale == "probabilities" else probabilities_of(scores, scale)
 
 
 def _channels(model: nn.Module, sample: Tensor, layer: str | None) -> tuple[Tensor, Tensor]:

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from spadelens.errors import InputError
 from spadelens.extraction.pipeline.perturbation import Baseline, Direction, area, probability_curve
 from spadelens.extraction.trace import runnable
-from spadelens.forward import class_scores
+from spadelens.forward import class_scores, scale_for
 from spadelens.inputs.checks import check_sample, check_target
-from spadelens.prediction import are_probabilities
 from spadelens.views.view_source import check_count
 
 _NUM_STEPS, _BATCH_SIZE = 32, 16
@@ -103,7 +102,7 @@ def _area(
         direction=direction,
         baseline=baseline,
         num_steps=num_steps,
-        is_distribution=are_probabilities(scores),
+        scale=scale_for(judge, sample, scores),
         batch_size=batch_size,
     )
     return area(curve)

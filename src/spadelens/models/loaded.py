@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from spadelens.photos import Preprocessing, read_photo
 from spadelens.plain_text import printable
+from spadelens.prediction import Outputs
 
 
 class _NamedClasses:
@@ -34,12 +35,14 @@ class LoadedModel(_NamedClasses):
         model: Maps `[B, C, H, W]` to class scores `[B, classes]`.
         preprocessing: How photos become its inputs.
         class_names: The class names in the order of the scores; empty if unknown.
+        outputs: What the scores are for, if known; see `prediction.Outputs`.
     """
 
     spec: str
     model: nn.Module
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
+    outputs: Outputs | None = None
 
     def sample(self, photo: Image.Image | str | Path) -> Tensor:
         """Return a photo, or the photo in a file, as the model expects it, `[C, H, W]` on the CPU.
@@ -96,12 +99,14 @@ class LoadedText(_NamedClasses):
         model: Maps token ids `[B, T]`, int64, to class scores `[B, classes]`, without padding.
         tokenizer: Turns texts into its inputs.
         class_names: The class names in the order of the scores; empty if unknown.
+        outputs: What the scores are for, if known; see `prediction.Outputs`.
     """
 
     spec: str
     model: nn.Module
     tokenizer: Tokenizer
     class_names: tuple[str, ...]
+    outputs: Outputs | None = None
 
 
 @final
@@ -117,6 +122,7 @@ class LoadedTable(_NamedClasses):
         std: The value by which each column is then divided, above zero, in the same format; 1 if the file has no STD.
         background: Typical raw rows, float32 `[rows, columns]`, on the CPU; None if the file has none.
         class_names: The class names in the order of the scores; empty if unknown.
+        outputs: What the scores are for, if known; see `prediction.Outputs`.
     """
 
     spec: str
@@ -126,6 +132,7 @@ class LoadedTable(_NamedClasses):
     std: Tensor
     background: Tensor | None
     class_names: tuple[str, ...]
+    outputs: Outputs | None = None
 
     def standardize(self, rows: Tensor) -> Tensor:
         """Return raw rows `[..., columns]` as the model expects them."""

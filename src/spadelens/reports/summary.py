@@ -82,6 +82,7 @@ def describe_run(command: str, loaded: Loaded, trace_report: TraceReport) -> dic
             "num_weights": _num_weights(trace_report),
             **_describe_input(loaded),
             "num_classes": trace_report.num_classes,
+            "outputs": trace_report.dense.outputs,
         },
     }
 

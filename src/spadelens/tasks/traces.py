@@ -12,6 +12,7 @@ from spadelens.extraction.options import TraceOptions
 from spadelens.extraction.pipeline.accumulate import check_precision
 from spadelens.extraction.presets import Preset
 from spadelens.models import LoadedModel
+from spadelens.prediction import check_outputs
 from spadelens.schedules.schedule_text import parse_schedule
 from spadelens.solvers import parse_solver
 from spadelens.views.photo_views import parse_augmentation
@@ -30,6 +31,7 @@ def completed(options: TraceOptions, preset: Preset, name: str) -> TraceOptions:
     assert filled.schedule is not None
     parse_augmentation(filled.augmentation)
     check_precision(filled.precision)
+    check_outputs(filled.outputs)
     return replace(filled, solver=parse_solver(filled.solver), schedule=parse_schedule(filled.schedule))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from spadelens.extraction.pipeline.perturbation import area, probability_curve
 from spadelens.forward import class_scores, running
-from spadelens.prediction import Prediction, predict
+from spadelens.prediction import Prediction, Scale, answers, predict
 from spadelens.views.view_source import ViewSource
 
 _NUM_INSERTION_STEPS = 24
@@ -31,7 +31,7 @@ class Subject:
         sample: `[C, H, W]`.
         target: The explained class.
         dense: What the dense model predicts for the sample.
-        is_distribution: Whether the model's scores are probabilities already.
+        scale: What kind of numbers the scores are.
         source: The views of the sample.
         batch_size: Views per forward pass.
     """
@@ -40,13 +40,13 @@ class Subject:
     sample: Tensor
     target: int
     dense: Prediction
-    is_distribution: bool
+    scale: Scale
     source: ViewSource
     batch_size: int
 
     def predict(self) -> Prediction:
         """Return what the model, with the weights that it holds now, predicts for the sample."""
-        return predict(class_scores(self.model, self.sample.unsqueeze(0))[0], self.is_distribution)
+        return predict(class_scores(self.model, self.sample.unsqueeze(0))[0], self.scale)
 
 
 Swap: TypeAlias = Callable[[], AbstractContextManager[None]]
@@ -73,7 +73,7 @@ def kept_probability(subject: Subject) -> Kept:
 
 def kept_prediction(subject: Subject) -> Kept:
     """Measure whether the sample is predicted the same: 1 or 0."""
-    return lambda _, sparse: float(sparse.class_index == subject.dense.class_index)
+    return lambda _, sparse: float(sparse.answer == subject.dense.answer)
 
 
 def agreement(subject: Subject) -> Kept:
@@ -81,14 +81,14 @@ def agreement(subject: Subject) -> Kept:
 
     def classes() -> Tensor:
         views = [subject.sample.unsqueeze(0), *subject.source.held_out_batches(subject.batch_size)]
-        return torch.cat([class_scores(subject.model, batch).argmax(1) for batch in views])
+        return torch.cat([answers(class_scores(subject.model, batch), subject.scale) for batch in views])
 
     dense = classes()
 
     def kept(swap: Swap, sparse: Prediction) -> float:
         del sparse
         with swap():
-            return float((classes() == dense).cpu().double().mean())
+            return float((classes() == dense).all(1).cpu().double().mean())
 
     return kept
 
@@ -124,6 +124,9 @@ CRITERIA: Mapping[str, Callable[[Subject], Kept]] = MappingProxyType(
 
 
 def _is_lost(subject: Subject, sparse: Prediction) -> bool:
+    """Whether the explained class is no longer the likeliest, or the explained label no longer applies."""
+    if subject.dense.outputs == "labels":
+        return subject.target in subject.dense.answer and subject.target not in sparse.answer
     return subject.dense.class_index == subject.target != sparse.class_index
 
 
@@ -144,7 +147,7 @@ def _insertion_area(subject: Subject, heatmap: Tensor) -> float:
         direction="insertion",
         baseline="blur",
         num_steps=_NUM_INSERTION_STEPS,
-        is_distribution=subject.is_distribution,
+        scale=subject.scale,
         batch_size=subject.batch_size,
     )
     return area(curve)

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from spadelens.errors import InputError, UnknownNameError
 from spadelens.forward import class_scores
-from spadelens.prediction import predict
+from spadelens.prediction import Scale, predict
 from spadelens.randomness import permutation
 
 Baseline: TypeAlias = Literal["blur", "mean"]
@@ -63,7 +63,7 @@ def probability_curve(
     direction: Direction,
     baseline: Baseline,
     num_steps: int,
-    is_distribution: bool,
+    scale: Scale,
     batch_size: int = 16,
 ) -> Tensor:
     """Return the probability of `target` after 0 to `num_steps` equal parts of the pixels, float64 `[num_steps + 1]`.
@@ -78,7 +78,7 @@ def probability_curve(
         direction: 'insertion' puts the pixels into the baseline, 'deletion' replaces them by it.
         baseline: As in `make_baseline`.
         num_steps: The number of parts.
-        is_distribution: Whether the judge's outputs are already probabilities.
+        scale: What kind of numbers the judge's scores are.
         batch_size: Images per forward pass.
     """
     filled = make_baseline(sample, baseline)
@@ -93,7 +93,7 @@ def probability_curve(
     for start in range(0, len(counts), batch_size):
         images = torch.stack([torch.where(rank < count, first, second) for count in counts[start : start + batch_size]])
         scores = class_scores(judge, images)
-        probabilities += [predict(of_one, is_distribution).probabilities[target] for of_one in scores]
+        probabilities += [predict(of_one, scale).probabilities[target] for of_one in scores]
     return torch.tensor(probabilities, dtype=torch.float64)
 
 

@@ -150,7 +150,7 @@ def _try_point(path: Path, bound: float, subject: Subject, measure: Kept, held: 
         error_bound=bound,
         sparsity=path.sparsity(bound),
         probability=sparse.probabilities[subject.target],
-        is_prediction_kept=sparse.class_index == subject.dense.class_index,
+        is_prediction_kept=sparse.answer == subject.dense.answer,
         kept=measure(swap, sparse),
     )
     return point, sparse

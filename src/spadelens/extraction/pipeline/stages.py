@@ -17,10 +17,10 @@ from spadelens.extraction.pipeline.plan import LayerPlan, Sampling, make_plan
 from spadelens.extraction.pipeline.solving import SolvedLayer, solve_layer
 from spadelens.extraction.request import Request
 from spadelens.extraction.storage import checksum, fingerprint
-from spadelens.forward import check_repeatable, class_scores
+from spadelens.forward import check_repeatable, class_scores, scale_for
 from spadelens.inputs.checks import check_target
 from spadelens.numerics import exact_products
-from spadelens.prediction import are_probabilities, predict
+from spadelens.prediction import Outputs, predict
 from spadelens.private_copy import private_copy
 from spadelens.views.view_source import ViewSource
 
@@ -85,7 +85,7 @@ def make_jobs(
         is_mixed = len(samples) > 1 and looked.arrangement.is_known(plan.sparsities)
         digest = (fingerprint(original), checksum(original))
     batch_size = request.options.batch_size or plan.views_per_batch
-    subjects = _subjects(model, looked, samples, targets, sources, batch_size)
+    subjects = _subjects(model, looked, samples, targets, sources, batch_size, request.options.outputs)
     together = plan.samples_within(budget)
     for start in range(0, len(samples), together):
         part = subjects[start : start + together]
@@ -135,14 +135,15 @@ def _subjects(
     targets: Sequence[int | None],
     sources: Sequence[ViewSource],
     batch_size: int,
+    outputs: Outputs | None,
 ) -> list[Subject]:
-    is_distribution = are_probabilities(looked.scores)
+    scale = scale_for(model, samples[0], looked.scores, outputs)
     subjects = []
     for number, (sample, target, source) in enumerate(zip(samples, targets, sources, strict=True)):
         scores = looked.scores if number == 0 else class_scores(model, sample.unsqueeze(0))[0]
-        dense = predict(scores, is_distribution)
+        dense = predict(scores, scale)
         chosen = dense.class_index if target is None else check_target(target, len(scores))
-        subjects.append(Subject(model, sample, chosen, dense, is_distribution, source, batch_size))
+        subjects.append(Subject(model, sample, chosen, dense, scale, source, batch_size))
     return subjects
 
 

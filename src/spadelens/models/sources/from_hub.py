@@ -16,6 +16,7 @@ from spadelens.models.sources.checkpoints import fit_checkpoint, read_checkpoint
 from spadelens.models.sources.hub_images import HubImageClassifier, match_preprocessing
 from spadelens.models.sources.hub_texts import HubTextClassifier, make_tokenizer
 from spadelens.models.sources.network import quick_hub
+from spadelens.prediction import Outputs
 
 _Kind: TypeAlias = Literal["image", "text"]
 _AUTO_CLASSES: dict[_Kind, str] = {
@@ -91,8 +92,8 @@ def load_hub(spec: str, trust: bool) -> Loaded:
     if source.checkpoint is not None:
         _fit(model, source.checkpoint, source)
     if kind == "text":
-        return LoadedText(spec, model, tokenizer, _class_names(config))
-    return LoadedModel(spec, model, preprocessing, _class_names(config))
+        return LoadedText(spec, model, tokenizer, _class_names(config), _outputs(config))
+    return LoadedModel(spec, model, preprocessing, _class_names(config), _outputs(config))
 
 
 def _kind(config: Any, source: _Source) -> _Kind:
@@ -132,6 +133,11 @@ def _load_classifier(config: Any, kind: _Kind, source: _Source) -> nn.Module:
     if source.checkpoint is not None:
         model: nn.Module = auto_class.from_config(config, trust_remote_code=source.trust)
         return model
+    if getattr(config, "problem_type", None) == "regression":
+        raise ModelSpecError(
+            f"{source.spec!r} predicts values (problem_type 'regression'), which are neither classes nor labels: "
+            "only classifiers can be explained."
+        )
     _refuse_pickles(source)
     model, found = source.read(
         auto_class,
@@ -165,6 +171,15 @@ def _fit(model: nn.Module, path: Path, source: _Source) -> None:
     is_wrapped = state.keys() == model.state_dict().keys()
     classifier = model if is_wrapped else model.get_submodule("classifier")
     fit_checkpoint(classifier, state, path, source.spec)
+
+
+def _outputs(config: Any) -> Outputs | None:
+    """Return what a configuration says that the scores are for; None if it does not say."""
+    known: dict[str | None, Outputs] = {
+        "multi_label_classification": "labels",
+        "single_label_classification": "classes",
+    }
+    return known.get(getattr(config, "problem_type", None))
 
 
 def _class_names(config: Any) -> tuple[str, ...]:
