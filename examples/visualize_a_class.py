@@ -1,4 +1,4 @@
-"""What a class responds to, on the dense network and on the trace of one image: pictures with --out FOLDER."""
+"""What a class responds to, on the original network and on the trace of one image: pictures with --out FOLDER."""
 
 import sys
 from pathlib import Path

@@ -54,7 +54,7 @@ def check_replaceable(path: Path) -> None:
 
 
 def check_readable(path: Path) -> None:
-    """Refuse what cannot be read as a file: a pipe would block for ever, a device might never end. Links are followed.
+    """Reject what cannot be read as a file: a pipe would block for ever, a device might never end. Links are followed.
 
     Raises:
         OSError: `path` is there, and is neither a regular file nor a folder.

@@ -83,7 +83,7 @@ _REARRANGING = ("View", "ReshapeAlias", "UnsafeView", "Squeeze", "Unsqueeze", "C
 
 
 def check_repeatable(model: nn.Module, sample: Tensor, scores: Tensor) -> None:
-    """Refuse a model that does not always give `scores` `[classes]` for `sample`, whatever else is run with it.
+    """Reject a model that does not always give `scores` `[classes]` for `sample`, whatever else is run with it.
 
     The sample is run together with noise of its size. A model that cannot run two samples together passes, unless it
     gives other scores when the sample is run alone again.

@@ -62,7 +62,7 @@ class Preprocessing:
     is_floored: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse sizes and normalizations that no picture can be given."""
+        """Reject sizes and normalizations that no picture can be given."""
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
             raise InputError(
                 f"Cannot normalize with mean {self.mean} and std {self.std}: expected one number each for grey photos, "
@@ -74,10 +74,10 @@ class Preprocessing:
             )
         resize = self.resize_px if isinstance(self.resize_px, tuple) else (self.resize_px or 1,)
         if not all(isinstance(size, int) and 0 < size <= 2 * MOST_INPUT_PX for size in resize):
-            raise InputError(f"Cannot resize photos to {self.resize_px}: expected whole numbers of pixels above zero.")
+            raise InputError(f"Cannot resize photos to {self.resize_px}: expected integers of pixels above zero.")
         if not all(isinstance(size, int) and 0 < size <= MOST_INPUT_PX for size in self.crop_px):
             raise InputError(
-                f"Cannot use the input size {self.crop_px}: expected whole numbers of pixels from 1 to {MOST_INPUT_PX}."
+                f"Cannot use the input size {self.crop_px}: expected integers of pixels from 1 to {MOST_INPUT_PX}."
             )
         if self.fit not in get_args(Fit):
             raise InputError(f"Cannot fit photos by {self.fit!r}: expected 'crop', 'squash' or 'pad'.")
@@ -166,7 +166,7 @@ def photo_files(folder: Path, is_deep: bool = False) -> list[Path]:
 
 
 def check_photo(path: str | Path) -> None:
-    """Refuse what is not a photo by its header, without reading its pixels.
+    """Reject what is not a photo by its header, without reading its pixels.
 
     Raises:
         PhotoError: There is no such file, it is not a picture, or it is larger than 150 megapixels.

@@ -63,7 +63,7 @@ def eight_bit(picture: Image.Image, depth: PixelDepth) -> Image.Image:
 
 
 def check_colors(picture: Image.Image, depth: PixelDepth) -> None:
-    """Refuse colors of a 16-bit file, of which only the high bytes were read, where these are almost black.
+    """Reject colors of a 16-bit file, of which only the high bytes were read, where these are almost black.
 
     Raises:
         ValueError: They are.

@@ -53,7 +53,7 @@ class Prediction:
 
 
 def check_outputs(outputs: str | None) -> None:
-    """Refuse what is not a kind of outputs.
+    """Reject what is not a kind of outputs.
 
     Raises:
         UnknownNameError: It is not.

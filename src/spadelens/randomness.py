@@ -15,7 +15,7 @@ from torch import Tensor
 
 @contextmanager
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Seed the global random states of torch, NumPy and Python for the length of the block; restores them.
+    """Seed the global random states of torch, NumPy and Python inside the block; restores them.
 
     Args:
         seed: The seed.

@@ -111,7 +111,7 @@ def test_an_unknown_keyword_is_told_with_the_nearest_name(function: Any) -> None
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_views": 0}, "num_views=0: expected a whole number of at least 1"),
+        ({"num_views": 0}, "num_views=0: expected an integer of at least 1"),
         ({"num_views": 999_999_999_999}, "at most 1,000,000"),
         ({"num_views": True}, "num_views=True"),
         ({"num_views": 2.0}, "num_views=2.0"),

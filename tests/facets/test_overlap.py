@@ -61,7 +61,7 @@ def test_what_cannot_be_compared_is_refused():
         KeptWeights.of([])
     other = fake_traces(2)
     other[1].model_fingerprint = "b"
-    with pytest.raises(InputError, match="of one model"):
+    with pytest.raises(InputError, match="of the same model"):
         KeptWeights.of(other)
     with pytest.raises(InputError, match="prunes more"):
         KeptWeights.of(fake_traces(2, layers=()))

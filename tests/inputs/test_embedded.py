@@ -256,7 +256,7 @@ def test_rows_are_standardized_and_keep_their_raw_values() -> None:
     [
         ({"a": 1.0, "b": 2.0}, "without 'c'"),
         ([1.0, 2.0], r"row of shape \[2\]: expected 3 values"),
-        ([1.0, float("nan"), 2.0], "whose 'b' is no finite number"),
+        ([1.0, float("nan"), 2.0], "whose 'b' is not a finite number"),
     ],
 )
 def test_rows_that_do_not_fit_are_refused(row: object, message: str) -> None:

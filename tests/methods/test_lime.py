@@ -250,7 +250,7 @@ def test_what_has_no_answer_is_refused() -> None:
     for width in (1e-4, 0.01):
         with pytest.raises(AttributionError, match="kernel_width"):
             Lime(50, kernel_width=width).attribute(Scores(curved), sample[None], TARGET)
-    with pytest.raises(AttributionError, match="not finite on some versions"):
+    with pytest.raises(AttributionError, match="not finite for some versions"):
         Lime(50).attribute(Scores(lambda x: 1 / x.flatten(1).amin(1).clamp(max=0)), torch.ones(1, 12), TARGET)
     with pytest.raises(InputError, match="expected one of"):
         Lime(50).attribute(Scores(curved), torch.ones(1, 2, 2, 2, 2, 2), TARGET)

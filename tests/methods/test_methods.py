@@ -272,7 +272,7 @@ def test_settings_that_lead_nowhere(text: str) -> None:
 
 def test_counts_have_to_be_whole() -> None:
     for count in (2.0, True, "3"):
-        with pytest.raises(InputError, match="expected a whole number"):
+        with pytest.raises(InputError, match="expected an integer"):
             IntegratedGradients(num_steps=count)  # type: ignore[arg-type]
 
 

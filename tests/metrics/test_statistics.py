@@ -53,5 +53,5 @@ def test_under_the_null_hypothesis_small_p_values_are_rare() -> None:
 
 @pytest.mark.parametrize(("ours", "theirs"), [([], []), ([1.0], [1.0, 2.0])])
 def test_rows_of_different_images_are_refused(ours: list[float], theirs: list[float]) -> None:
-    with pytest.raises(InputError, match="same ones"):
+    with pytest.raises(InputError, match="same images"):
         paired_difference(ours, theirs)

@@ -54,9 +54,9 @@ def test_answers_come_back_from_files(tmp_path: Path) -> None:
         ("a.csv", "task;rater;answer\nt0;x;A\n", r"no column 'task'"),
         ("a.csv", "task,rater,answer\n", r"no answer"),
         ("a.csv", "", r"no column 'task'"),
-        ("a.csv", 'task,rater,answer\nt0,"x"y,A\n', r"Line 2 .*is no CSV"),
-        ("a.jsonl", '{"task": "t0", "rater": "x", "answer": "A"}\n{', r"Line 2 .*is no JSON"),
-        ("a.jsonl", "[1]\n", r"Line 1 .*no object"),
+        ("a.csv", 'task,rater,answer\nt0,"x"y,A\n', r"Line 2 .*is not valid CSV"),
+        ("a.jsonl", '{"task": "t0", "rater": "x", "answer": "A"}\n{', r"Line 2 .*is not valid JSON"),
+        ("a.jsonl", "[1]\n", r"Line 1 .*not an object"),
         ("a.jsonl", '{"task": "t0", "rater": null, "answer": "A"}', r"Line 1 .*no rater"),
     ],
 )

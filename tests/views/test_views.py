@@ -81,10 +81,10 @@ def test_given_views_that_do_not_fit(views: object, message: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("noise", 0, 0), "num_views=0: expected a whole number of at least 1"),
+        (("noise", 0, 0), "num_views=0: expected an integer of at least 1"),
         (("noise", 2.0, 0), "num_views=2.0"),
         (("noise", True, 0), "num_views=True"),
-        (("noise", 2, -1), "seed=-1: expected a whole number of at least 0"),
+        (("noise", 2, -1), "seed=-1: expected an integer of at least 0"),
         (("noise", 2, 0.5), "seed=0.5"),
         (("noise", 2, None), "seed=None"),
     ],

@@ -1,4 +1,4 @@
-"""Runs the dense model and hands the inputs of its layers to a consumer; stores none of them."""
+"""Runs the original model and hands the inputs of its layers to a consumer; stores none of them."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Arrangement:
 
 @dataclass(frozen=True)
 class Probe:
-    """What one pass of the sample through the dense model shows.
+    """What one pass of the sample through the original model shows.
 
     Attributes:
         scores: The class scores of the sample, `[classes]`.

@@ -91,7 +91,7 @@ def train_circles(seed: int = 0) -> CirclesNet:
         InputError: The seed is negative.
     """
     if seed < 0:
-        raise InputError(f"Cannot train from seed {seed}: expected a whole number of at least 0.")
+        raise InputError(f"Cannot train from seed {seed}: expected an integer of at least 0.")
     with seeded(seed), torch.enable_grad():
         network = CirclesNet()
         optimizer = torch.optim.Adam(network.parameters(), lr=_RATE)

@@ -35,7 +35,7 @@ def unlabeled_cases(
     held_out = read_split(data, loaded.class_names, len(loaded.class_names) or 2**31, seed).held_out
     crops = [loaded.preprocessing.crop(held_out.photo(number)) for number in range(min(count, len(held_out)))]
     if len(crops) < 2:
-        raise InputError(f"Cannot tune on {len(crops)} photos: expected two at least.")
+        raise InputError(f"Cannot tune on {len(crops)} photos: expected at least two.")
     targets = predict_classes(loaded.model, crops, loaded.preprocessing).tolist()
     return loaded, [
         CalibrationCase(loaded.preprocessing.to_tensor(crop), target, None, "")

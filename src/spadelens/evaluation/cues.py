@@ -38,7 +38,7 @@ def harder_subjects(planted: Planted, cue: str, count: int, seed: int = 0) -> li
         raise UnknownNameError("cue", cue, CUES)
     patches = [patch for patch in planted.patches if not patch.is_for_calibration]
     if cue == "two" and len(patches) < 2:
-        raise InputError("Cannot show two patches: the network has one for testing.")
+        raise InputError("Cannot show two patches: the network has only one for testing.")
     rng = np.random.default_rng((seed, _STREAM, CUES.index(cue)))
     found: list[Subject] = []
     for photo, clean, patch in _photos(planted, patches):
@@ -48,7 +48,7 @@ def harder_subjects(planted: Planted, cue: str, count: int, seed: int = 0) -> li
         if len(found) == count:
             break
     if not found:
-        raise InputError(f"The network follows no patch of the kind {cue!r}.")
+        raise InputError(f"Cannot make cases with the cue {cue!r}: the network does not respond to such patches.")
     return found
 
 

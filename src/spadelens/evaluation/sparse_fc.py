@@ -63,7 +63,7 @@ def sparse_classifier(
         ModelOutputError: The model fails on the images.
     """
     if images.dim() < 2 or len(images) < 8:
-        raise InputError(f"Cannot retrain a classifier on images {list(images.shape)}: expected 8 of them at least.")
+        raise InputError(f"Cannot retrain a classifier on images {list(images.shape)}: expected at least 8 images.")
     layer, features, scores = _features(model, images, batch_size)
     num_training = len(images) - max(1, round(_HELD_OUT_FRACTION * len(images)))
     mean, std = features[:num_training].mean(0), features[:num_training].std(0).clamp_min(1e-8)

@@ -1,4 +1,4 @@
-"""What a table says: means over images, and gains with their uncertainty over the dense network and over SmoothGrad."""
+"""The numbers of a table: means over images, and gains over the original network and SmoothGrad with uncertainty."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def _score_of(name: str, blur: str | None = None) -> Score:
 def summarize(results: Results, scores: Mapping[str, Score]) -> list[dict[str, Any]]:
     """Return for each row: its name; method -> score -> mean, deviation, gain over dense, each image; and the rest.
 
-    Differences are between the same images. 'versus_smoothgrad' compares with the dense network's SmoothGrad map of the
-    same images, at the noise at which its mean is the best. 'average' is over the methods that are not SmoothGrad.
+    Differences are between the same images. 'versus_smoothgrad' compares with the original network's SmoothGrad map of
+    the same images, at the noise at which its mean is the best. 'average' is over the methods that are not SmoothGrad.
     """
     best = {name: _best_smoothed(results, score, name) for name, score in scores.items()}
     return [_summarize_row(results, row, scores, best) for row in results.rows]

@@ -1,7 +1,7 @@
 """The paper's tables, with its baselines and the controls: which heatmap finds what decided, which one is faithful?
 
 Table 1 scores heatmaps of images with a planted patch by where the patch is; table 2 scores heatmaps of clean images by
-insertion and deletion, judged by the dense network.
+insertion and deletion, judged by the original network.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def run_table(
         table: 'table1' or 'table2'.
         rows: What is compared.
         journal: File of what has been measured, to which more is appended: an interrupted run goes on from there, and
-            rows, methods and images can be added later. What could not be had is tried again.
+            rows, methods and images can be added later. Entries that failed are tried again.
         methods: Attribution methods, with settings.
         num_slow: On how many images slow rows are run.
         progress: Called as progress('bench', done, total).

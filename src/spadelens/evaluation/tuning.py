@@ -1,4 +1,4 @@
-"""Searches the schedule with which an attribution method finds best what is known to decide.
+"""Searches for the schedule with which an attribution method best finds what is known to decide.
 
 The paper's greedy search (section 3): block by block, from the last to the first, each gets the sparsity at which the
 mean score over calibration samples is highest. Two things are added: a floor on the fraction of predictions kept,
@@ -50,7 +50,7 @@ class CalibrationCase:
 
     Attributes:
         sample: `[C, H, W]`.
-        target: The class that the dense model predicts for it.
+        target: The class that the original model predicts for it.
         region: The pixels known to decide, boolean `[H, W]`; None where that is not known.
         group: What it shares with other cases, such as its patch: groups stay together in cross-validation.
     """
@@ -68,11 +68,11 @@ class Tuned:
     Attributes:
         sparsities: Layer name -> sparsity; zero everywhere where no schedule helps.
         method: The attribution method that it was tuned for.
-        objective: 'auc' (of pixels against the region) or 'insertion' (judged by the dense model).
-        dense: Mean score of the dense model over the cases.
+        objective: 'auc' (of pixels against the region) or 'insertion' (judged by the original model).
+        dense: Mean score of the original model over the cases.
         tuned: Mean score with the schedule, on the cases that it was chosen on: too high by the luck of the search.
         kept: Fraction of predictions kept with it.
-        gain: Mean gain over the dense model in cross-validation: schedules scored on cases they were not chosen on.
+        gain: Mean gain over the original model in cross-validation: schedules scored on cases they were not chosen on.
         gain_error: Its standard error over cases.
         kept_held_out: Fraction of predictions kept in cross-validation.
         num_cases: How many cases there were.
@@ -155,7 +155,7 @@ def tune(
     """Return the schedule that a greedy search finds for `method` on `cases`.
 
     Args:
-        model: The dense model.
+        model: The original model.
         cases: To tune on.
         method: As in `attribute`.
         cache: A folder for the layers' solutions and all scores: a run that is interrupted goes on from there, and
@@ -204,11 +204,14 @@ def _check(
 ) -> None:
     parse_configured("method", method, METHODS)
     if len(cases) < 2:
-        raise InputError(f"Cannot tune on {len(cases)} cases: expected two at least.")
+        raise InputError(f"Cannot tune on {len(cases)} cases: expected at least two.")
     if objective == "auc" and any(case.region is None for case in cases):
         raise InputError("Cannot tune for AUC on cases without a region: tune for insertion.")
     if not 0 <= floor <= 1 or not levels:
-        raise InputError(f"Cannot tune with floor={floor!r} and {len(levels)} levels: expected [0, 1], and one level.")
+        raise InputError(
+            f"Cannot tune with floor={floor!r} and {len(levels)} levels: expected a floor in [0, 1] and at least one "
+            "level."
+        )
     for level in levels:
         check_sparsity(level, "as a level")
 

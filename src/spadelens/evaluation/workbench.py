@@ -36,7 +36,7 @@ class Subject:
     Attributes:
         photo: Its name.
         sample: `[C, H, W]`.
-        target: The class that is explained, which the dense model predicts.
+        target: The class that is explained, which the original model predicts.
         region: What decides, bool `[H, W]`, where that is known.
         patch: The name of the patch that covers the region, or ''.
         clean_sample: The same image without the patch, where there is one.
@@ -57,7 +57,7 @@ class Workbench:
     """Makes the models that rows ask for; what several rows need is made once.
 
     Attributes:
-        loaded: The dense network.
+        loaded: The original network.
         subjects: The images.
         calibration: Images to choose on.
         schedules: Attribution method, with its settings -> the schedule tuned for it.
@@ -119,7 +119,7 @@ class Workbench:
         """
         if self._sparse_fc is None:
             if self.training_images is None:
-                raise InputError("There are no images to train a sparse classifier on: name them with --data.")
+                raise InputError("Cannot train a sparse classifier without images: specify them with --data.")
             batch = to_batch(self.training_images(), self.loaded.preprocessing)
             device = next(self.loaded.model.parameters()).device
             self._sparse_fc = sparse_classifier(self.loaded.model, batch.to(device))
@@ -133,7 +133,9 @@ class Workbench:
         """
         self._dropped = self._dropped or best_dropped(self.loaded.model, self.calibration[:20], "saliency")
         if self._dropped is None:
-            raise InputError("No block of this network returns what its input looks like: none can be left out.")
+            raise InputError(
+                "No block of this network can be skipped: none returns a tensor of the shape of its input."
+            )
         return self._dropped[1]
 
     def _make(self, kind: str, number: int, is_clean: bool, options: Options) -> Trace | TraceEnsemble:
@@ -206,10 +208,10 @@ ROWS: tuple[Row, ...] = (
         preset="balanced",
         schedule="auto:criterion=prediction",
     ),
-    ensemble_row("ensemble", "the mean over the dense network and traces of several sparsities", preset="ensemble"),
+    ensemble_row("ensemble", "the mean over the original network and traces of several sparsities", preset="ensemble"),
     Row(
         "tuned",
-        "the schedule tuned for the method, which gives way where it loses the prediction",
+        "the schedule tuned for the method, with fallback if it loses the prediction",
         lambda bench, number, method: bench.tuned_trace(number, method),
         needs="schedules",
     ),
@@ -217,7 +219,7 @@ ROWS: tuple[Row, ...] = (
     trace_row("paper-fast", "FastSPADE as published, with our choice of sparsity", preset="paper-fast", is_slow=True),
     Row(
         "Sparse FC",
-        "a sparse classifier on the dense network (Wong et al. 2021)",
+        "a sparse classifier on the original network (Wong et al. 2021)",
         lambda bench, _number, _method: bench.sparse_fc(),
     ),
     Row(
@@ -244,7 +246,7 @@ ROWS: tuple[Row, ...] = (
     trace_row("magnitude", "the smallest weights pruned, along the same path", solver="magnitude", is_control=True),
     ensemble_row(
         "magnitude ensemble",
-        "the ensemble of networks of which the smallest weights are pruned: what averaging alone is worth",
+        "the ensemble of networks with the smallest weights pruned: the effect of averaging alone",
         preset="ensemble",
         solver="magnitude",
         is_control=True,
@@ -258,7 +260,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "one block dropped",
-        "the dense network without the block that is best left out on the calibration images",
+        "the original network without the block that is best left out on the calibration images",
         lambda bench, _number, _method: bench.without_block(),
         is_control=True,
     ),

@@ -144,7 +144,7 @@ class TraceOptions:
     )
 
     def __post_init__(self) -> None:
-        """Refuse numbers out of range, before anything is computed."""
+        """Reject numbers out of range, before anything is computed."""
         for each in option_fields():
             value = getattr(self, each.name)
             if each.least is None or value is None:
@@ -153,7 +153,7 @@ class TraceOptions:
             if not is_number or value < each.least or (each.most is not None and value > each.most):
                 upper = "" if each.most is None else f", at most {each.most:,}"
                 raise InputError(
-                    f"Cannot use {each.name}={value!r}: expected a whole number of at least {each.least}{upper}."
+                    f"Cannot use {each.name}={value!r}: expected an integer of at least {each.least}{upper}."
                 )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Facets: the different things that make a network give one class, found by comparing the traces of many samples.
+"""Facets: the different features that make a network predict a class, found by comparing traces of many samples.
 
 Samples that a network recognizes by the same cue keep the same weights. So the overlaps of their traces are clustered;
 each cluster is a facet of the class, with a trace of its own for all of its samples, and with the connections that its
@@ -55,12 +55,12 @@ class Connection:
 @final
 @dataclass(frozen=True, eq=False)
 class Facet:
-    """One of the things that make a network give a class.
+    """One of the features that make a network predict a class.
 
     Attributes:
-        members: Numbers of its samples, the most typical first: the one that overlaps most with the others.
-        trace: One trace for all of them.
-        connections: What sets it apart, the most telling first.
+        members: Numbers of its samples, most typical first (by overlap with the others).
+        trace: One trace for all of its samples.
+        connections: The connections that distinguish it, most distinctive first.
     """
 
     members: tuple[int, ...]
@@ -104,17 +104,17 @@ def find_facets(
     progress: Progress | None = None,
     **changes: Any,
 ) -> FacetReport:
-    """Return the facets of a class, given samples that the model predicts as it.
+    """Return the facets of a class, given samples that the model assigns to it.
 
-    The last layer that is called is left out of the comparison: most of its weights lead to the scores of other
-    classes, and which of them a trace keeps is a matter of what else is in the sample.
+    The last layer called is excluded from the comparison: most of its weights lead to the scores of other classes, and
+    which of them a trace keeps depends on what else is in the sample.
 
     Args:
         model: As in `extract_trace`.
         samples: At least 8, `[N, C, H, W]`, or a sequence of samples of one shape.
         target: The class.
-        num_clusters: How many facets; by default as many, from 2 to 6, as give the largest mean silhouette. There is
-            always more than one: whether they differ is for `silhouettes`, and for the eye.
+        num_clusters: The number of facets; by default the number from 2 to 6 with the largest mean silhouette. There is
+            always more than one: use `silhouettes` and inspection to judge whether they differ.
         options: As in `extract_traces`, with other defaults for the preset and the schedule. The schedule is for the
             traces that are compared. It should fix the sparsities: those of a searched schedule differ from sample to
             sample, and overlap less for that alone.
@@ -123,7 +123,7 @@ def find_facets(
         {options}
 
     Raises:
-        InputError: There are too few samples, or a number is out of range; else as `extract_traces`.
+        InputError: There are too few samples, or a number is out of range; otherwise as `extract_traces`.
     """
     count = len(samples)
     most = min(MOST_CLUSTERS, count // 2)

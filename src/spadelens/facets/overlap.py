@@ -1,4 +1,4 @@
-"""Which weights the traces of many samples keep, a bit for each, and how much they overlap."""
+"""The weights that traces of many samples keep (packed bits), and the overlaps between traces."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ class KeptWeights:
                     rows.setdefault(name, []).append(pack(~trace.pruned[name]).numpy())
                     shapes[name], groups[name] = tuple(layer.weight.shape), int(getattr(layer, "groups", 1))
         if len(fingerprints) != 1:
-            raise InputError("Cannot compare traces: expected at least one, and all of one model.")
+            raise InputError("Cannot compare traces: expected at least one, all of the same model.")
         bits = {name: np.stack(found) for name, found in rows.items() if len(found) == count}
         if not bits:
             raise InputError(
-                "Cannot compare traces that have pruned no layer in common: use a schedule that prunes more."
+                "Cannot compare traces that have no pruned layer in common: use a schedule that prunes more."
             )
         return cls(count, bits, shapes, groups)
 

@@ -313,5 +313,5 @@ def _of_batch(step: Step) -> bool:
 def _refuse(step: Step, method: str, how: str = "") -> Kind:
     raise AttributionError(
         f"The method {method!r} has no rule for the operation {step.name!r} {how}in this model. Use one that needs "
-        "gradients or forward passes alone, such as smoothgrad or occlusion."
+        "only gradients or forward passes, such as smoothgrad or occlusion."
     )

@@ -169,12 +169,12 @@ def record(model: nn.Module, batch: Tensor) -> Tape:
     except Exception as error:
         raise AttributionError(
             f"The operations of the model cannot be recorded: {type(error).__name__}: {error}. Use a method that needs "
-            "gradients or forward passes alone, such as smoothgrad or occlusion."
+            "only gradients or forward passes, such as smoothgrad or occlusion."
         ) from error
     if number is None:
         raise AttributionError(
             "The operations of the model cannot be recorded: its scores do not follow from its input by operations of "
-            "torch. Use a method that needs forward passes alone, such as occlusion."
+            "torch. Use a method that only needs forward passes, such as occlusion."
         )
     tape = Tape(tuple(recorder.steps), recorder.values, recorder.numbers[id(source)], number)
     _check_scores(tape, scores)
@@ -242,7 +242,7 @@ class _Recorder(TorchDispatchMode):
         if _is_random(func, args, kwargs):
             raise AttributionError(
                 f"The operations of the model cannot be recorded: it draws random numbers ({name!r}). Use a method "
-                "that needs gradients or forward passes alone, such as smoothgrad or occlusion."
+                "that needs only gradients or forward passes, such as smoothgrad or occlusion."
             )
         result = func(*args, **kwargs)
         if inputs and not any(tag in name for tag in _OF_THE_SHAPE):
@@ -290,7 +290,7 @@ def _run_without_changes(model: nn.Module, source: Tensor) -> Any:
 def _refuse_reading() -> NoReturn:
     raise AttributionError(
         "The operations of the model cannot be recorded: its code reads values that depend on the input. Use a "
-        "method that needs gradients or forward passes alone, such as smoothgrad or occlusion."
+        "method that needs only gradients or forward passes, such as smoothgrad or occlusion."
     )
 
 
@@ -333,7 +333,7 @@ def _kept_attributes(model: nn.Module) -> Iterator[None]:
 
 
 def _check_scores(tape: Tape, scores: Any) -> None:
-    """Refuse a tape that does not give the scores of the model, which keeps a state, or does what is not seen."""
+    """Reject a tape that does not give the scores of the model, which keeps a state, or does what is not seen."""
     again = tape.replay(tape.values[tape.source])[tape.scores]
     limit = max(_TOLERANCE, _NUM_ROUNDINGS * torch.finfo(scores.dtype).eps) * float(scores.abs().max())
     if again.shape != scores.shape or float((again - scores).abs().max()) > limit:

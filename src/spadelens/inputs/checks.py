@@ -64,5 +64,5 @@ def check_target(target: Any, num_classes: int) -> int:
     if is_number or isinstance(target, np.integer):
         target = target.item()
     if isinstance(target, bool) or not isinstance(target, int) or not 0 <= target < num_classes:
-        raise InputError(f"There is no class {target!r}: expected a whole number from 0 to {num_classes - 1}.")
+        raise InputError(f"There is no class {target!r}: expected an integer from 0 to {num_classes - 1}.")
     return target

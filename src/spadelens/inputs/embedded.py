@@ -21,7 +21,7 @@ from spadelens.private_copy import private_copy
 class EmbeddedText(nn.Module):
     """A model of texts that is given, in place of its tokens, how their embeddings differ from that of the mask token.
 
-    What the word embedding returns is replaced for the length of a call; all else runs as it is, positions and types of
+    The output of the word embedding is replaced during a call; all else runs as it is, positions and types of
     tokens included. An input of zeros is a text of mask tokens, and `sample` is the text itself: for it the scores are
     exactly those of the model. The modules are the model's own, under their own names, and nothing is added to them.
 
@@ -49,7 +49,7 @@ class EmbeddedText(nn.Module):
         super().__init__()
         if ids.dim() != 1 or len(ids) == 0 or ids.is_floating_point():
             raise InputError(
-                f"Cannot embed tokens of shape {list(ids.shape)} and type {ids.dtype}: expected whole numbers [tokens]."
+                f"Cannot embed tokens of shape {list(ids.shape)} and type {ids.dtype}: expected integers [tokens]."
             )
         self._modules, self._parameters, self._buffers = model._modules, model._parameters, model._buffers
         self.is_special = is_special
@@ -84,7 +84,7 @@ class EmbeddedText(nn.Module):
 
 @contextmanager
 def _flag(model: nn.Module, is_training: bool) -> Iterator[None]:
-    """Let `model` itself, but not its parts, be in training mode or not for the length of the block."""
+    """Let `model` itself, but not its parts, be in training mode or not inside the block."""
     before = model.training
     try:
         model.training = is_training
@@ -112,7 +112,7 @@ def _find_embedding(model: nn.Module, ids: Tensor, mask_id: int) -> tuple[_Looku
         names = [lookup.name for lookup in both]
         found = f"{len(both)} ({', '.join(names)})" if both else "none"
         raise InputError(
-            f"Cannot explain texts by this model: expected one nn.Embedding that is called on the token ids, found "
+            f"Cannot explain texts with this model: expected one nn.Embedding that is called on the token ids, found "
             f"{found}."
         )
     return both[0], of_texts[both[0]], of_masks[both[0]]

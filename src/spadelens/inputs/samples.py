@@ -118,7 +118,7 @@ def row_sample(loaded: LoadedTable, row: Mapping[str, float] | Sequence[float] |
         row: The raw values by the names of the features, of which others are left out, or in their order.
 
     Raises:
-        InputError: A feature is missing, or a value is no finite number.
+        InputError: A feature is missing, or a value is not a finite number.
     """
     names = loaded.feature_names
     if isinstance(row, Mapping):
@@ -131,7 +131,7 @@ def row_sample(loaded: LoadedTable, row: Mapping[str, float] | Sequence[float] |
         raise InputError(f"Cannot explain a row of shape {list(raw.shape)}: expected {len(names)} values.")
     wrong = (~torch.isfinite(raw)).nonzero()
     if len(wrong):
-        raise InputError(f"Cannot explain a row whose {names[int(wrong[0])]!r} is no finite number.")
+        raise InputError(f"Cannot explain a row whose {names[int(wrong[0])]!r} is not a finite number.")
     background = None if loaded.background is None else loaded.standardize(loaded.background)
     reference = next(loaded.model.parameters(), None)
     values = loaded.standardize(raw)

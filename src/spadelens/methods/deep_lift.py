@@ -49,7 +49,7 @@ class DeepLift(Method):
     baseline: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range."""
+        """Reject settings out of range."""
         check_finite(self, "baseline")
 
     def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:

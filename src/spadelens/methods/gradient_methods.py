@@ -52,7 +52,7 @@ class IntegratedGradients(Method):
     Attributes:
         num_steps: Points on the path (Gauss-Legendre).
         baseline: The value of every input at the start; 0 is the mean color of normalized photos.
-        batch_size: Points that are run at a time.
+        batch_size: Points per forward pass.
     """
 
     has_rules = False
@@ -64,7 +64,7 @@ class IntegratedGradients(Method):
     batch_size: int = 8
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range."""
+        """Reject settings out of range."""
         check_at_least_one(self, "num_steps", "batch_size")
         check_finite(self, "baseline")
 
@@ -105,7 +105,7 @@ class GradientShap(Method):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range."""
+        """Reject settings out of range."""
         check_at_least_one(self, "num_samples")
         check_finite(self, "baseline")
         check_noise(self)
@@ -148,7 +148,7 @@ class SmoothGrad(Method):
         noise_std: Standard deviation of the noise, in the (normalized) units of the input.
         num_samples: Noisy copies.
         seed: Determines the noise.
-        batch_size: Copies that are run at a time.
+        batch_size: Copies per forward pass.
     """
 
     has_rules = False
@@ -160,7 +160,7 @@ class SmoothGrad(Method):
     batch_size: int = 10
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range."""
+        """Reject settings out of range."""
         check_at_least_one(self, "num_samples", "batch_size")
         check_noise(self)
 

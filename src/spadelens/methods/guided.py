@@ -89,7 +89,7 @@ def _roles(tape: Tape, method: str) -> Mapping[int, Role]:
         if role is Role.SQUASHER or (role is Role.GATE and not _is_factor(step.output, tape, kinds)):
             raise AttributionError(
                 f"The method {method!r} has no rule for the activation {step.name!r} of this model: only rectifiers "
-                "have one, which hold back negative values alone, such as ReLU or GELU. Use saliency or smoothgrad."
+                "such as ReLU or GELU, which block only negative values, have one. Use saliency or smoothgrad."
             )
     if Role.RECTIFIER not in roles.values():
         raise AttributionError(
@@ -115,6 +115,6 @@ def _grad_cam(model: nn.Module, sample: Tensor, target: int) -> Tensor:
     features, _ = last.found(_CAM_NAME)
     (gradient,) = torch.autograd.grad(score, features, allow_unused=True)
     if gradient is None:
-        raise AttributionError(f"The method {_CAM_NAME!r} fails: the last feature map has no part in the score.")
+        raise AttributionError(f"The method {_CAM_NAME!r} fails: the score does not depend on the last feature map.")
     weights = gradient.mean((2, 3), keepdim=True)
     return (weights * features.detach()).sum(1, keepdim=True).clamp(min=0)

@@ -1,4 +1,4 @@
-"""`Lime`: a linear model of what the score does when parts of the input are taken away."""
+"""`Lime`: a linear model of the score when parts of the input are removed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from spadelens.methods.method import Attribution, Method, check_at_least_one, ch
 from spadelens.methods.superpixels import superpixels
 
 _LEAST_SAMPLES = 10
-_TOO_NARROW = "LIME gives next to no weight to versions that lack anything. Use a larger kernel_width."
+_TOO_NARROW = "LIME gives almost no weight to versions with any part removed. Use a larger kernel_width."
 
 
 @final
@@ -35,19 +35,19 @@ class Lime(Method):
     variance of a part, so that the penalty shrinks what b would be without it by about 1 / (1 + penalty), whatever the
     scale of the scores; b is never zero unless the scores do not react. Each value of a part is given the part's b.
     Where there are no more than `num_samples` different z, each is run once; else they are drawn in pairs, z and 1 - z.
-    Members of an ensemble do not share them out: a model that is fit to too few says little, and means do not mend it.
+    Members of an ensemble do not share them out: a fit to too few versions says little, and averaging does not help.
 
     Not by Captum: its Lime turns the scores into float32 and leaves nothing of small ones (lasso, alpha 0.01), and its
     LimeBase wants the draws, weights and regression from us and takes them by private classes.
 
     Attributes:
-        num_samples: How many versions of the input are run, at most.
+        num_samples: The maximum number of versions of the input to run.
         num_segments: How many superpixels a large photo has; see `superpixels` for small ones.
         penalty: The strength of the ridge regression.
         kernel_width: How far from the input versions still count.
         baseline: What parts are replaced by; 0 is the mean color of normalized photos.
         seed: Determines the versions; the same for every model, so that dense and sparse maps see the same ones.
-        batch_size: Versions that are run at a time.
+        batch_size: Versions per forward pass.
     """
 
     has_rules = False
@@ -61,7 +61,7 @@ class Lime(Method):
     batch_size: int = 16
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range."""
+        """Reject settings out of range."""
         check_at_least_one(self, "num_samples", "batch_size", "num_segments")
         check_finite(self, "baseline", "penalty", "kernel_width")
         check_seed(self)
@@ -97,8 +97,8 @@ class Lime(Method):
         scores = torch.cat(found)
         if not bool(torch.isfinite(scores).all()):
             raise AttributionError(
-                "LIME cannot be run: the score of the class is not finite on some versions of the input. Try another "
-                "baseline, or float32."
+                "LIME cannot be run: the score of the class is not finite for some versions of the input. Try another "
+                "baseline or float32."
             )
         return scores
 

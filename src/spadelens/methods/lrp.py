@@ -71,7 +71,7 @@ class LRP(Method):
     alpha: float = 2.0
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range."""
+        """Reject settings out of range."""
         if self.rule not in COMPOSITES:
             raise UnknownNameError("rule of LRP", self.rule, COMPOSITES)
         check_finite(self, "epsilon", "stabilizer", "gamma", "alpha")

@@ -67,14 +67,14 @@ class Method(ABC):
 
 
 def check_finite(method: Any, *names: str) -> None:
-    """Refuse settings of `method` that are not finite numbers."""
+    """Reject settings of `method` that are not finite numbers."""
     for name in names:
         if not math.isfinite(getattr(method, name)):
             raise InputError(f"Cannot use {name}={getattr(method, name)!r}: expected a finite number.")
 
 
 def check_noise(method: Any) -> None:
-    """Refuse a `noise_std` or a `seed` of `method` out of range."""
+    """Reject a `noise_std` or a `seed` of `method` out of range."""
     check_finite(method, "noise_std")
     if method.noise_std < 0:
         raise InputError(f"Cannot use noise_std={method.noise_std!r}: expected 0 or more.")
@@ -82,14 +82,14 @@ def check_noise(method: Any) -> None:
 
 
 def check_seed(method: Any) -> None:
-    """Refuse a `seed` of `method` out of range."""
+    """Reject a `seed` of `method` out of range."""
     if not 0 <= method.seed < 2**63:
-        raise InputError(f"Cannot use seed={method.seed!r}: expected a whole number from 0 to 2**63 - 1.")
+        raise InputError(f"Cannot use seed={method.seed!r}: expected an integer from 0 to 2**63 - 1.")
 
 
 def check_at_least_one(method: Any, *names: str) -> None:
-    """Refuse settings of `method` that are no whole numbers of at least 1."""
+    """Reject settings of `method` that are not integers of at least 1."""
     for name in names:
         value = getattr(method, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise InputError(f"Cannot use {name}={value!r}: expected a whole number of at least 1.")
+            raise InputError(f"Cannot use {name}={value!r}: expected an integer of at least 1.")

@@ -37,7 +37,7 @@ class Occlusion(Method):
     batch_size: int = 16
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range."""
+        """Reject settings out of range."""
         check_at_least_one(self, "batch_size")
         check_finite(self, "baseline")
         for name in ("window", "stride"):

@@ -40,7 +40,7 @@ class ScoreCam(Method):
     batch_size: int = BATCH_SIZE
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range."""
+        """Reject settings out of range."""
         check_at_least_one(self, "batch_size")
 
     def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:
@@ -82,7 +82,7 @@ def score_cam(
         InputError: An argument is out of range, or the layer's output is no map; UnknownNameError: there is no such
             layer.
         ModelOutputError: The model fails on the sample, or does not return finite class scores.
-        TraceMismatchError: The dense model has been changed since the trace was made.
+        TraceMismatchError: The original model has changed since the trace was made.
         AttributionError: The model does not end in maps, or the layer's output is not finite.
     """
     return score_cams(model, sample, [target], layer, batch_size)[0]

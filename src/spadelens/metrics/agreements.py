@@ -1,4 +1,4 @@
-"""How many predictions does a trace keep? With BatchNorm statistics as they are, and estimated anew."""
+"""The share of predictions that a trace keeps, with the original or with re-estimated BatchNorm statistics."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ _BatchNorm = nn.modules.batchnorm._BatchNorm  # what all of torch's BatchNorm la
 
 
 def agreement(trace: Trace, samples: Tensor, batch_size: int = 32, recalibrate: bool = False) -> float:
-    """Return the fraction of samples, such as views, that a trace predicts as its dense model does.
+    """Return the fraction of samples, such as views, for which a trace and its original model predict the same class.
 
     Args:
         trace: The trace.
         samples: `[N, C, H, W]`, on the device of the model.
-        batch_size: Samples that are run at a time.
-        recalibrate: Whether the means and variances of BatchNorm layers are estimated anew, on these samples through
-            the trace, as the paper does before it counts.
+        batch_size: Samples per forward pass.
+        recalibrate: Whether to re-estimate the means and variances of BatchNorm layers on these samples with the trace
+            first, as in the paper.
 
     Raises:
         InputError: There are no samples.
         ModelOutputError: The model fails on them.
     """
     if samples.dim() < 2 or not len(samples):
-        raise InputError(f"Cannot count agreement on samples of shape {list(samples.shape)}: expected some of them.")
+        raise InputError(
+            f"Cannot count agreement on samples of shape {list(samples.shape)}: expected at least one sample."
+        )
 
     def predicted(model: nn.Module) -> Tensor:
         return torch.cat([class_scores(model, batch).argmax(1) for batch in samples.split(batch_size)])

@@ -1,4 +1,4 @@
-"""How steady are a model's gradients when noise is added to its input? Appendix E of the paper."""
+"""The stability of a model's gradients under input noise (appendix E of the paper)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def gradient_similarity(
         sample: `[C, H, W]`.
         target: The class whose score is differentiated.
         noise_std: Standard deviation of the noise, in the (normalized) units of the sample.
-        num_samples: Noisy copies.
+        num_samples: The number of noisy copies.
         seed: Determines the noise.
 
     Returns:

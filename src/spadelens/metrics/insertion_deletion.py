@@ -1,4 +1,4 @@
-"""Does a heatmap rank pixels by what the model needs? Insertion and deletion, judged by whatever model is asked."""
+"""Faithfulness of a heatmap by insertion and deletion, judged by any model."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _NUM_STEPS, _BATCH_SIZE = 32, 16
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """How well the order of a heatmap's pixels fits what a model needs.
+    """How well a heatmap's pixel ranking matches what a model needs.
 
     Attributes:
-        insertion: Area under the probability of the class while pixels appear, in [0, 1]; higher is better.
-        deletion: The same while pixels vanish; lower is better.
+        insertion: Area under the probability of the class while pixels are added, in [0, 1]; higher is better.
+        deletion: The same while pixels are removed; lower is better.
     """
 
     insertion: float
@@ -43,19 +43,19 @@ def faithfulness(
 ) -> Faithfulness:
     """Return insertion and deletion of a heatmap (Petsiuk et al. 2018).
 
-    With the dense network as the judge of a trace's heatmap, it says how relevant the trace is to the dense network
-    (appendix J of the paper).
+    With the original network as the judge of a trace's heatmap, it says how relevant the trace is to the original
+    network (appendix J of the paper).
 
     Args:
-        judge: The model that is asked.
+        judge: The model to run.
         sample: `[C, H, W]`.
-        heatmap: `[H, W]`, finite; the highest values count first, equal ones in random order.
+        heatmap: `[H, W]`, finite; pixels follow in descending order, with ties in random order.
         target: The class.
-        insertion_baseline: What pixels appear in: 'blur', the sample under a Gaussian blur of a tenth of its longer
-            side, or 'mean', its mean color.
-        deletion_baseline: What is left where they vanish.
-        num_steps: Parts in which they do.
-        batch_size: Images that are judged at a time.
+        insertion_baseline: The image that pixels are added to: 'blur', the sample after a Gaussian blur of a tenth of
+            its longer side, or 'mean', its mean color.
+        deletion_baseline: The image that replaces removed pixels.
+        num_steps: The number of steps.
+        batch_size: Images per forward pass.
 
     Raises:
         InputError: Shapes do not fit, the heatmap is not finite, or an argument is out of range.
@@ -69,7 +69,7 @@ def faithfulness(
 
 
 def insertion(judge: nn.Module, sample: Tensor, heatmap: Tensor, target: int) -> float:
-    """Return the insertion of `faithfulness` alone, at half of the cost; arguments and errors are the same."""
+    """Return only the insertion score of `faithfulness`, at half the cost; arguments and errors are the same."""
     return _area(judge, sample, heatmap, target, "insertion", "blur", num_steps=_NUM_STEPS, batch_size=_BATCH_SIZE)
 
 
@@ -90,7 +90,7 @@ def _area(
     if sample.dim() != 3 or heatmap.shape != sample.shape[1:] or not bool(torch.isfinite(heatmap).all()):
         raise InputError(
             f"Cannot judge a heatmap {list(heatmap.shape)} of a sample {list(sample.shape)}: expected finite values "
-            "[H, W] of a sample [C, H, W]."
+            "[H, W] for a sample [C, H, W]."
         )
     scores = class_scores(judge, sample.unsqueeze(0))[0]
     check_target(target, len(scores))

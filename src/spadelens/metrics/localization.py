@@ -1,4 +1,4 @@
-"""Does a heatmap point at the region that is known to have decided? Section 4.1 of the paper."""
+"""Scores of a heatmap against the region known to decide (section 4.1 of the paper)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def pixel_auc(heatmap: Tensor, region: Tensor) -> float:
 def pointing_game(heatmap: Tensor, region: Tensor) -> bool:
     """Whether the highest value of the heatmap lies in the region.
 
-    Where several pixels share the highest value, all of them have to: a map that is zero everywhere is never a hit.
+    If several pixels share the highest value, all of them must lie in the region: an all-zero map is never a hit.
 
     Raises:
         InputError: As for `pixel_auc`.
@@ -67,5 +67,5 @@ def _check(heatmap: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
     if not bool(torch.isfinite(heatmap).all()):
         raise InputError("Cannot score a heatmap that holds NaN or infinity.")
     if not bool(region.any()) or bool(region.all()):
-        raise InputError("Cannot score a heatmap against an empty region, or one that is the whole picture.")
+        raise InputError("Cannot score a heatmap against an empty region or one that covers the whole picture.")
     return heatmap.detach().cpu().flatten().double(), region.cpu().flatten()

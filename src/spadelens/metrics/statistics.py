@@ -1,4 +1,4 @@
-"""Means over images, and whether two rows of a table differ."""
+"""Means over images, and a test for whether two rows of a table differ."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def paired_difference(ours: Sequence[float], theirs: Sequence[float], seed: int 
         InputError: There are no images, or not as many in both rows.
     """
     if len(ours) != len(theirs) or not len(ours):
-        raise InputError(f"Cannot compare {len(ours)} images with {len(theirs)}: expected the same ones, at least one.")
+        raise InputError(
+            f"Cannot compare {len(ours)} images with {len(theirs)}: expected the same images, at least one."
+        )
     differences = np.asarray(ours, dtype=np.float64) - np.asarray(theirs, dtype=np.float64)
     observed = abs(differences.mean())
     rng = np.random.default_rng(seed)

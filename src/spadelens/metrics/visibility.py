@@ -1,7 +1,7 @@
 """What a visualization shows, where it is known: a planted patch, or the class that the patch stands for as it is.
 
-How well the patch can be found in the image (normalized cross-correlation), and what the dense network makes of parts
-of it that are pasted on other images.
+How well the patch can be found in the image (normalized cross-correlation), and what the original network makes of
+parts of it that are pasted on other images.
 """
 
 from __future__ import annotations

@@ -234,7 +234,7 @@ def page_thumbnail(png: bytes) -> PagePicture:
 
 
 def compare_classes(photo: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return one row per class in either top list, the dense model's first, and the explained class in any case.
+    """Return one row per class in either top list, the original model's first, and the explained class in any case.
 
     Where a class is not in a side's list, the row has no probability but the last one of the list, as its bound.
     """
@@ -257,7 +257,7 @@ def compare_classes(photo: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _curve(photo: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the points of the search in ascending order of sparsity, with their verdicts, the dense model first."""
+    """Return the points of the search in ascending order of sparsity, with their verdicts, the original model first."""
     search = photo["search"]
     if search is None:
         return []

@@ -1,4 +1,4 @@
-"""How many of the weights of each layer are pruned."""
+"""Schedules: the sparsity of each layer."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Which layers are pruned, and how far: layer name -> sparsity."""
+"""Schedules: which layers are pruned, and to which sparsity."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CRITERION_NAMES = ("probability", "prediction", "agreement", "insertion")
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """What a schedule may know of a layer.
+    """The properties of a layer that a schedule may use.
 
     Attributes:
         name: Its qualified name.
@@ -32,7 +32,7 @@ class LayerInfo:
 
 
 class Schedule(ABC):
-    """Says how far each layer that may be pruned is pruned: a `FixedSchedule`, or an `Auto` one."""
+    """Sets the sparsity of each layer that may be pruned: a fixed or a searched schedule."""
 
     @abstractmethod
     def spec(self) -> str:
@@ -40,7 +40,7 @@ class Schedule(ABC):
 
 
 class FixedSchedule(Schedule):
-    """Gives every layer that may be pruned its sparsity, whatever the sample."""
+    """A schedule whose sparsities do not depend on the sample."""
 
     @abstractmethod
     def sparsities(self, layers: Sequence[LayerInfo]) -> dict[str, float]:
@@ -59,7 +59,7 @@ class Uniform(FixedSchedule):
     sparsity: float
 
     def __post_init__(self) -> None:
-        """Refuse a sparsity outside [0, 1)."""
+        """Reject a sparsity outside [0, 1)."""
         check_sparsity(self.sparsity, "for every layer")
 
     def sparsities(self, layers: Sequence[LayerInfo]) -> dict[str, float]:
@@ -74,22 +74,22 @@ class Uniform(FixedSchedule):
 @final
 @dataclass(frozen=True)
 class Late(FixedSchedule):
-    """One sparsity on the later layers, the earlier and all depthwise ones left dense.
+    """One sparsity for the later layers; earlier and depthwise layers are not pruned.
 
-    Late layers have the more superimposed features (section 4.2.1 of the paper), and pruning early or depthwise layers
-    soon flips the prediction. The defaults are careful: they kept at least 95 % of predictions on three networks. Where
-    the network at hand allows more, prune more; `Auto` finds out how much.
+    Late layers have more superimposed features (section 4.2.1 of the paper), and pruning early or depthwise layers
+    quickly changes the prediction. The defaults are conservative: they kept at least 95% of predictions on three
+    networks. Prune more if your network allows it; `Auto` finds out how much.
 
     Attributes:
-        sparsity: Of each pruned layer.
-        start: The fraction of the layers, in order of their calls and without depthwise ones, that stays dense.
+        sparsity: The sparsity of each pruned layer.
+        start: The fraction of the layers, in call order and without depthwise ones, that is not pruned.
     """
 
     sparsity: float = 0.5
     start: float = 0.9
 
     def __post_init__(self) -> None:
-        """Refuse numbers outside [0, 1)."""
+        """Reject numbers outside [0, 1)."""
         check_sparsity(self.sparsity, "for the late layers")
         _check_start(self.start)
 
@@ -106,7 +106,7 @@ class Late(FixedSchedule):
 @final
 @dataclass(frozen=True)
 class Table(FixedSchedule):
-    """Sparsities by name pattern; the last pattern that matches a layer counts, and a layer without one stays dense.
+    """Sparsities by name pattern; the last matching pattern applies, and a layer without one is not pruned.
 
     A pattern is a shell pattern (`*`, `?`, `[...]`) on the qualified name; it also matches everything below a module
     that it names: `layer4.2` matches `layer4.2.conv1`.
@@ -115,7 +115,7 @@ class Table(FixedSchedule):
     rules: tuple[tuple[str, float], ...]
 
     def __post_init__(self) -> None:
-        """Refuse an empty table and sparsities outside [0, 1)."""
+        """Reject an empty table and sparsities outside [0, 1)."""
         if not self.rules:
             raise ScheduleError("Cannot use an empty schedule: expected PATTERN=SPARSITY at least once.")
         for pattern, sparsity in self.rules:
@@ -138,22 +138,23 @@ class Table(FixedSchedule):
 @final
 @dataclass(frozen=True)
 class Auto(Schedule):
-    """The sparsest trace that still keeps the prediction, found for each sample.
+    """A search for the sparsest trace that still keeps the prediction, for each sample.
 
-    Every layer is solved at several sparsities. A bound on the layers' errors then says how far each is pruned: to the
-    highest sparsity within it. The largest bound is chosen at which the criterion still reaches the threshold.
+    Every layer is solved at several sparsities. A bound on the layers' errors then determines the sparsity of each
+    layer: the highest within the bound. The search chooses the largest bound at which the criterion still reaches the
+    threshold.
 
     Attributes:
-        criterion: 'probability' (of the explained class on the sample, over that of the dense model), 'prediction'
+        criterion: 'probability' (of the explained class on the sample, over that of the original model), 'prediction'
             (the same class), 'agreement' (of predictions on held-out views), or 'insertion' (of the saliency map,
-            judged by the dense model, over that of the dense map). By 'probability' and 'insertion', too, nothing
-            counts as kept where the explained class was the likeliest and is so no longer.
-        threshold: What the criterion has to reach.
-        max_error: The largest bound on the errors of layers, whatever the criterion says: a trace that reproduces
-            less has often found another way to the same class.
-        start: The fraction of the layers, in order of their calls and without depthwise ones, that stays dense.
-        levels: The sparsities that are tried for each layer.
-        max_trials: After so many traces tried, the first that has been accepted is good enough.
+            judged by the original model, over that of the dense map). 'probability' and 'insertion' are 0 if the
+            explained class was the most likely one and no longer is.
+        threshold: The value that the criterion must reach.
+        max_error: The largest bound on the errors of layers, regardless of the criterion: a trace with larger errors
+            often reaches the same class in a different way.
+        start: The fraction of the layers, in call order and without depthwise ones, that is not pruned.
+        levels: The sparsities to try for each layer.
+        max_trials: The maximum number of traces to try if one has been accepted by then.
     """
 
     criterion: str = "probability"
@@ -164,7 +165,7 @@ class Auto(Schedule):
     max_trials: int = 16
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range."""
+        """Reject settings out of range."""
         if self.criterion not in CRITERION_NAMES:
             raise UnknownNameError("criterion", self.criterion, CRITERION_NAMES)
         if not (math.isfinite(self.threshold) and self.threshold > 0):
@@ -172,7 +173,7 @@ class Auto(Schedule):
         if not self.max_error > 0:
             raise ScheduleError(f"Cannot search with max_error={self.max_error!r}: expected a number above zero.")
         if not self.levels:
-            raise ScheduleError("Cannot search without levels: expected one sparsity at least.")
+            raise ScheduleError("Cannot search without levels: expected at least one sparsity.")
         for level in self.levels:
             check_sparsity(level, "as a level")
         _check_start(self.start)
@@ -191,11 +192,11 @@ class Auto(Schedule):
 @final
 @dataclass(frozen=True)
 class Guarded(Schedule):
-    """A table that gives way where it would lose the prediction: what `spadelens tune` writes.
+    """A table with fallback to lower sparsities if it would lose the prediction, as written by `spadelens tune`.
 
-    A schedule that was tuned on some samples flips the predictions of others. Here layers are solved at half, at three
-    quarters and at all of their sparsity in the table; where the whole table does not keep the prediction of a sample,
-    the largest bound on the layers' errors is searched at which it is kept.
+    A schedule that was tuned on some samples may change the predictions of others. Here, layers are solved at half,
+    three quarters and all of their sparsity in the table. If the full table does not keep the prediction of a sample,
+    the largest bound on the layers' errors that keeps it is searched.
     """
 
     table: Table
@@ -242,7 +243,7 @@ def choose_layers(layers: Sequence[LayerInfo], patterns: Sequence[str] | None) -
     """
     if patterns is not None:
         if isinstance(patterns, str):
-            raise ScheduleError(f"Cannot choose layers by the text {patterns!r}: expected a list of patterns.")
+            raise ScheduleError(f"Cannot choose layers with the string {patterns!r}: expected a list of patterns.")
         names = [layer.name for layer in layers]
         matched = {name for pattern in patterns for name in matching_layers(pattern, names)}
         return [layer for layer in layers if layer.name in matched]

@@ -1,4 +1,4 @@
-"""Schedules as users write them: numbers, tables, texts, names and files."""
+"""Schedules as users specify them: numbers, tables, strings, names and files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def parse_schedule(schedule: ScheduleLike) -> Schedule:
 
     Texts are `auto`, `auto:threshold=0.8,start=0.3`, `0.9`, `late`, `late:SPARSITY`, `late:SPARSITY@START`, the name of
     one that comes with the library, `PATTERN=SPARSITY,...`, or the path of a JSON file that holds a table; `guarded:`
-    before the latter two gives way where they lose the prediction, and so does a file that `spadelens tune` wrote.
+    before the latter two adds a fallback if they lose the prediction, as in a file written by `spadelens tune`.
 
     Raises:
         ScheduleError: It describes none.

@@ -65,14 +65,14 @@ class ADMM(Solver):
     num_exchanges: int = 4
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range."""
+        """Reject settings out of range."""
         super().__post_init__()
         if self.damping is not None:
             check_positive(self.damping, "damping")
         for name, least in (("num_stages", 1), ("num_iterations", 1), ("num_exchanges", 0)):
             count = getattr(self, name)
             if not isinstance(count, int) or isinstance(count, bool) or count < least:
-                raise InputError(f"Cannot use {name}={count!r}: expected a whole number of at least {least}.")
+                raise InputError(f"Cannot use {name}={count!r}: expected an integer of at least {least}.")
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
         """Return the refitted weights of the supports that the iterations settle on."""

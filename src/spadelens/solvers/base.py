@@ -42,7 +42,7 @@ class LayerProblem:
     kernel_columns: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse sparsities outside [0, 1) and inputs that are not finite."""
+        """Reject sparsities outside [0, 1) and inputs that are not finite."""
         for sparsity in self.sparsities:
             check_sparsity(sparsity, f"of layer {self.name!r}")
         if not bool(torch.isfinite(self.statistics.diagonal()).all()):
@@ -59,7 +59,7 @@ class LayerSolution:
     Attributes:
         weights: The sparse weights `[sparsities, groups, rows, columns]`, in the type of the dense weight.
         pruned: Which weights were set to zero; same shape, boolean.
-        detail: What the solver has to say of how it was done, for the report.
+        detail: The solver note for the report.
     """
 
     weights: Tensor
@@ -78,7 +78,7 @@ class Solver(ABC):
     unit: Unit = "weight"
 
     def __post_init__(self) -> None:
-        """Refuse an unknown unit."""
+        """Reject an unknown unit."""
         if self.unit not in UNITS:
             raise InputError(f"Cannot prune by unit {self.unit!r}: expected one of {', '.join(map(repr, UNITS))}.")
 

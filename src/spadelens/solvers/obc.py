@@ -40,7 +40,7 @@ class OBC(Solver):
     damping: float = 0.01
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range."""
+        """Reject settings out of range."""
         super().__post_init__()
         check_positive(self.damping, "damping")
 

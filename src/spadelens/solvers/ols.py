@@ -43,7 +43,7 @@ class OLS(Solver):
     candidates: float = 2.0
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range."""
+        """Reject settings out of range."""
         super().__post_init__()
         if self.damping is not None:
             check_positive(self.damping, "damping")

@@ -42,12 +42,12 @@ class SparseGPT(Solver):
     block_size: int = 128
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range."""
+        """Reject settings out of range."""
         super().__post_init__()
         check_positive(self.damping, "damping")
         check_positive(self.block_size, "block_size")
         if not isinstance(self.block_size, int):
-            raise InputError(f"Cannot use block_size={self.block_size!r}: expected a whole number.")
+            raise InputError(f"Cannot use block_size={self.block_size!r}: expected an integer.")
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
         """Return the swept weights; the factorization is shared by all sparsities."""
@@ -82,7 +82,7 @@ def _compensate(weights: Tensor, chosen: Tensor, factor: Tensor) -> None:
         factor: The rows of U of the block, `[groups, block, columns]`.
     """
     width = chosen.shape[-1]
-    # One column after the other is worked on: columns lie first in memory for the length of the block.
+    # One column after the other is worked on: columns lie first in memory inside the block.
     block = weights[..., :width].movedim(-1, 0).contiguous()  # [block, sparsities, groups, rows]
     is_chosen = chosen.movedim(-1, 0).contiguous()
     errors = torch.zeros_like(block)

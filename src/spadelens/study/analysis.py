@@ -20,7 +20,7 @@ RESPONSES = ("undecided", "disagree", "agree", "agree_when_decided")
 PUBLISHED: Mapping[str, tuple[float, float]] = MappingProxyType(
     {"undecided": (22.9, 12.6), "disagree": (20.4, 17.8), "agree": (56.7, 69.8), "agree_when_decided": (73.6, 79.9)}
 )
-"""Response -> percent with the dense model's visualization and with the trace's, in the paper."""
+"""Response -> percent with the original model's visualization and with the trace's, in the paper."""
 
 NUM_RESAMPLES = 2000
 _RESAMPLES_AT_A_TIME = 100
@@ -66,7 +66,7 @@ class StudyTable:
     resampled: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the table, and the published one, as data that JSON can hold."""
+        """Return the table, and the published one, as JSON-serializable data."""
         published = {response: dict(zip(ARMS, both, strict=True)) for response, both in PUBLISHED.items()}
         return {"format": "spadelens-study-table-1", **asdict(self), "published": published}
 
@@ -108,7 +108,7 @@ def tabulate(
     """
     check_count(num_resamples, "num_resamples", at_least=2)
     if not answers:
-        raise InputError("Cannot analyze a study without answers: expected one at least.")
+        raise InputError("Cannot analyze a study without answers: expected at least one.")
     tasks = {task.task: task for task in key}
     counts = np.zeros((len(answers), len(ARMS), 3))
     for number, answer in enumerate(answers):

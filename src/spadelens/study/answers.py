@@ -71,9 +71,9 @@ def read_key(folder: Path) -> list[KeyTask]:
             for row in listing["tasks"]
         ]
         if any(task.arm not in ARMS or task.correct not in CHOICES[:2] for task in tasks):
-            raise ValueError("expected the arms dense and spade, and A or B as what is correct")
+            raise ValueError("expected the arms dense and spade, and A or B as the correct answer")
         if not tasks or len({task.task for task in tasks}) < len(tasks):
-            raise ValueError("expected at least one task, and names that differ")
+            raise ValueError("expected at least one task, and unique names")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"Cannot read the key of a study in {str(file)!r}: {error!r}.") from error
     return tasks
@@ -102,12 +102,12 @@ def read_answers(file: Path, key: Sequence[KeyTask]) -> list[Answer]:
         before = lines.setdefault((answer.task, answer.rater), number)
         if before != number:
             raise InputError(
-                f"Line {number} of {str(file)!r} has the task {answer.task!r} of the rater {answer.rater!r} once more, "
-                f"after line {before}: expected one answer of each person to a task. Delete one of the two."
+                f"Line {number} of {str(file)!r} has the task {answer.task!r} of the rater {answer.rater!r} again, "
+                f"after line {before}: expected one answer per rater and task. Delete one of the two."
             )
         answers.append(answer)
     if not answers:
-        raise InputError(f"There is no answer in {str(file)!r}: expected a line for each.")
+        raise InputError(f"There is no answer in {str(file)!r}: expected one line per answer.")
     return answers
 
 
@@ -134,11 +134,11 @@ def _to_answer(row: Mapping[str, Any], tasks: set[str], where: str) -> Answer:
     if values["task"] not in tasks:
         raise InputError(f"{where} has the task {values['task']!r}, which is not one of the study's {len(tasks)}.")
     if not values["rater"]:
-        raise InputError(f"{where} has no rater: expected a name or number that tells people apart.")
+        raise InputError(f"{where} has no rater: expected a name or number that identifies the person.")
     if choice is None:
         raise InputError(
             f"{where} has the answer {values['answer']!r}: expected A, B or undecided. "
-            "Leave out the line of a task that was not answered."
+            "Omit the line of a task that was not answered."
         )
     return Answer(values["task"], values["rater"], choice)
 
@@ -157,7 +157,7 @@ def _csv_rows(text: str, file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             if any(str(value or "").strip() for value in row.values()):
                 yield reader.line_num, row
     except csv.Error as error:
-        raise InputError(f"Line {reader.reader.line_num} of {str(file)!r} is no CSV: {error}.") from error
+        raise InputError(f"Line {reader.reader.line_num} of {str(file)!r} is not valid CSV: {error}.") from error
 
 
 def _json_rows(text: str, file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -167,7 +167,7 @@ def _json_rows(text: str, file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise InputError(f"Line {number} of {str(file)!r} is no JSON: {error}.") from error
+            raise InputError(f"Line {number} of {str(file)!r} is not valid JSON: {error}.") from error
         if not isinstance(row, dict):
-            raise InputError(f"Line {number} of {str(file)!r} is no object with task, rater and answer.")
+            raise InputError(f"Line {number} of {str(file)!r} is not an object with task, rater and answer.")
         yield number, row

@@ -1,4 +1,4 @@
-"""One sample of a study: the regions of its two classes, and their visualizations on the dense model and on a trace."""
+"""One sample of a study: the regions of its two classes, visualized on the original model and on a trace."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class StudyOptions:
     batch_size: int = 16
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range."""
+        """Reject settings out of range."""
         for name in ("num_samples", "num_steps", "batch_size"):
             check_count(getattr(self, name), name, at_least=1)
         if self.num_views is not None:
@@ -139,7 +139,7 @@ class SampleMaker:
     def _visualize(
         self, sample: Tensor, candidate: Candidate, number: int, progress: Callable[[int], None]
     ) -> tuple[list[Tensor], Trace]:
-        """Return the images of a class on the dense model and on the trace, from the same start, and the trace."""
+        """Return the images of a class on the original model and on the trace, from the same start, and the trace."""
         options, preprocessing = self.options, self.loaded.preprocessing
         target = candidate.classes[number]
         augmentation = find_preset(options.preset).augmentation

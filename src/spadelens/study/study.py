@@ -1,8 +1,8 @@
 """`build_study`: tasks for people, who say to which part of a photo a visualization belongs (the paper, 4.2.2).
 
-A misclassified photo has two classes, its label and what is predicted, and the dense model has a region for each
-(Score-CAM). A task shows the visualization of one of the classes, on the dense model or on the photo's trace, and asks
-whose region it is.
+A misclassified photo has two classes, its label and what is predicted, and the original model has a region for each
+(Score-CAM). A task shows the visualization of one of the classes, on the original model or on the photo's trace, and
+asks whose region it is.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def build_study(
     """Make a study of a model: tasks, their pictures, and the key.
 
     Photos are looked at in random order until there are enough samples: misclassified ones, of which the regions of the
-    label and of the predicted class on the dense model do not intersect. Each has four tasks: the visualization of
-    either class, on the dense model and on the trace of the sample. What was left out, and why, is in the key. An
+    label and of the predicted class on the original model do not intersect. Each has four tasks: the visualization of
+    either class, on the original model and on the trace of the sample. What was left out, and why, is in the key. An
     interrupted run goes on where it stopped, sample by sample, when the same is asked for again.
 
     Args:

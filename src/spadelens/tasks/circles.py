@@ -31,7 +31,7 @@ class Panel:
     Attributes:
         title: For pictures.
         name: 'dense', or the circle that the trace's sample is from.
-        sample: The trace's sample `[2]`; None for the dense network.
+        sample: The trace's sample `[2]`; None for the original network.
         ends: Where all ascents end, `[N, 2]`.
         found: The best of eight ascents each, `[N / 8, 2]`: the visualizations.
         margins: By how much class 1 is ahead on a grid over the square, rows of equal y, both from -1 to 1.
@@ -62,12 +62,12 @@ class Panel:
 @final
 @dataclass(frozen=True, eq=False)
 class TwoCircles:
-    """The dense network and two traces side by side.
+    """The original network and two traces side by side.
 
     Attributes:
         seed: Determines all of it.
         accuracy: Of the network, on points of its own.
-        panels: The dense network, a trace in the larger circle and one in the smaller.
+        panels: The original network, a trace in the larger circle and one in the smaller.
         seconds: Stage -> time taken.
     """
 
@@ -77,7 +77,7 @@ class TwoCircles:
     seconds: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the numbers as data that JSON can hold."""
+        """Return the numbers as JSON-serializable data."""
         return {
             "seed": self.seed,
             "accuracy": self.accuracy,

@@ -53,9 +53,9 @@ class Explanation:
         subject: What is explained.
         target: The class that is explained.
         trace: The sparse model, or an ensemble of several.
-        dense_map: The heatmap on the dense model.
+        dense_map: The heatmap on the original model.
         sparse_map: The heatmap on the trace.
-        target_probabilities: Of the explained class, by the dense model and by the trace.
+        target_probabilities: Of the explained class, by the original model and by the trace.
         scores: Of both heatmaps against the region, where it is known.
         seconds: Stage -> time taken.
         units: What the maps have a value for, of a text or a row; empty for photos.
@@ -111,12 +111,12 @@ def explain(loaded: Loaded, subject: AnySubject, settings: ExplainSettings, prog
 
 
 def default_method(kind: Kind) -> str:
-    """Return the method where the user names none."""
+    """Return the default method."""
     return defaults.METHOD if kind == "photo" else defaults.UNIT_METHOD
 
 
 def default_preset(kind: Kind) -> str:
-    """Return the preset where the user names none, and the schedule chooses itself."""
+    """Return the default preset for a searched schedule."""
     return defaults.EXPLAIN_PRESET if kind == "photo" else defaults.PRESET
 
 

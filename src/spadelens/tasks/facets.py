@@ -36,7 +36,7 @@ class FacetSettings:
         options: How the traces that are compared are made.
         unit: The class, by name or number.
         num_clusters: How many facets; None for what the overlaps suggest.
-        most: At most so many photos, drawn at random of those that the model gives to the class.
+        most: The maximum number of photos, drawn at random from those that the model assigns to the class.
         ascent: How images are found that show a facet.
     """
 
@@ -92,7 +92,7 @@ def read_album(loaded: LoadedModel, folder: Path, settings: FacetSettings, progr
             chosen.append((file, crop, sample))
     if len(chosen) < LEAST_SAMPLES:
         raise InputError(
-            f"The model gives {len(chosen)} of {len(files)} photos in {str(folder)!r} to "
+            f"The model classifies {len(chosen)} of {len(files)} photos in {str(folder)!r} as "
             f"{loaded.class_name(target)!r}: expected at least {LEAST_SAMPLES}."
         )
     rng = np.random.default_rng((settings.options.seed, _STREAM))

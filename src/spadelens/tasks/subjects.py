@@ -171,7 +171,7 @@ _READS: dict[Kind, str] = {"photo": "photos", "text": "texts (.txt)", "row": "ro
 
 
 def check_kind(loaded: Loaded, kind: Kind, file: str) -> None:
-    """Refuse a file of another kind than the model reads.
+    """Reject a file of another kind than the model reads.
 
     Raises:
         ModelSpecError: It is.

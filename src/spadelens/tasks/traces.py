@@ -36,7 +36,7 @@ def completed(options: TraceOptions, preset: Preset, name: str) -> TraceOptions:
 
 
 def check_class_name(target: str | None) -> None:
-    """Refuse a class without a name."""
+    """Reject a class without a name."""
     if target is not None and not target.strip():
         raise InputError("Cannot explain a class without a name: --target is empty.")
 

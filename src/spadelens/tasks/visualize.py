@@ -74,7 +74,7 @@ class Visualized:
     Attributes:
         task: The photo and the unit.
         trace: Of the photo.
-        dense: Images that the unit of the dense model responds to, the same for all photos.
+        dense: Images that the unit of the original model responds to, the same for all photos.
         sparse: Images that the unit of the trace responds to.
         responses: Model ('dense', 'sparse') -> input ('photo', 'dense', 'sparse') -> what the unit answers to each, to
             images as they are seen in the ascent: the mean over 32 random transformations, the same for all.

@@ -28,6 +28,6 @@ class Augmentation(ABC):
 
 
 def check_range(value: float, name: str, low: float, high: float) -> None:
-    """Refuse a setting that does not lie between `low` and `high`."""
+    """Reject a setting that does not lie between `low` and `high`."""
     if not low <= value <= high:
         raise InputError(f"Cannot use {name}={value!r}: expected a number from {low:g} to {high:g}.")

@@ -54,7 +54,7 @@ class NoiseViews(Augmentation):
     std: float = 0.25
 
     def __post_init__(self) -> None:
-        """Refuse a negative standard deviation."""
+        """Reject a negative standard deviation."""
         check_range(self.std, "noise std", 0.0, 1e6)
 
     def views(self, sample: Tensor, seeds: Sequence[int]) -> Tensor:
@@ -104,7 +104,7 @@ class PaperViews(Augmentation):
     std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range."""
+        """Reject settings out of range."""
         if (self.mean is None) != (self.std is None):
             raise InputError("Cannot make views with one of mean and std alone: give both or neither.")
         for name in ("flip", "brightness", "contrast", "saturation", "remove"):

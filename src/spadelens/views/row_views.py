@@ -30,7 +30,7 @@ class BootstrapViews(Augmentation):
     background: Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a probability out of range, and a background that is no table of finite numbers."""
+        """Reject a probability out of range, and a background that is no table of finite numbers."""
         check_range(self.replaced, "replaced", 0.0, 1.0)
         if self.background is not None and not _is_table(self.background):
             raise InputError("Cannot draw from the background: expected finite numbers [rows, columns], at least one.")

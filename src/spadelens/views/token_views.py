@@ -34,7 +34,7 @@ class TokenViews(Augmentation):
     is_special: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range."""
+        """Reject settings out of range."""
         check_range(self.mask, "mask", 0.0, 1.0)
         check_range(self.dropout, "dropout", 0.0, 1.0)
         if not all(isinstance(special, bool) for special in self.is_special):

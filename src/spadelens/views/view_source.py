@@ -84,7 +84,7 @@ def given_views(sample: Tensor, views: Tensor | Iterable[Tensor]) -> ViewSource:
 def check_count(value: Any, name: str, at_least: int) -> None:
     """Raise `InputError` unless `value` is a whole number of at least `at_least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-        raise InputError(f"Cannot use {name}={value!r}: expected a whole number of at least {at_least}.")
+        raise InputError(f"Cannot use {name}={value!r}: expected an integer of at least {at_least}.")
 
 
 def _check_batch(batch: Any, sample: Tensor) -> Tensor:

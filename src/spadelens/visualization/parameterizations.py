@@ -55,7 +55,7 @@ class Fourier(Parameterization):
     decay: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range."""
+        """Reject settings out of range."""
         _check_positive(rate=self.rate, std=self.std, decay=self.decay)
 
     def start(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
@@ -86,7 +86,7 @@ class Maco(Parameterization):
     rate: float = 0.2
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range."""
+        """Reject settings out of range."""
         _check_positive(rate=self.rate)
 
     def start(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
@@ -119,7 +119,7 @@ class Direct(Parameterization):
     is_image = False
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range."""
+        """Reject settings out of range."""
         _check_positive(rate=self.rate, std=self.std)
 
     def start(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:

@@ -37,7 +37,7 @@ class Transformations:
     num_copies: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range."""
+        """Reject settings out of range."""
         numbers = (self.jitter, *self.scale, self.rotation, self.noise)
         if not all(math.isfinite(number) and number >= 0 for number in numbers):
             raise InputError(f"Cannot transform images with {self}: expected finite numbers, zero or above.")

@@ -93,7 +93,7 @@ def visualize_all(
     Raises:
         InputError: An argument is out of range, there is no such layer or unit, or the checkpoint is of another run.
         ModelOutputError: A model fails on the images.
-        TraceMismatchError: The dense model has been changed since a trace was made.
+        TraceMismatchError: The original model has changed since a trace was made.
         VisualizationError: The objective is not finite, or does not depend on the image anywhere near the start.
     """
     if isinstance(models, Trace | nn.Module) or not models:
@@ -139,7 +139,7 @@ def respond(
     Raises:
         InputError: There is no such layer or unit.
         ModelOutputError: The model fails on the batch.
-        TraceMismatchError: The dense model has been changed since the trace was made.
+        TraceMismatchError: The original model has changed since the trace was made.
         VisualizationError: The unit's values are not finite.
     """
     dense = unwrapped(model.dense_model if isinstance(model, Trace) else model)

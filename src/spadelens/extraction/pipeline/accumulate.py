@@ -128,7 +128,7 @@ def gather_statistics(
     Inputs are kept as they are where a layer sees fewer positions than it has columns; elsewhere its Hessian is summed.
 
     Args:
-        model: The dense model.
+        model: The original model.
         plan: Its layers.
         names: Those that are wanted.
         batches: The views.

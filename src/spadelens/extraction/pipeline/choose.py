@@ -29,7 +29,7 @@ class Chosen:
 
     Attributes:
         number: Of the sample, among those of the job.
-        solved: Name of each layer that was solved -> what the solver has to say, and the seconds that it took.
+        solved: Name of each layer that was solved -> the solver note and the seconds that it took.
         layers: Name of each layer that is pruned -> the candidate that was chosen.
         weights: Name of each layer that is pruned -> its weight.
         sparse: What the trace predicts.

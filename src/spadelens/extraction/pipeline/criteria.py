@@ -30,7 +30,7 @@ class Subject:
         model: A private copy of the original model.
         sample: `[C, H, W]`.
         target: The explained class.
-        dense: What the dense model predicts for the sample.
+        dense: What the original model predicts for the sample.
         scale: What kind of numbers the scores are.
         source: The views of the sample.
         batch_size: Views per forward pass.
@@ -56,7 +56,7 @@ Kept: TypeAlias = Callable[[Swap, Prediction], float]
 
 
 def kept_probability(subject: Subject) -> Kept:
-    """Measure the probability of the explained class on the sample, over that of the dense model.
+    """Measure the probability of the explained class on the sample, over that of the original model.
 
     Nothing counts as kept where the explained class was the likeliest and is so no longer.
     """
@@ -94,11 +94,11 @@ def agreement(subject: Subject) -> Kept:
 
 
 def insertion(subject: Subject) -> Kept:
-    """Measure how well the sparse model's saliency map finds what the dense model needs, against the dense map.
+    """Measure how well the sparse model's saliency map finds what the original model needs, against the dense map.
 
     The pixels of the sample are put into a blurred copy of it, those of the largest gradients (sums of absolute values
-    over channels) first, in 24 steps; the area under the dense model's probability of the explained class is compared
-    with what the dense saliency map gives. Nothing counts as kept where the explained class was the likeliest
+    over channels) first, in 24 steps; the area under the original model's probability of the explained class is
+    compared with what the dense saliency map gives. Nothing counts as kept where the explained class was the likeliest
     and is so no longer.
     """
     dense = _insertion_area(subject, _saliency(subject))
