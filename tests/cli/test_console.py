@@ -18,6 +18,7 @@ def photo(name: str = "a", **changes: Any) -> dict[str, Any]:
         "dense": prediction,
         "sparse": {"class_name": "disc", "probability": 0.5},
         "is_prediction_kept": False,
+        "status": "lost",
         "sparsity": 0.473,
         "scores": None,
         "maps": {"dense": {"is_zero": False}, "sparse": {"is_zero": False}},
@@ -35,7 +36,7 @@ def printed(capsys: pytest.CaptureFixture[str], *photos: dict[str, Any], out: st
 
 def test_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-    text = printed(capsys, photo(), photo("b", is_prediction_kept=True))
+    text = printed(capsys, photo(), photo("b", is_prediction_kept=True, status="kept"))
     assert "ring 98.7%" in text
     assert "disc 50.0%" in text
     assert "47%" in text

@@ -108,6 +108,7 @@ def make_photo(name: str = "cat") -> dict[str, Any]:
         "dense": make_prediction([(281, "tabby", 0.713), (282, "tiger cat", 0.142), (287, "lynx", 0.0123)], 0.713),
         "sparse": make_prediction([(281, "tabby", 0.64), (282, "tiger cat", 0.093), (332, "Angora", 0.022)], 0.64),
         "is_prediction_kept": True,
+        "status": "kept",
         "sparsity": 0.894,
         "members": [{"sparsity": 0.894, "explained_probability": 0.64, "is_prediction_kept": True}],
         "dense_weight": 0.0,
@@ -186,6 +187,7 @@ def read(report: dict[str, Any], size_px: tuple[int, int] = (224, 192)) -> Page:
 def lose_prediction(photo: dict[str, Any]) -> None:
     photo["sparse"] = make_prediction([(282, "tiger cat", 0.41), (281, "tabby", 0.3)], 0.3)
     photo["is_prediction_kept"] = False
+    photo["status"] = "lost"
 
 
 def descriptions_missing(schema: Any, path: str = "") -> list[str]:
@@ -282,6 +284,7 @@ def test_untrusted_text_stays_text(report: dict[str, Any]) -> None:
     report["versions"][ATTACK] = report["settings"]["solver"] = ATTACK
     report["seconds"][ATTACK] = 1.0
     photo["is_prediction_kept"] = False
+    photo["status"] = "lost"
     photo["maps"]["sparse"]["is_zero"] = True
     page = read(report)
     assert len(page.find("script")) == 1
@@ -296,6 +299,13 @@ def test_kept_prediction_is_said_without_a_warning(report: dict[str, Any]) -> No
     page = read(report)
     assert "tabby, 71.3% · the trace keeps the prediction (64.0%)" in page.text
     assert page.find("p", "warning") == page.find("span", "flag") == []
+
+
+def test_a_trace_that_is_hardly_pruned_does_not_pass_for_one_that_keeps(report: dict[str, Any]) -> None:
+    report["samples"][0] |= {"status": "hardly pruned", "sparsity": 0.0007}
+    text = read(report).text
+    assert "tabby, 71.3% · hardly pruned (<0.1%): the trace is nearly the original model" in text
+    assert "keeps the prediction" not in text
 
 
 def test_lost_prediction_is_said_and_warned_of(report: dict[str, Any]) -> None:

@@ -423,6 +423,7 @@ def test_a_lost_prediction_is_warned_of(report: dict[str, Any], found: Visualize
     assert "does not keep" not in page(report, found)
     photo = report["photos"][0]
     photo["is_prediction_kept"] = False
+    photo["status"] = "lost"
     photo["sparse"] |= {"class_name": "lynx", "probability": 0.41}
     text = words(page(report, found))
     assert "The trace does not keep the prediction." in text

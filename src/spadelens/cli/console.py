@@ -41,6 +41,9 @@ _STAGES = {
 }
 
 
+_STATUSES = {"kept": "yes", "hardly pruned": "[yellow]hardly pruned[/]", "lost": "[bold red]no[/]"}
+
+
 def escape(text: str) -> str:
     """Escape a name so that neither rich nor the terminal interprets anything in it."""
     return markup.escape(printable(text))
@@ -181,7 +184,7 @@ def print_summary(report: Mapping[str, Any], out: Path) -> None:
             escape(sample["name"]),
             _predicted(sample["dense"]),
             _predicted(sample["sparse"]),
-            "yes" if sample["is_prediction_kept"] else "[bold red]no[/]",
+            _STATUSES[sample["status"]],
             f"{sample['sparsity']:.0%}",
         ]
         if has_scores:
@@ -213,7 +216,7 @@ def print_visualized(report: Mapping[str, Any], out: Path) -> None:
             escape(photo["unit"]["words"]),
             _predicted(photo["dense"]),
             _predicted(photo["sparse"]),
-            "yes" if photo["is_prediction_kept"] else "[bold red]no[/]",
+            _STATUSES[photo["status"]],
             f"{photo['sparsity']:.0%}",
             f"{sum(photo['seconds'].values()):.1f}",
         )

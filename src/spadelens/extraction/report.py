@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from spadelens.kinds import Kind, read_kind
 from spadelens.prediction import OUTPUTS, Prediction
+
+Status: TypeAlias = Literal["kept", "hardly pruned", "lost"]
+HARDLY_PRUNED = 0.01
 
 
 class Outcome(str, Enum):
@@ -133,6 +137,24 @@ class TraceReport:
             for one in (self.dense, self.sparse)
         )
         return trace <= original
+
+    @property
+    def status(self) -> Status:
+        """Whether the trace can explain the prediction.
+
+        'lost' if the trace no longer says of the explained class what the original model says, 'hardly pruned' if it
+        prunes less than 1 % of the weights, so that it is nearly the original model, else 'kept'.
+        """
+        if not self.is_target_kept:
+            return "lost"
+        return "hardly pruned" if self.sparsity < HARDLY_PRUNED else "kept"
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of all weights of convolutions and linear layers that are pruned."""
+        sizes = [math.prod(layer.shape) for layer in self.layers]
+        pruned = sum(round(layer.sparsity * size) for layer, size in zip(self.layers, sizes, strict=True))
+        return pruned / sum(sizes) if sizes else 0.0
 
     @property
     def num_classes(self) -> int:

@@ -127,6 +127,7 @@ def summarize_sample(explanation: Explanation, loaded: Loaded) -> dict[str, Any]
         "dense": describe_prediction(report.dense, explanation.target_probabilities[0], loaded),
         "sparse": describe_prediction(report.sparse, explanation.target_probabilities[1], loaded),
         "is_prediction_kept": report.is_prediction_kept,
+        "status": report.status,
         "sparsity": sparsity_of(members[0]),
         "members": [
             {

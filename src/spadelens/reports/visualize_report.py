@@ -99,6 +99,7 @@ def summarize_photo(found: Visualized, loaded: LoadedModel) -> dict[str, Any]:
         "explained_class": {"class_index": task.target, "class_name": loaded.class_name(task.target)},
         **predictions,
         "is_prediction_kept": report.is_prediction_kept,
+        "status": report.status,
         "responses": {model: dict(answers) for model, answers in found.responses.items()},
         "sparsity": sparsity_of(found.trace),
         "num_layers_pruned": len(report.pruned_layers),
