@@ -1,4 +1,4 @@
-"""What a model says of a sample: probabilities from the scores that it returns."""
+"""Predictions: probabilities from the scores of a model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OUTPUTS: tuple[str, ...] = get_args(Outputs)
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of the sample.
+    """A model's prediction for a sample.
 
     Attributes:
         probabilities: Of every class or label; see `predict`.
@@ -31,23 +31,23 @@ class Prediction:
 
     @property
     def class_index(self) -> int:
-        """The likeliest class or label, the first of them if several are."""
+        """The most likely class or label; the first one in case of a tie."""
         return max(range(len(self.probabilities)), key=self.probabilities.__getitem__)
 
     @property
     def probability(self) -> float:
-        """The probability of the likeliest class or label."""
+        """The probability of the most likely class or label."""
         return self.probabilities[self.class_index]
 
     @property
     def answer(self) -> tuple[int, ...]:
-        """What the model decides: the likeliest class, or every label with a probability of at least one half."""
+        """The decision of the model: the most likely class, or every label with a probability of at least one half."""
         if self.outputs == "classes":
             return (self.class_index,)
         return tuple(index for index, probability in enumerate(self.probabilities) if probability >= 0.5)
 
     def top(self, count: int) -> list[tuple[int, float]]:
-        """Return (class, probability) of the `count` likeliest classes, in descending order."""
+        """Return (class, probability) of the `count` most likely classes, in descending order."""
         ranked = sorted(range(len(self.probabilities)), key=lambda index: -self.probabilities[index])
         return [(index, self.probabilities[index]) for index in ranked[:count]]
 

@@ -189,7 +189,7 @@ def test_an_interrupted_study_goes_on(built: Study, photos: Path, tmp_path: Path
     assert not (tmp_path / "private" / "key.json").exists()
     assert not (tmp_path / "public" / "tasks.json").exists()
     before = (tmp_path / "private" / "samples.jsonl").read_text()
-    with pytest.raises(InputError, match="begun with another model"):
+    with pytest.raises(InputError, match="started with a different model"):
         build_study("demo", photos, tmp_path, StudyOptions(num_samples=2), device="cpu")
     again = build_study("demo", photos, tmp_path, OPTIONS, device="cpu")
     assert (tmp_path / "private" / "samples.jsonl").read_text().startswith(before)

@@ -91,7 +91,7 @@ def attribute(
         blur: Standard deviation of a Gaussian blur of a photo's map, as a fraction of its longer side; 0 for none.
         check: Whether to check that the attribution is sound. This takes as long as the attribution itself, or up to
             five times as long if the map does not change. The result is in the `soundness` of the heatmap.
-        kind: What the sample is, where the model does not show it: see `inputs.kind.kind_of`. A trace knows it.
+        kind: The kind of input, if the model does not determine it; see `inputs.kind.kind_of`. A trace stores it.
 
     Returns:
         The heatmap, with the signed attribution behind it.

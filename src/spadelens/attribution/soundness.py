@@ -19,9 +19,7 @@ from spadelens.methods.method import Attribution, Method
 from spadelens.private_copy import ensure_private
 
 _NOT_CONSERVED = 0.05  # of the score
-_ROUNDING = (
-    1e-4  # of the score and the sum of absolute values; the machine epsilon of the model's type if that is larger
-)
+_ROUNDING = 1e-4  # of the score plus the sum of absolute values; or the model's machine epsilon if that is larger
 _NO_FIT = 0.1
 _INSENSITIVE = 0.95
 _THE_SAME = 1 - 1e-5

@@ -63,21 +63,21 @@ class CalibrationCase:
 
 @dataclass(frozen=True)
 class Tuned:
-    """A schedule, and what it is worth.
+    """A tuned schedule and its measured benefit.
 
     Attributes:
-        sparsities: Layer name -> sparsity; zero everywhere where no schedule helps.
+        sparsities: Layer name -> sparsity; zero everywhere if no schedule helps.
         method: The attribution method that it was tuned for.
         objective: 'auc' (of pixels against the region) or 'insertion' (judged by the original model).
         dense: Mean score of the original model over the cases.
-        tuned: Mean score with the schedule, on the cases that it was chosen on: too high by the luck of the search.
+        tuned: Mean score with the schedule on the cases that it was chosen on, and therefore optimistic.
         kept: Fraction of predictions kept with it.
         gain: Mean gain over the original model in cross-validation: schedules scored on cases they were not chosen on.
         gain_error: Its standard error over cases.
         kept_held_out: Fraction of predictions kept in cross-validation.
         num_cases: How many cases there were.
-        floor: What `kept` had to reach.
-        is_helpful: Whether the cross-validated gain is above its standard error; if not, everything stays dense.
+        floor: The minimum value of `kept`.
+        is_helpful: Whether the cross-validated gain is above its standard error; if not, no layer is pruned.
     """
 
     sparsities: Mapping[str, float]
@@ -158,13 +158,13 @@ def tune(
         model: The original model.
         cases: To tune on.
         method: As in `attribute`.
-        cache: A folder for the layers' solutions and all scores: a run that is interrupted goes on from there, and
-            other methods on the same cases share the solutions.
+        cache: A folder for the layers' solutions and all scores: an interrupted run resumes from it, and other methods
+            on the same cases share the solutions.
         objective: What is maximized: 'auc' needs regions, 'insertion' does not.
         levels: The sparsities that are tried for each block, besides zero.
-        floor: The least fraction of predictions kept.
+        floor: The minimum fraction of predictions kept.
         progress: Called as progress('solve' or 'tune', done, total).
-        **options: Arguments of `extract_trace` that say how layers are solved.
+        **options: Arguments of `extract_trace` that control how layers are solved.
 
     Raises:
         InputError: There are fewer than two cases, a region is missing, or an argument is out of range.

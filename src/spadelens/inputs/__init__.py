@@ -1,4 +1,4 @@
-"""What kind of input a sample is, and samples of texts and rows as models take them."""
+"""The kind of input of a sample, and samples made from texts and table rows."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What a sample has to be."""
+"""Validation of models, samples and targets."""
 
 from __future__ import annotations
 

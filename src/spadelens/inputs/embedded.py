@@ -1,4 +1,4 @@
-"""A model of texts as a function of numbers: the embeddings of the tokens of one text."""
+"""A text model as a function of the token embeddings of one text."""
 
 from __future__ import annotations
 

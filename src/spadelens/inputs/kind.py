@@ -1,4 +1,4 @@
-"""`kind_of`: what kind of input a sample is to a model. Nothing else in the library decides that."""
+"""`kind_of`: the kind of input that a sample is for a model. Nothing else in the library decides that."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _OTHER_READERS = (nn.RNNBase, nn.LayerNorm)
 
 
 def kind_of(model: nn.Module, sample: Tensor, kind: Kind | None = None) -> Kind:
-    """Return what kind of input `sample` is to `model`.
+    """Return the kind of input that `sample` is for `model`.
 
-    The number of axes says it, but for two: `[C, T]` is a signal where the model's first layer is a convolution over
-    its second axis, `[tokens, features]` a text where the first layer reads its second axis as features. That takes one
-    forward pass. A model that knows what it reads has it in its attribute `input_kind`.
+    The number of axes determines it, except for two axes: `[C, T]` is a signal if the model's first layer is a
+    convolution over the second axis, and `[tokens, features]` is a text if the first layer treats the second axis as
+    features. Finding out takes one forward pass. A model can declare its kind in the attribute `input_kind`.
 
     Args:
         model: The model.
         sample: Without a batch dimension.
-        kind: What the caller says; it is only checked.
+        kind: The kind given by the caller, which is only checked.
 
     Raises:
         UnknownNameError: There is no such kind.
@@ -72,7 +72,7 @@ def _by_first_layer(model: nn.Module, sample: Tensor) -> Kind:
     if found is None:
         raise InputError(
             f"Cannot tell whether a sample of shape {list(sample.shape)} is a signal [C, T] or a sequence [tokens, "
-            "features]: the first layer of the model does not show it. Pass kind='signal' or kind='text'."
+            "features] from the first layer of the model. Pass kind='signal' or kind='text'."
         )
     return found
 

@@ -1,4 +1,4 @@
-"""A text or a row of a table as what `extract_trace` and `attribute` take: a model and one tensor."""
+"""A text or a table row in the form that `extract_trace` and `attribute` take: a model and one tensor."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TextSample:
     Attributes:
         model: The model as a function of the text's embeddings, which maps `[B, tokens, features]` to class scores.
         values: The embeddings of the tokens minus that of the mask token, `[tokens, features]`.
-        tokens: What each token stands for, to show a person.
+        tokens: The text to display for each token.
         is_special: Which tokens were added around the text ('[CLS]').
     """
 
@@ -38,7 +38,7 @@ class TextSample:
 
     @property
     def augmentation(self) -> Augmentation:
-        """What makes views of it where nothing else is said: 'tokens'."""
+        """The default augmentation: 'tokens'."""
         return self.make_augmentation("tokens")
 
     def make_augmentation(self, text: str) -> Augmentation:
@@ -58,7 +58,7 @@ class RowSample:
     Attributes:
         model: Maps standardized rows `[B, columns]` to class scores.
         values: The row, standardized, `[columns]`.
-        background: Usual rows, standardized, `[rows, columns]`; None where none are known.
+        background: Typical rows, standardized, `[rows, columns]`; None if there are none.
         feature_names: One for each column.
         raw: The row as it was given, float32 `[columns]`.
     """
@@ -71,7 +71,7 @@ class RowSample:
 
     @property
     def augmentation(self) -> Augmentation:
-        """What makes views of it where nothing else is said: 'bootstrap', or 'noise' without a background."""
+        """The default augmentation: 'bootstrap', or 'noise' without a background."""
         return self.make_augmentation("noise" if self.background is None else "bootstrap")
 
     def make_augmentation(self, text: str) -> Augmentation:
@@ -85,7 +85,7 @@ class RowSample:
 
 
 def text_sample(loaded: LoadedText, text: str) -> TextSample:
-    """Return a text as the model of `load_model` reads it.
+    """Return a text in the form that a model of `load_model` expects.
 
     Raises:
         InputError: The text has no token or too many, or the model does not look its tokens up in one nn.Embedding.
@@ -95,12 +95,12 @@ def text_sample(loaded: LoadedText, text: str) -> TextSample:
 
 
 def embed_text(model: nn.Module, encoding: Encoding, mask_id: int) -> TextSample:
-    """Return an encoded text as `model` reads it, which maps token ids `[B, tokens]` to class scores.
+    """Return an encoded text in the form that `model`, which maps token ids `[B, tokens]` to class scores, expects.
 
     Args:
         model: The model.
         encoding: The text.
-        mask_id: The token that stands in place of one that is taken away.
+        mask_id: The token that replaces a removed token.
 
     Raises:
         InputError: The model does not look its tokens up in one nn.Embedding.
@@ -111,11 +111,11 @@ def embed_text(model: nn.Module, encoding: Encoding, mask_id: int) -> TextSample
 
 
 def row_sample(loaded: LoadedTable, row: Mapping[str, float] | Sequence[float] | Tensor) -> RowSample:
-    """Return a row of a table as the model of `load_model` reads it.
+    """Return a row of a table in the form that a model of `load_model` expects.
 
     Args:
         loaded: The model.
-        row: The raw values by the names of the features, of which others are left out, or in their order.
+        row: The raw values, by feature name (other names are ignored) or in the order of the features.
 
     Raises:
         InputError: A feature is missing, or a value is not a finite number.

@@ -1,4 +1,4 @@
-"""`build_study`: tasks for people, who say to which part of a photo a visualization belongs (the paper, 4.2.2).
+"""`build_study`: tasks that ask people which part of a photo a visualization belongs to (section 4.2.2 of the paper).
 
 A misclassified photo has two classes, its label and what is predicted, and the original model has a region for each
 (Score-CAM). A task shows the visualization of one of the classes, on the original model or on the photo's trace, and
@@ -43,13 +43,13 @@ _ORDER_STREAM, _TASK_STREAM = 0x57D1, 0x57D2
 
 @dataclass(frozen=True)
 class Study:
-    """What was made.
+    """The result of building a study.
 
     Attributes:
-        folder: With `public`, for the people who are asked, and `private`, with the key.
+        folder: The folder with `public`, for the raters, and `private`, with the key.
         num_tasks: Four for each sample that was kept.
-        num_photos: How many photos were looked at.
-        outcomes: What became of the misclassified ones: outcome -> how many.
+        num_photos: The number of photos examined.
+        outcomes: The outcomes for misclassified photos: outcome -> count.
     """
 
     folder: Path
@@ -70,16 +70,16 @@ def build_study(
 ) -> Study:
     """Make a study of a model: tasks, their pictures, and the key.
 
-    Photos are looked at in random order until there are enough samples: misclassified ones, of which the regions of the
-    label and of the predicted class on the original model do not intersect. Each has four tasks: the visualization of
-    either class, on the original model and on the trace of the sample. What was left out, and why, is in the key. An
-    interrupted run goes on where it stopped, sample by sample, when the same is asked for again.
+    Photos are examined in random order until there are enough samples: misclassified photos whose regions for the label
+    and for the predicted class on the original model do not intersect. Each sample has four tasks: the visualization of
+    either class, on the original model and on the trace of the sample. The key lists the skipped photos and why they
+    were skipped. An interrupted run resumes where it stopped when called again with the same arguments.
 
     Args:
         spec: The model, as in `load_model`.
         data: Photos with labels, as in `read_split`; all of its parts are used.
-        out: A folder. `public` is for the people who are asked: it says nothing of class, model or sample. `private`
-            has the key.
+        out: A folder. `public` is for the raters and reveals nothing about class, model or sample. `private` contains
+            the key.
         options: How.
         device: As in `load_model`.
         trust: As in `load_model`.
@@ -92,7 +92,7 @@ def build_study(
     """
     options = options or StudyOptions()
     if (out / KEY_FILE).exists():
-        raise InputError(f"There is a study in {str(out)!r} already: use it, or another folder.")
+        raise InputError(f"The folder {str(out)!r} already contains a study: use it, or choose another folder.")
     loaded = load_model(spec, device, trust, kind="photo")
     photos = _labelled_photos(data, loaded, options.seed)
     make_folder((out / KEY_FILE).parent, inside=out)
@@ -122,8 +122,8 @@ def _nothing_usable(data: Path, num_photos: int, outcomes: Mapping[str, int]) ->
     listed = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
     num_wrong = sum(outcomes.values())
     return (
-        f"No photo of {str(data)!r} can be used for a study: of {num_photos} with a label, {num_wrong} are "
-        f"misclassified{f' ({listed})' if listed else ''}. Use more photos, or smaller regions."
+        f"No photo in {str(data)!r} can be used for a study: of {num_photos} with a label, {num_wrong} are "
+        f"misclassified{f' ({listed})' if listed else ''}. Use more photos or smaller regions."
     )
 
 
@@ -137,7 +137,7 @@ def _labelled_photos(data: Path, loaded: LoadedModel, seed: int) -> list[tuple[D
     photos = [(part, index) for part in parts for index, label in enumerate(part.labels) if label is not None]
     if not photos:
         raise InputError(
-            f"No photo of {str(data)!r} has a label: expected a folder for each class, named after it, or labels.json."
+            f"No photo in {str(data)!r} has a label: expected one folder per class, named after it, or labels.json."
         )
     order = np.random.default_rng((seed, _ORDER_STREAM)).permutation(len(photos))
     return [photos[index] for index in order.tolist()]
@@ -164,8 +164,8 @@ def _check_identity(journal: Journal, identity: Mapping[str, Any], out: Path) ->
         journal.append(identity)
     if journal.records[0] != identity:
         raise InputError(
-            f"Cannot go on with the study in {str(out)!r}: it was begun with another model, other photos or other "
-            "options. Use another folder, or delete it."
+            f"Cannot resume the study in {str(out)!r}: it was started with a different model, photos or options. "
+            "Use another folder, or delete it."
         )
 
 

@@ -1,7 +1,7 @@
-"""`visualize`: an image that a unit responds to most, found by gradient ascent, on a trace or on any model.
+"""`visualize`: images that a unit responds to most, found by gradient ascent, on a trace or any model.
 
-After Olah et al. (2017): the image is made of Fourier coefficients of decorrelated colors, and is shifted, turned and
-zoomed at random in every step. On a trace, what is left of the unit is what it responds to in the trace's sample.
+After Olah et al. (2017): the image is made of Fourier coefficients of decorrelated colors, and is randomly
+shifted, rotated and zoomed in every step. On a trace, the images show what the unit responds to in the trace's sample.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Visualization:
     """Images that a unit of one model responds to.
 
     Attributes:
-        images: Colors in [0, 1], `[N, C, H, W]`, on the CPU; of a 'direct' parameterization the inputs as they are.
+        images: Colors in [0, 1], `[N, C, H, W]`, on the CPU; for a 'direct' parameterization, the inputs themselves.
         opacity: How much the objective depended on each place on the way, `[N, H, W]` in [0, 1]: the sum over all steps
             and channels of the absolute gradient, over its 99th percentile (Fel et al. 2023). Of a 'direct'
             parameterization each number of an input counts by itself, `[N, ...]`.
@@ -56,7 +56,7 @@ def visualize(
     ascent: Ascent | None = None,
     progress: Progress | None = None,
 ) -> Visualization:
-    """Return images that a unit of a trace, or of a model as it is, responds to; as `visualize_all` for one model."""
+    """Return images that a unit of a trace or model responds to; see `visualize_all`."""
     return visualize_all([model], objective, preprocessing, ascent, progress)[0]
 
 
@@ -69,29 +69,30 @@ def visualize_all(
     progress: Progress | None = None,
     checkpoint: Path | None = None,
 ) -> list[Visualization]:
-    """Return images that a unit responds to, for each of several models, from the same starts.
+    """Return images that a unit responds to, for each of several models, from the same random starts.
 
-    Models are run in evaluation mode and are left exactly as they were. Each step takes a forward and a backward pass
-    of every model, one after the other. Every image is the one that its model and its number give alone, up to the
-    rounding of sums.
+    Private copies of the models are run in evaluation mode; the models themselves are not changed. Each step takes a
+    forward and a backward pass per model, one model at a time. Every image equals the one that its model and its
+    number give separately, up to floating-point differences.
 
     Args:
         models: Traces, or modules that map a batch to class scores `[batch, classes]`.
-        objective: What to maximize: a text as in `parse_objective`, such as 'class:7' or 'layer4:12'; an `Objective`;
-            or a callable from a model and a batch of inputs to one number for each, `[batch]`.
-        preprocessing: What the models expect: the size and the normalization of their inputs. Or just the shape of an
-            input, `[C, H, W]` or any other, which is then not normalized.
-        ascent: How images are found; by default in 512 steps from one start.
+        objective: What to maximize: a string as in `parse_objective`, such as 'class:7' or 'layer4:12'; an
+            `Objective`; or a callable that maps a model and a batch of inputs to one number per input, `[batch]`.
+        preprocessing: The size and normalization of the models' inputs. Or just the shape of an input, `[C, H, W]` or
+            any other, which is then not normalized.
+        ascent: The settings of the ascent; by default 512 steps from one start.
         progress: Called as progress('visualize', steps done, all steps).
-        checkpoint: A file to which everything is written every 64 steps, and from which an interrupted run goes on as
-            if it had never been interrupted (on a GPU up to the rounding of sums). It is deleted at the end. Not for a
-            callable, which cannot be told from another one.
+        checkpoint: A file that stores the state every 64 steps. An interrupted run resumes from it as if it had never
+            been interrupted (on a GPU, up to floating-point differences). It is deleted at the end. Not available for a
+            callable, which cannot be identified later.
 
     Returns:
         One result for each model, in order.
 
     Raises:
-        InputError: An argument is out of range, there is no such layer or unit, or the checkpoint is of another run.
+        InputError: An argument is out of range, the layer or unit does not exist, or the checkpoint belongs to another
+            run.
         ModelOutputError: A model fails on the images.
         TraceMismatchError: The original model has changed since a trace was made.
         VisualizationError: The objective is not finite, or does not depend on the image anywhere near the start.
@@ -101,7 +102,7 @@ def visualize_all(
     ascent = ascent or Ascent()
     parsed = parse_objective(objective) if isinstance(objective, str) else objective
     if not isinstance(parsed, Objective) and not callable(parsed):
-        raise InputError(f"Cannot maximize {parsed!r}: expected a text, an Objective or a callable.")
+        raise InputError(f"Cannot maximize {parsed!r}: expected a string, an Objective or a callable.")
     with torch.enable_grad():
         climb = Climb(models, parsed, preprocessing, ascent)
         climb.run(progress or no_progress, checkpoint)
@@ -126,15 +127,15 @@ def respond(
     inputs: Tensor,
     preprocessing: Preprocessing | None = None,
 ) -> Tensor:
-    """Return what a unit of a trace, or of a model as it is, answers to each of the inputs, `[N]`, on the CPU.
+    """Return the response of a unit of a trace or model to each of the inputs, `[N]`, on the CPU.
 
-    The model is run in evaluation mode, without gradients, and is left exactly as it was.
+    A private copy of the model is run in evaluation mode, without gradients; the model itself is not changed.
 
     Args:
         model: A trace, or a module that maps a batch to class scores `[batch, classes]`.
         objective: The unit, as in `visualize_all`.
-        inputs: A batch as the model expects it; with a `preprocessing` colors in [0, 1], `[N, C, H, W]`.
-        preprocessing: Whose normalization the colors get.
+        inputs: A batch as the model expects it; with a `preprocessing`, colors in [0, 1], `[N, C, H, W]`.
+        preprocessing: The normalization to apply to the colors.
 
     Raises:
         InputError: There is no such layer or unit.
