@@ -276,9 +276,9 @@ def test_guided_grad_cam_refuses_what_is_no_photo_or_has_no_map() -> None:
     clips = nn.Sequential(nn.Conv3d(2, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 2 * 4 * 5, 3))
     cam_refused(clips, sample_of((1, 2, 3, 5, 6)), r"needs photos \[C, H, W\]: the sample has the shape \[2, 3, 5, 6\]")
     flat = nn.Sequential(nn.Flatten(), nn.Linear(126, 4), nn.ReLU(), nn.Linear(4, 3))
-    cam_refused(flat, sample_of(PHOTO), "needs a feature map near the scores: no module of this model returns")
+    cam_refused(flat, sample_of(PHOTO), "needs a feature map near the scores, as in convolutional models")
     single = nn.Sequential(nn.Conv2d(2, 4, (7, 9)), nn.ReLU(), nn.Flatten(), nn.Linear(4, 3))
-    cam_refused(single, sample_of(PHOTO), "of more than one place")
+    cam_refused(single, sample_of(PHOTO), "with more than one spatial location")
     cam_refused(Aside(), sample_of(PHOTO), "the score does not depend on the last feature map")
 
 

@@ -173,7 +173,7 @@ def test_what_cannot_be_used_is_refused() -> None:
     with pytest.raises(InputError, match=r"\[C, H, W\]"):
         score_cam(model, SAMPLE[0], 0)
     linear = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
-    with pytest.raises(AttributionError, match="convolutions"):
+    with pytest.raises(AttributionError, match="convolutional models"):
         score_cam(linear, torch.ones(3, 2, 2), 0)
 
 

@@ -1,4 +1,4 @@
-"""Finds the last feature map of a model: what class activation maps are made of."""
+"""Finds the last feature map of a model, the basis of class activation maps."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ class LastMap(TorchDispatchMode):
         """Return the map and its values; raises AttributionError in the name of `method` where there is none."""
         if self.output is None or self.values is None:
             raise AttributionError(
-                f"The method {method!r} needs a feature map near the scores: no module of this model returns [1, "
-                "channels, height, width] of more than one place without attention or tokens after it, as models made "
-                "of convolutions do. Use another method."
+                f"The method {method!r} needs a feature map near the scores, as in convolutional models: no module of "
+                "this model returns [1, channels, height, width] with more than one spatial location and without "
+                "attention or tokens after it. Use another method."
             )
         return self.output, self.values
 

@@ -1,4 +1,4 @@
-"""The methods that take plain gradients of the score. All but SmoothGrad through Captum.
+"""The methods that use plain gradients of the score, all except SmoothGrad through Captum.
 
 Each is a frozen dataclass of its settings. Memory is bounded: methods that run many versions of the input run one, or
 `batch_size` of them, at a time.
@@ -47,10 +47,10 @@ class InputXGradient(Method):
 @final
 @dataclass(frozen=True)
 class IntegratedGradients(Method):
-    """The gradient averaged on the straight path from a baseline, times the distance (Sundararajan et al. 2017).
+    """The gradient averaged along the straight path from a baseline, times the distance (Sundararajan et al. 2017).
 
     Attributes:
-        num_steps: Points on the path (Gauss-Legendre).
+        num_steps: The number of points on the path (Gauss-Legendre).
         baseline: The value of every input at the start; 0 is the mean color of normalized photos.
         batch_size: Points per forward pass.
     """
@@ -89,10 +89,10 @@ class GradientShap(Method):
     """Expected gradients at random points between a baseline and the noisy input (Lundberg & Lee 2017).
 
     Attributes:
-        num_samples: Random points.
+        num_samples: The number of random points.
         noise_std: Standard deviation of the noise added to the input, in its (normalized) units.
         baseline: The value of every input of the baseline; 0 is the mean color of normalized photos.
-        seed: Determines the points; the same for every model, so that dense and sparse maps see the same draws.
+        seed: Determines the points; the same for every model, so that original model and trace see the same draws.
     """
 
     has_rules = False
@@ -142,11 +142,11 @@ class SmoothGrad(Method):
     """The mean gradient over noisy copies of the input (Smilkov et al. 2017), with its sign.
 
     Captum's NoiseTunnel draws from the global random state, in an order that depends on the size of its batches; here
-    the draws follow from the seed alone, so that a dense network and a trace see the same ones.
+    the draws follow from the seed alone, so that original model and trace see the same ones.
 
     Attributes:
         noise_std: Standard deviation of the noise, in the (normalized) units of the input.
-        num_samples: Noisy copies.
+        num_samples: The number of noisy copies.
         seed: Determines the noise.
         batch_size: Copies per forward pass.
     """

@@ -46,7 +46,7 @@ class Lime(Method):
         penalty: The strength of the ridge regression.
         kernel_width: How far from the input versions still count.
         baseline: What parts are replaced by; 0 is the mean color of normalized photos.
-        seed: Determines the versions; the same for every model, so that dense and sparse maps see the same ones.
+        seed: Determines the versions; the same for every model, so that original model and trace see the same ones.
         batch_size: Versions per forward pass.
     """
 

@@ -1,4 +1,4 @@
-"""What every attribution method is: `Method`, what it returns, and the checks of its settings."""
+"""The base class of attribution methods, `Method`, its result, and checks of settings."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ from spadelens.errors import InputError
 
 @dataclass(frozen=True)
 class Attribution:
-    """What a method says of one input.
+    """The attribution of one input.
 
     Attributes:
         values: Signed, of the input's shape.
-        convergence_delta: For methods that promise completeness, by how much the sum of the values misses the
-            difference between the scores of the input and of the baseline; None for the others.
-        conservation: For layer-wise relevance propagation, the sum of the values over the score that they share out: 1
-            where nothing is lost; None for the others, and where the score is 0.
-        fit: For methods that fit a linear model to the scores, the share of their variance that it explains: 1 where
-            the model is right, near or below 0 where it says nothing. None for the others, and for scores that are all
-            the same.
+        convergence_delta: For methods that guarantee completeness, the deviation of the sum of the values from the
+            difference between the scores of the input and the baseline; None for other methods.
+        conservation: For layer-wise relevance propagation, the sum of the values divided by the score: 1 if nothing is
+            lost; None for other methods, and if the score is 0.
+        fit: For methods that fit a linear model to the scores, the share of their variance that it explains: 1 for a
+            perfect fit, near or below 0 for an uninformative one. None for other methods, and if all scores are equal.
     """
 
     values: Tensor
@@ -37,12 +36,12 @@ class Method(ABC):
     """An attribution method.
 
     Attributes:
-        has_rules: Whether it has rules of its own, by which it may lose what the model does. Gradients, and scores of
-            changed inputs, are what they are.
-        reference: What it should be compared with to see whether its rules do anything: 'gradient' for sensitivities,
-            'input_x_gradient' for contributions; None for these two themselves, and for methods without gradients.
-        most_missed: By how much its values may miss the change of the score, as a fraction of it; None for a method
-            that promises no sum.
+        has_rules: Whether it has propagation rules of its own, which may misrepresent the model, unlike plain gradients
+            or scores of modified inputs.
+        reference: The method to compare it with to see whether its rules have an effect: 'gradient' for sensitivities,
+            'input_x_gradient' for contributions; None for these two themselves and for methods without gradients.
+        most_missed: The maximum deviation of the sum of the values from the change in score, as a fraction of it; None
+            for a method that guarantees no sum.
     """
 
     has_rules: ClassVar[bool] = True
@@ -51,14 +50,14 @@ class Method(ABC):
 
     @abstractmethod
     def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:
-        """Return how much each value of `sample` counts for the score of class `target`.
+        """Return how much each value of `sample` contributes to the score of class `target`.
 
         The sample has a batch dimension of one; `inputs.kind.kind_of(model, sample[0])` says what kind of input it is.
         `model` is in evaluation mode, with gradients enabled.
         """
 
     def share(self, number: int, count: int) -> Method:
-        """Return what the model `number` of `count` runs where the mean of their maps is wanted.
+        """Return the method that model `number` of `count` runs if the mean of their maps is wanted.
 
         Methods that average over random draws share them out, so that the mean costs what one model would.
         """

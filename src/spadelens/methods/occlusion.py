@@ -1,4 +1,4 @@
-"""`Occlusion`: how much the score falls when a part of the input is covered, through Captum."""
+"""`Occlusion`: how much the score drops when part of the input is covered, using Captum."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from spadelens.methods.method import Attribution, Method, check_at_least_one, ch
 @final
 @dataclass(frozen=True)
 class Occlusion(Method):
-    """How much the score falls when a window of the input is covered (Zeiler & Fergus 2014).
+    """How much the score drops when a window of the input is covered (Zeiler & Fergus 2014).
 
     The window is a rectangle of a photo, a segment of a signal, a box of a volume, always with all channels; of a text
     it is one token with all its features, of a row one column.
@@ -26,7 +26,7 @@ class Occlusion(Method):
         window: Size of the window of a photo, signal or volume along each axis, as a fraction of the sample's.
         stride: Step between these windows, as a fraction of the window.
         baseline: What the window is covered with; 0 is the mean color of normalized photos.
-        batch_size: Windows that are run at a time.
+        batch_size: Windows per forward pass.
     """
 
     has_rules = False
@@ -42,10 +42,10 @@ class Occlusion(Method):
         check_finite(self, "baseline")
         for name in ("window", "stride"):
             if not 0 < getattr(self, name) <= 1:
-                raise InputError(f"Cannot use {name}={getattr(self, name)!r}: expected a number above 0, at most 1.")
+                raise InputError(f"Cannot use {name}={getattr(self, name)!r}: expected a number above 0 and at most 1.")
 
     def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:
-        """Return, for every input, the mean fall of the score over the windows that cover it."""
+        """Return, for every input, the mean drop of the score over the windows that cover it."""
         from captum.attr import Occlusion as CaptumOcclusion
 
         window, strides = self._window(sample[0], kind_of(model, sample[0]))

@@ -1,4 +1,4 @@
-"""The attribution methods by name: which part of an input moved the score of a class."""
+"""The attribution methods by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`score_cam`: a map of what a class needs, from forward passes alone, for models that end in convolutions."""
+"""`score_cam`: a class activation map from forward passes only, for models that end in convolutions."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _NAME = "score_cam"
 @final
 @dataclass(frozen=True)
 class ScoreCam(Method):
-    """What a class needs, from the last map of a model that ends in convolutions (Wang et al. 2019).
+    """Score-CAM: a class activation map of the last feature map of a convolutional model (Wang et al. 2019).
 
-    Of photos only. See `score_cam`; each channel of a pixel is given the value of the pixel.
+    For photos only. See `score_cam`; each channel of a pixel gets the value of the pixel.
 
     Attributes:
-        batch_size: Masked samples that are run at a time.
+        batch_size: Masked samples per forward pass.
     """
 
     batch_size: int = BATCH_SIZE
@@ -76,11 +76,11 @@ def score_cam(
         target: The class.
         layer: The module whose output is used, called once in a pass; by default the last feature map, as `LastMap`
             finds it.
-        batch_size: Masked samples that are run at a time.
+        batch_size: Masked samples per forward pass.
 
     Raises:
-        InputError: An argument is out of range, or the layer's output is no map; UnknownNameError: there is no such
-            layer.
+        InputError: An argument is out of range, or the layer's output is not a feature map.
+        UnknownNameError: The layer does not exist.
         ModelOutputError: The model fails on the sample, or does not return finite class scores.
         TraceMismatchError: The original model has changed since the trace was made.
         AttributionError: The model does not end in maps, or the layer's output is not finite.
@@ -138,9 +138,7 @@ def _channels(model: nn.Module, sample: Tensor, layer: str | None) -> tuple[Tens
         output, scores = _output_of(model, sample, layer)
     channels = _wide(output[0])
     if not bool(torch.isfinite(channels).all()):
-        raise AttributionError(
-            "The output of the layer is not finite (NaN or infinity). Use float32, or another layer."
-        )
+        raise AttributionError("The output of the layer is not finite (NaN or infinity). Use float32 or another layer.")
     return channels[channels.amax((1, 2)) > channels.amin((1, 2))], scores
 
 

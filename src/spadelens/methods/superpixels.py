@@ -1,4 +1,4 @@
-"""`superpixels`: a photo in connected patches of similar color, as many as its size allows."""
+"""`superpixels`: a photo divided into connected patches of similar color."""
 
 from __future__ import annotations
 

@@ -45,17 +45,17 @@ class Rate:
 
 @dataclass(frozen=True)
 class StudyTable:
-    """What a study says.
+    """The results of a study.
 
     Attributes:
         rates: 'dense', 'spade' and 'difference' (SPADE less dense, in points) -> response -> rate. Responses are
             'undecided', 'disagree' and 'agree' (with Score-CAM), and 'agree_when_decided', of the decided answers.
-        num_answers: Arm -> how many answers.
-        num_tasks: That were answered, by anybody.
-        num_samples: That they show.
-        num_raters: Who answered.
-        resampled: What the intervals account for: 'raters', 'samples', both or neither. Of what there is only one,
-            nothing can be said about others.
+        num_answers: Arm -> number of answers.
+        num_tasks: The number of tasks with an answer.
+        num_samples: The number of samples that these tasks show.
+        num_raters: The number of raters.
+        resampled: What the intervals account for: 'raters', 'samples', both or neither. With only one rater or sample,
+            the results do not extend to others.
     """
 
     rates: Mapping[str, Mapping[str, Rate]]

@@ -1,4 +1,4 @@
-"""What a study keeps to itself, its key, and what people answered."""
+"""The key of a study and the answers of its raters."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _COLUMNS = ("task", "rater", "answer")
 
 @dataclass(frozen=True)
 class KeyTask:
-    """What is known of a task.
+    """A task in the key of a study.
 
     Attributes:
         task: Its name.
@@ -40,7 +40,7 @@ class KeyTask:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a person answered.
+    """An answer of a rater.
 
     Attributes:
         task: The name of the task.

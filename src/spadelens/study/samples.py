@@ -37,15 +37,15 @@ class StudyOptions:
     """How a study is made.
 
     Attributes:
-        num_samples: At most so many; the number of tasks is four times that.
-        region_fraction: Of a map's pixels: the highest of them are its region.
-        layer: That Score-CAM uses; None for the last one with places, see `score_cam`.
-        preset: Of the traces, as in `extract_trace`; so are the next two.
-        schedule: Of the traces; None for that of the preset.
-        num_views: Of the traces; None for that of the preset.
-        num_steps: Of each visualization.
-        seed: Determines which samples are taken, their traces and visualizations, and the order of everything.
-        batch_size: Of Score-CAM.
+        num_samples: The maximum number of samples; each has four tasks.
+        region_fraction: The fraction of a map's pixels that form its region, those with the highest values.
+        layer: The layer for Score-CAM; None for the last feature map, see `score_cam`.
+        preset: The preset for the traces, as in `extract_trace`.
+        schedule: The schedule for the traces; None for that of the preset.
+        num_views: The number of views for each trace; None for that of the preset.
+        num_steps: Gradient-ascent steps for each visualization.
+        seed: Determines the selection of samples, their traces and visualizations, and all orders.
+        batch_size: The batch size for Score-CAM.
     """
 
     num_samples: int = 100
@@ -69,7 +69,9 @@ class StudyOptions:
         if self.schedule is not None:
             parse_schedule(self.schedule)
         if find_preset(self.preset).members:
-            raise InputError(f"Cannot use the preset {self.preset!r} here: a visualization is of a single trace.")
+            raise InputError(
+                f"Cannot use the preset {self.preset!r} here: visualizations need single traces, not an ensemble."
+            )
 
 
 @dataclass(frozen=True, eq=False)

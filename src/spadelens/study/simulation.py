@@ -1,4 +1,4 @@
-"""`simulate_answers`: people of known skill, to try a study and its analysis before anybody is asked."""
+"""`simulate_answers`: simulated raters of known skill, to test a study and its analysis in advance."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _STREAM = 0x57D4
 
 @dataclass(frozen=True)
 class Skill:
-    """How people do in one arm, on average.
+    """The average skill of raters in one arm.
 
     Attributes:
         decides: Probability of choosing A or B.
@@ -42,20 +42,20 @@ def simulate_answers(
     tasks_per_rater: int | None = None,
     seed: int = 0,
 ) -> list[Answer]:
-    """Return what simulated people answer to the tasks of the study in `folder`.
+    """Return the answers of simulated raters to the tasks of the study in `folder`.
 
     Each of them has probabilities of their own: those of the arm, plus a number that is the same in both arms, uniform
     within plus and minus `rater_spread`; and each sample adds one within `sample_spread`. Deciding and being right have
     different such numbers. So the probabilities of the arms are what many people, and many samples, have on average.
 
     Args:
-        folder: Of the study.
-        num_raters: How many people.
-        skills: 'dense' and 'spade' -> how people do; by default as in the paper.
-        rater_spread: How far people differ.
-        sample_spread: How far samples differ.
-        tasks_per_rater: Each gets so many tasks at random; None for all of them.
-        seed: Determines everything.
+        folder: The folder of the study.
+        num_raters: The number of raters.
+        skills: 'dense' and 'spade' -> the skill of the raters; by default as in the paper.
+        rater_spread: The spread between raters.
+        sample_spread: The spread between samples.
+        tasks_per_rater: The number of random tasks for each rater; None for all tasks.
+        seed: Determines all random choices.
 
     Raises:
         InputError: The folder holds no study, or a number is out of range.
@@ -66,7 +66,7 @@ def simulate_answers(
     count = len(key) if tasks_per_rater is None else tasks_per_rater
     check_count(count, "tasks_per_rater", at_least=1)
     if count > len(key):
-        raise InputError(f"Cannot give each person {count} tasks: the study has {len(key)}.")
+        raise InputError(f"Cannot give each rater {count} tasks: the study has {len(key)}.")
     averages = _averages(skills, rater_spread + sample_spread, min(rater_spread, sample_spread))
     rng = np.random.default_rng((seed, _STREAM))
     samples = sorted({task.sample for task in key})
@@ -91,7 +91,7 @@ def _averages(skills: Mapping[str, Skill], spread: float, least_spread: float) -
     every = np.concatenate(list(averages.values()))
     if not least_spread >= 0 or not (every.min() - spread >= 0 and every.max() + spread <= 1):
         raise InputError(
-            f"Cannot simulate people whose probabilities {every.tolist()} vary by {spread:g}: expected all of them to "
+            f"Cannot simulate raters whose probabilities {every.tolist()} vary by {spread:g}: expected all of them to "
             "stay between 0 and 1. Lower the spread."
         )
     return averages

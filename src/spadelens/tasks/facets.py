@@ -1,4 +1,4 @@
-"""The facets of a class: which of its photos are alike to the network, and an image of what each group shows it."""
+"""The facets of a class: groups of photos that the network recognizes alike, and an image for each group."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class FacetSettings:
     Attributes:
         options: How the traces that are compared are made.
         unit: The class, by name or number.
-        num_clusters: How many facets; None for what the overlaps suggest.
+        num_clusters: The number of facets; None to find it from the overlaps.
         most: The maximum number of photos, drawn at random from those that the model assigns to the class.
         ascent: How images are found that show a facet.
     """
@@ -49,7 +49,7 @@ class FacetSettings:
 
 @dataclass(frozen=True, eq=False)
 class Album:
-    """The photos of a folder that a model gives to a class.
+    """The photos of a folder that a model assigns to a class.
 
     Attributes:
         target: The class.
@@ -57,7 +57,7 @@ class Album:
         crops: What the model sees of them.
         samples: As it expects them, `[N, C, H, W]`.
         num_found: How many photos are in the folder.
-        num_predicted: How many of them the model gives to the class, those beyond the limit included.
+        num_predicted: How many of them the model assigns to the class, including those beyond the limit.
     """
 
     target: int
@@ -69,7 +69,7 @@ class Album:
 
 
 def read_album(loaded: LoadedModel, folder: Path, settings: FacetSettings, progress: Progress) -> Album:
-    """Return the photos in a folder, and in those below it, that the model gives to the class.
+    """Return the photos in a folder and its subfolders that the model assigns to the class.
 
     Raises:
         InputError: There are fewer than 8 of them, or there is no such class.
@@ -164,7 +164,7 @@ def find_facets_of_class(
 
 
 def _agreement(album: Album, members: Sequence[int], trace: Trace) -> float:
-    """Return the share of a facet's photos that its trace gives to the class."""
+    """Return the share of a facet's photos that its trace assigns to the class."""
     model = runnable(trace)
     weight = next(model.parameters())
     batches = album.samples[list(members)].to(weight).split(32)
