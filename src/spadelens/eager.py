@@ -19,7 +19,7 @@ _INTEGERS = (torch.int8, torch.uint8)
 def unwrapped(model: _Model) -> _Model:
     """Return the module that `torch.compile`, DataParallel or DistributedDataParallel was given; others as they are.
 
-    Its parameters are the same objects. Whatever is no module is returned as it is.
+    Its parameters are the same objects. Whatever is not a module is returned unchanged.
     """
     found: Any = model
     while isinstance(found, nn.Module):
@@ -33,7 +33,7 @@ def unwrapped(model: _Model) -> _Model:
 
 
 def run_as_written() -> AbstractContextManager[object]:
-    """Return what lets everything that was compiled run as it was written, for the length of a block.
+    """Return what lets everything that was compiled run as it was written, inside a block.
 
     A compiled module, also one within another module, does not call the hooks that its layers are given later.
     """

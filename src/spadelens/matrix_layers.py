@@ -52,7 +52,7 @@ class Projection(nn.Linear):
     """
 
     def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
-        """Hold `weight` `[rows, columns]`; one that is computed is no parameter, and is held all the same."""
+        """Hold `weight` `[rows, columns]`; a computed weight is not a parameter, but is held too."""
         nn.Module.__init__(self)
         self.out_features, self.in_features = weight.shape
         self.weight = weight

@@ -221,7 +221,7 @@ def test_the_search_is_shown() -> None:
     photo = read_report()["samples"][0]
     assert photo["search"]["chosen_bound"] is not None
     assert photo["is_prediction_kept"]
-    assert "How sparse the trace could be" in Path("out/report.html").read_text(encoding="utf-8")
+    assert "Search for the sparsest trace" in Path("out/report.html").read_text(encoding="utf-8")
 
 
 def test_targets(capsys: pytest.CaptureFixture[str]) -> None:

@@ -155,7 +155,7 @@ def test_words(demo: LoadedModel) -> None:
     assert describe_unit(ClassScore(1), demo) == "ring"
     assert describe_unit(ClassScore(1), nameless) == "class 1"
     assert describe_unit(Channel("a.b", 3), demo) == "channel 3 of a.b"
-    assert describe_unit(Neuron("a.b", 3), demo) == "channel 3 of a.b in the middle"
+    assert describe_unit(Neuron("a.b", 3), demo) == "channel 3 of a.b in the center"
     assert describe_unit(Neuron("a.b", 3, (4, 5)), demo) == "channel 3 of a.b at 4, 5"
     assert describe_unit(Difference(ClassScore(1), Channel("a", 0)), demo) == "ring rather than channel 0 of a"
     direction = Direction("a", torch.ones(2))
@@ -406,12 +406,12 @@ def test_the_page_says_what_the_report_says(report: dict[str, Any], found: Visua
         "Unit the predicted class",
         "maco",
         "scale = 1.3 to 2.5",
-        "Images 2 for each model",
+        "Images 2 per model",
         "Steps 4",
         "Schedule late:0.5@0.7",
         "Preset balanced",
         "The images of both models were found in 4 steps from the same starts",
-        "the mean over 32, and over the 2 images",
+        "mean over 32, and over the 2 images",
         "visualized",
         "64 × 64 px",
     ):
@@ -428,7 +428,7 @@ def test_a_lost_prediction_is_warned_of(report: dict[str, Any], found: Visualize
     text = words(page(report, found))
     assert "The trace does not keep the prediction." in text
     assert "the trace predicts lynx instead (41.0%)" in text
-    assert "Its images belong to a network that answers differently here" in text
+    assert "Its images come from a network with a different prediction" in text
     report["photos"].append({**photo, "name": "other"})
     assert "2 photos: the trace keeps the prediction on none" in words(page(report, found))
 

@@ -42,7 +42,7 @@ class Step:
         name: The name of the operation, without namespace and overload, such as 'convolution'.
         operation: What is called.
         inputs: The numbers of the values that depend on the input, in the order of the arguments.
-        outputs: The numbers of what it returns; None for what is no tensor.
+        outputs: The numbers of what it returns; None for what is not a tensor.
     """
 
     name: str

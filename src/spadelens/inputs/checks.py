@@ -18,7 +18,8 @@ def check_sample(model: nn.Module, sample: Any) -> Tensor:
     A batch of one is taken for the sample in it where the first convolution of the model shows that it is one.
 
     Raises:
-        InputError: `model` is no module, is one whose layers cannot be seen (TorchScript) or have no weights to prune
+        InputError: `model` is not a module, is one whose layers cannot be seen (TorchScript) or have no weights to
+        prune
             (quantized), or `sample` is not a non-empty tensor of finite floating-point numbers.
     """
     if not isinstance(model, nn.Module):

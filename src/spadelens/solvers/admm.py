@@ -176,7 +176,7 @@ def _unit_norms(weights: Tensor, unit: int, scratch: Tensor) -> Tensor:
 def _thresholds(norms: Tensor, counts: list[int], num_samples: int) -> Tensor:
     """Return, for each sparsity and group, the norm that so many units of a sample do not exceed, `[.., groups, 1, 1]`.
 
-    Of layers with many units only every so manieth is looked at; the stride is odd, so that all columns are.
+    Of layers with many units only every k-th is examined; the stride is odd, so that all columns are.
     """
     by_sample = norms.unflatten(1, (num_samples, -1)).flatten(2)  # [sparsities, samples, units of a sample]
     num_units = by_sample.shape[2]

@@ -30,7 +30,7 @@ class BootstrapViews(Augmentation):
     background: Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Reject a probability out of range, and a background that is no table of finite numbers."""
+        """Reject a probability out of range, and a background that is not a table of finite numbers."""
         check_range(self.replaced, "replaced", 0.0, 1.0)
         if self.background is not None and not _is_table(self.background):
             raise InputError("Cannot draw from the background: expected finite numbers [rows, columns], at least one.")
@@ -64,7 +64,7 @@ class BootstrapViews(Augmentation):
         return views
 
     def spec(self) -> str:
-        """Return the name of the preset with the settings that differ from it; the background is no part of it."""
+        """Return the name of the preset with the settings that differ from it; the background is not included."""
         return configured_name(replace(self, background=None), {"bootstrap": BootstrapViews})
 
 

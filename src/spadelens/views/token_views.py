@@ -60,7 +60,7 @@ class TokenViews(Augmentation):
         return sample * torch.stack(kept).to(sample.device)
 
     def spec(self) -> str:
-        """Return the name of the preset with the settings that differ from it; which tokens are special is no part."""
+        """Return the name of the preset with the settings that differ from it; special tokens are not included."""
         return configured_name(replace(self, is_special=()), {"tokens": TokenViews})
 
 

@@ -50,7 +50,7 @@ class Subject:
 
 
 Swap: TypeAlias = Callable[[], AbstractContextManager[None]]
-"""Puts the sparse weights into the subject's model for the length of a block."""
+"""Puts the sparse weights into the subject's model inside a block."""
 Kept: TypeAlias = Callable[[Swap, Prediction], float]
 """Given a sparse model and what it predicts for the sample, returns how much is kept."""
 
