@@ -98,7 +98,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(photos, tmp_path):
         (("--unit", "star", "--images", tmp_path / "missing"), "expected a folder"),
         (("--unit", "star", "--images", tmp_path / "empty"), "There are no photos"),
         (("--unit", "sart", "--images", photos), "Did you mean 'star'"),
-        (("--unit", "disc", "--images", photos), "gives 0 of 21 photos"),
+        (("--unit", "disc", "--images", photos), "classifies 0 of 21 photos"),
         (("--unit", "star", "--images", photos, "--preset", "ensemble"), "facets need single traces"),
         (("--unit", "star", "--images", photos, "--parameterization", "direct"), "fourier or maco"),
         (("--unit", "star", "--images", photos, "--clusters", "10"), "expected 2 to 9"),
