@@ -202,6 +202,23 @@ def matrix_layers(model: nn.Module) -> dict[str, MatrixLayer]:
     return layers
 
 
+def other_weights(model: nn.Module) -> dict[str, tuple[str, torch.Size]]:
+    """Return the weights of `model` that no convolution or linear layer holds: name -> (class of the module, shape).
+
+    These are parameters of two axes or more, such as those of recurrent layers, embeddings and transposed convolutions;
+    vectors (biases, and the scales of normalizations) do not count as weights.
+    """
+    layers = matrix_layers(model)
+    known = {id(parameter) for layer in layers.values() for parameter in layer.parameters()}
+    found: dict[str, tuple[str, torch.Size]] = {}
+    for owner, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.dim() > 1 and id(parameter) not in known:
+                known.add(id(parameter))
+                found[f"{owner}.{name}" if owner else name] = (type(module).__name__, parameter.shape)
+    return found
+
+
 def unsupported_reason(module: MatrixLayer) -> str | None:
     """Return why the weight of `module` cannot be replaced, or None when it can."""
     if parametrize.is_parametrized(module, "weight"):

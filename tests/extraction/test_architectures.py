@@ -17,7 +17,7 @@ from spadelens.errors import SolverError
 from spadelens.extraction.report import Outcome
 from spadelens.extraction.trace import Trace
 from spadelens.forward import class_scores
-from spadelens.matrix_layers import matrix_layers
+from spadelens.matrix_layers import matrix_layers, other_weights
 from spadelens.metrics.agreements import agreement
 from spadelens.solvers import LayerProblem, LayerSolution, Magnitude, Solver
 from spadelens.views.photo_views import make_views, parse_augmentation
@@ -83,8 +83,9 @@ def test_every_architecture(name: str) -> None:
     before = state_of_everything(model)
     trace = extract(model, sample)
     assert state_of_everything(model) == before
-    layers = {layer.name: layer for layer in trace.report.layers}
-    assert sorted(layers) == sorted(matrix_layers(model))
+    listed = {layer.name: layer for layer in trace.report.layers}
+    layers = {layer: listed[layer] for layer in matrix_layers(model)}
+    assert sorted(listed) == sorted([*layers, *other_weights(model)])
     outcomes = [layer.outcome for layer in layers.values()]
     num_excluded = int(any(isinstance(module, nn.Conv2d) for module in model.modules()))
     assert outcomes.count(Outcome.EXCLUDED) == num_excluded  # the first convolution

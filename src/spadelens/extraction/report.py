@@ -31,7 +31,7 @@ class Outcome(str, Enum):
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One convolution or linear layer of the model.
+    """One convolution or linear layer of the model, or a weight that no such layer holds.
 
     Attributes:
         name: Its qualified name.
@@ -97,7 +97,8 @@ class TraceReport:
     """Everything about a trace except its weights.
 
     Attributes:
-        layers: Every convolution and linear layer, in the order in which the model calls them, uncalled layers last.
+        layers: Every convolution and linear layer, in the order in which the model calls them, uncalled layers last;
+            then the weights that no such layer holds (of embeddings, for example), which are not pruned.
         dense: The original model's prediction for the sample.
         sparse: The trace's prediction for the sample.
         settings: How the trace was made: solver, schedule, augmentation, num_views, num_held_out_views, seed, ...
@@ -151,7 +152,7 @@ class TraceReport:
 
     @property
     def sparsity(self) -> float:
-        """The fraction of all weights of convolutions and linear layers that are pruned."""
+        """The fraction of all weights of the model that are pruned; biases and other vectors are not counted."""
         sizes = [math.prod(layer.shape) for layer in self.layers]
         pruned = sum(round(layer.sparsity * size) for layer, size in zip(self.layers, sizes, strict=True))
         return pruned / sum(sizes) if sizes else 0.0

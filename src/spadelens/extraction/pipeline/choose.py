@@ -18,7 +18,7 @@ from spadelens.extraction.pipeline.solving import Candidate, SolvedLayer, error_
 from spadelens.extraction.pipeline.stages import Job
 from spadelens.extraction.report import LayerReport, Outcome, SearchReport, TraceReport, package_versions
 from spadelens.extraction.trace import Trace, swapped_weights
-from spadelens.matrix_layers import weight_to_matrix
+from spadelens.matrix_layers import other_weights, weight_to_matrix
 from spadelens.prediction import Prediction
 from spadelens.schedules.schedule import Auto, Guarded
 
@@ -134,6 +134,9 @@ def _make_report(job: Job, chosen: Chosen) -> TraceReport:
                 seconds=chosen.solved[name][1],
             )
         layers.append(described)
+    for name, (kind, shape) in other_weights(job.model).items():
+        reason = "only convolutions and linear layers are pruned"
+        layers.append(LayerReport(name, kind, tuple(shape), Outcome.UNSUPPORTED, reason))
     return TraceReport(
         layers=tuple(layers),
         dense=subject.dense,
