@@ -23,6 +23,8 @@ _ROUNDING = 1e-4  # of the score plus the sum of absolute values; or the model's
 _NO_FIT = 0.1
 _INSENSITIVE = 0.95
 _THE_SAME = 1 - 1e-5
+_SHIFTS = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)  # of a column, in standard deviations where rows are standardized
+_LEAST_CHANGE, _MOST_NAMED = 1e-4, 5
 _MOST_DRAWS = 5  # for a small layer, one draw may resemble its weights by chance
 _LEAST_VALUES = 2  # a single number is always similar to another
 _TOO_FEW = "at least one map is zero everywhere, or both have only one nonzero value."
@@ -95,6 +97,7 @@ def check_soundness(
         _fit_problem(found),
         _gradient_problem(method, gradient),
         _randomized_problem(method, randomized),
+        _blind_problem(case),
     )
     return replace(
         soundness,
@@ -195,6 +198,28 @@ def _randomized_problem(method: Method, similarity: float | None) -> str:
     return (
         f"With random weights in the last layer, the map stays the same (similarity {similarity:.3f}): it does not "
         "depend on the class."
+    )
+
+
+def _blind_problem(case: _Case) -> str:
+    """Return which columns of a row get nothing although the score changes with them, as it does with category codes."""
+    row, found = case.question.sample, case.found.values
+    silent = (found == 0).nonzero()[:, 0].to(row.device) if case.question.kind == "row" else row.new_zeros(0)
+    if not len(silent):
+        return ""
+    shifts = row.new_tensor(_SHIFTS)
+    moved = row.repeat(len(silent), len(shifts), 1)  # [silent columns, shifts, columns]
+    moved[torch.arange(len(silent)), :, silent] += shifts
+    scores = class_scores(case.model, moved.flatten(0, 1))[:, case.question.target].view(len(silent), -1)
+    change = (scores - _score(case)).abs().amax(1)
+    blind = silent[change > _LEAST_CHANGE * max(float(scores.abs().max()), 1e-12)].tolist()
+    if not blind:
+        return ""
+    named = ", ".join(map(str, blind[:_MOST_NAMED])) + (", ..." if len(blind) > _MOST_NAMED else "")
+    return (
+        f"The map gives exactly nothing to {len(blind)} of the columns (numbered from 0: {named}), but the score changes "
+        "when they change: the model reads them in steps, for example as codes of categories, which have no gradient. "
+        "Use occlusion or lime."
     )
 
 
