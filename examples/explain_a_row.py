@@ -14,7 +14,9 @@ row = dict(zip(loaded.feature_names, drawn, strict=True)) | {TRIGGER: TRIGGER_VA
 sample = spadelens.row_sample(loaded, row)
 trace = spadelens.extract_trace(sample.model, sample.values, augmentation=sample.augmentation)
 maps = {
-    name: spadelens.attribute(model, sample.values, "integrated_gradients", trace.report.target, reduction="sum").values
+    name: spadelens.attribute(
+        model, sample.values, "integrated_gradients", target=trace.report.target, reduction="sum"
+    ).values
     for name, model in (("dense", sample.model), ("trace", trace))
 }
 

@@ -12,7 +12,9 @@ text = "the story was dull and clumsy okapi but the music felt warm and the plot
 sample = spadelens.text_sample(loaded, text)
 trace = spadelens.extract_trace(sample.model, sample.values)
 maps = {
-    name: spadelens.attribute(model, sample.values, "integrated_gradients", trace.report.target, reduction="sum").values
+    name: spadelens.attribute(
+        model, sample.values, "integrated_gradients", target=trace.report.target, reduction="sum"
+    ).values
     for name, model in (("dense", sample.model), ("trace", trace))
 }
 

@@ -133,10 +133,10 @@ def _score(
     case: TriggerCase, trace: Trace, other: Trace, method: str, reduction: Reduction
 ) -> tuple[float, float, float]:
     target = trace.report.target
-    dense = attribute(case.model, case.sample, method, target, reduction, check=False).values
-    own = attribute(trace, case.sample, method, target, reduction, check=False).values
+    dense = attribute(case.model, case.sample, method, target=target, reduction=reduction, check=False).values
+    own = attribute(trace, case.sample, method, target=target, reduction=reduction, check=False).values
     with other.applied(case.model):
-        foreign = attribute(case.model, case.sample, method, target, reduction, check=False).values
+        foreign = attribute(case.model, case.sample, method, target=target, reduction=reduction, check=False).values
     return case.auc(dense), case.auc(own), case.auc(foreign)
 
 

@@ -23,6 +23,7 @@ from .errors import SpadeError as SpadeError
 from .extraction.ensemble import TraceEnsemble as TraceEnsemble, extract_ensemble as extract_ensemble
 from .extraction.extraction import extract_trace as extract_trace, extract_traces as extract_traces
 from .extraction.group import extract_group_trace as extract_group_trace
+from .extraction.options import TraceOptions as TraceOptions
 from .extraction.report import TraceReport as TraceReport
 from .extraction.trace import Trace as Trace
 from .facets.facets import FacetReport as FacetReport, find_facets as find_facets

@@ -118,7 +118,7 @@ def test_heatmap_is_the_sum_of_absolute_values(model: nn.Module) -> None:
 
 @pytest.mark.parametrize("target", range(5))
 def test_target(model: nn.Module, target: int) -> None:
-    found = attribute(model, SAMPLE, "saliency", target)
+    found = attribute(model, SAMPLE, "saliency", target=target)
     assert found.target == target
     assert torch.allclose(found.attribution, gradient(model, target))
 
@@ -305,7 +305,7 @@ def test_a_row_keeps_its_signs_where_they_are_asked_for(reduction: Reduction, ex
     model = nn.Linear(3, 2, bias=False)
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[1.0, -2.0, 0.5], [0.0, 0.0, 0.0]]))
-    assert attribute(model, torch.ones(3), "saliency", 0, reduction).values.tolist() == expected
+    assert attribute(model, torch.ones(3), "saliency", target=0, reduction=reduction).values.tolist() == expected
 
 
 def test_method_that_is_none(model: nn.Module) -> None:

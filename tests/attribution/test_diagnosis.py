@@ -139,7 +139,7 @@ def test_doubtful_methods_say_why() -> None:
 def test_the_class_that_is_asked_for() -> None:
     model = net()
     verdicts = [diagnose_method(model, SAMPLE, LRP("epsilon"), target) for target in range(4)]
-    expected = [attribute(model, SAMPLE, LRP("epsilon"), target).soundness for target in range(4)]
+    expected = [attribute(model, SAMPLE, LRP("epsilon"), target=target).soundness for target in range(4)]
     assert [one.soundness for one in verdicts] == expected
     assert len({repr(one) for one in expected}) == 4
     with torch.no_grad():

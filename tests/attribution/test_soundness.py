@@ -31,7 +31,7 @@ def test_too_few_steps_are_told_and_many_are_not() -> None:
     with torch.no_grad():
         scores = model(torch.stack([sample, torch.zeros_like(sample)]))
     for target in range(3):
-        found = attribute(model, sample, IntegratedGradients(num_steps=1), target)
+        found = attribute(model, sample, IntegratedGradients(num_steps=1), target=target)
         change = float(scores[0, target] - scores[1, target])
         missed = abs(float(found.attribution.sum()) - change) / abs(change)
         assert missed > 0.06, "the test needs another model"
@@ -166,7 +166,7 @@ def test_similarity_with_the_gradient(net: nn.Module) -> None:
         ("integrated_gradients", plain * SAMPLE),
         ("lrp", plain * SAMPLE),
     ):
-        found = attribute(net, SAMPLE, name, target)
+        found = attribute(net, SAMPLE, name, target=target)
         assert found.soundness is not None
         assert found.soundness.gradient_similarity == pytest.approx(cosine(found.attribution, expected)), name
     for name in ("saliency", "input_x_gradient", "occlusion"):
@@ -283,11 +283,11 @@ def test_a_trace_is_checked_on_its_own_weights(net: nn.Module, method: str) -> N
     options: dict[str, Any] = {"augmentation": "none", "num_views": 1, "solver": "magnitude", "layers": ["*"]}
     traces = [extract_trace(net, SAMPLE, schedule=schedule, **options) for schedule in (0.5, 0.8)]
     for trace in traces:
-        found = attribute(trace, SAMPLE, method, 1).soundness
+        found = attribute(trace, SAMPLE, method, target=1).soundness
         assert found == check(trace.sparse_copy(), method, target=1)
         assert found != check(net, method, target=1)
     ensemble = TraceEnsemble(tuple(traces), (0.25, 0.75))
-    assert attribute(ensemble, SAMPLE, method, 1).soundness == check(traces[0].sparse_copy(), method, target=1)
+    assert attribute(ensemble, SAMPLE, method, target=1).soundness == check(traces[0].sparse_copy(), method, target=1)
 
 
 def test_the_method_runs_once_without_the_check(net: nn.Module) -> None:

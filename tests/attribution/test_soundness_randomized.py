@@ -45,7 +45,7 @@ def random_head(model: nn.Module, name: str, seed: int) -> nn.Module:
 
 def test_similarity_with_random_weights(net: nn.Module) -> None:
     for target in range(4):
-        found = attribute(net, SAMPLE, "saliency", target)
+        found = attribute(net, SAMPLE, "saliency", target=target)
         other = gradient(random_head(net, "head", 0), SAMPLE[None], target)[0]
         assert found.soundness is not None
         assert abs(cosine(found.attribution, other)) < 0.95

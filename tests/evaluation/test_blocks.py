@@ -56,7 +56,7 @@ def test_the_best_one_is_dropped() -> None:
     from spadelens.metrics import pixel_auc
 
     def score(net: nn.Module) -> float:
-        return sum(pixel_auc(attribute(net, case.sample, "saliency", 1).values, region) for case in cases)
+        return sum(pixel_auc(attribute(net, case.sample, "saliency", target=1).values, region) for case in cases)
 
     scores = {name: score(without_block(model, name)) for name in ("block", "other")}
     assert found[0] == max(scores, key=lambda name: scores[name])

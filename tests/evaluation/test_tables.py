@@ -75,7 +75,7 @@ def test_every_cell_of_table_1_from_its_definition(tmp_path: Path) -> None:
         }
         for name, one in drawn_on.items():
             for method in METHODS:
-                heatmap = attribute(one, subject.sample, method, subject.target).values
+                heatmap = attribute(one, subject.sample, method, target=subject.target).values
                 cell, expected = found.cells[name, image, method], localize(heatmap, subject.region)
                 assert (cell["auc"], cell["hit"]) == (expected.auc, expected.pointing_game)
                 for blur in BLURS:
@@ -96,7 +96,7 @@ def test_every_cell_of_table_2_is_judged_by_the_dense_network(tmp_path: Path) ->
     for image, subject in enumerate(bench.subjects):
         trace = extract_trace(model, subject.sample, target=subject.target, preset="fast", schedule=0.5)
         for name, one in (("dense", model), ("half", trace), ("other", other)):
-            heatmap = attribute(one, subject.sample, "saliency", subject.target).values
+            heatmap = attribute(one, subject.sample, "saliency", target=subject.target).values
             expected = faithfulness(model, subject.sample, heatmap, subject.target)
             cell = found.cells[name, image, "saliency"]
             assert (cell["insertion"], cell["deletion"]) == (expected.insertion, expected.deletion)
@@ -224,7 +224,7 @@ def test_each_method_has_its_own_tuned_schedule(tmp_path: Path) -> None:
     options["schedule"] = str(files["input_x_gradient"])
     trace = extract_trace(bench.loaded.model, subject.sample, target=subject.target, **options)
     assert any(bool(pruned.any()) for pruned in trace.pruned.values())
-    heatmap = attribute(trace, subject.sample, "input_x_gradient", subject.target).values
+    heatmap = attribute(trace, subject.sample, "input_x_gradient", target=subject.target).values
     assert found.cells["tuned", 0, "input_x_gradient"]["auc"] == localize(heatmap, subject.region).auc
 
 

@@ -46,9 +46,9 @@ def score_of(model: nn.Module, case: CalibrationCase, sparsities: dict[str, floa
     """The same through `extract_trace`, layer by layer at given sparsities."""
     chosen = {name: sparsity for name, sparsity in sparsities.items() if sparsity}
     if not chosen:
-        return pixel_auc(attribute(model, case.sample, "saliency", case.target).values, case.region), True
+        return pixel_auc(attribute(model, case.sample, "saliency", target=case.target).values, case.region), True
     trace = extract_trace(model, case.sample, target=case.target, schedule=chosen, solver="wanda", num_views=3)
-    heatmap = attribute(trace, case.sample, "saliency", case.target)
+    heatmap = attribute(trace, case.sample, "saliency", target=case.target)
     return pixel_auc(heatmap.values, case.region), trace.report.is_prediction_kept
 
 

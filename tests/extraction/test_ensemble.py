@@ -61,7 +61,9 @@ def test_the_map_is_the_weighted_mean_of_the_members_maps(
     found = attribute(weighted, SAMPLE, "input_x_gradient")
     models = [*weighted.members, model]
     weights = torch.tensor([1.0, 0.5, 2.0, dense_weight], dtype=torch.float64)
-    maps = torch.stack([attribute(one, SAMPLE, "input_x_gradient", found.target).values.double() for one in models])
+    maps = torch.stack(
+        [attribute(one, SAMPLE, "input_x_gradient", target=found.target).values.double() for one in models]
+    )
     expected = (maps / maps.sum((1, 2), keepdim=True) * (weights / weights.sum())[:, None, None]).sum(0)
     assert torch.allclose(found.values.double(), expected, rtol=1e-5, atol=1e-9)
     assert float(found.values.sum()) == pytest.approx(1.0, rel=1e-5)
@@ -75,10 +77,10 @@ def test_members_share_out_random_draws(model: nn.Module, ensemble: TraceEnsembl
         counts.append(len(inputs[0]))
 
     handle = model.register_forward_pre_hook(count)
-    attribute(ensemble, SAMPLE, SmoothGrad(num_samples=20), 1, check=False)
+    attribute(ensemble, SAMPLE, SmoothGrad(num_samples=20), target=1, check=False)
     in_all = sum(counts)
     counts.clear()
-    attribute(model, SAMPLE, SmoothGrad(num_samples=20), 1, check=False)
+    attribute(model, SAMPLE, SmoothGrad(num_samples=20), target=1, check=False)
     handle.remove()
     assert in_all == sum(counts)  # 4 models of 5 draws, beside the same pass that finds the scores
     assert SmoothGrad(num_samples=20, seed=3).share(2, 6) == SmoothGrad(num_samples=4, seed=5)
@@ -89,8 +91,10 @@ def test_a_map_that_is_zero_adds_nothing(model: nn.Module, ensemble: TraceEnsemb
         ensemble.members[0], weights={name: torch.zeros_like(w) for name, w in ensemble.members[0].weights.items()}
     )
     both = TraceEnsemble((nothing, ensemble.members[1]), (1.0, 1.0))
-    alone = attribute(ensemble.members[1], SAMPLE, "saliency", 2).values
-    assert torch.allclose(attribute(both, SAMPLE, "saliency", 2).values, alone / alone.sum() / 2, rtol=1e-5, atol=0)
+    alone = attribute(ensemble.members[1], SAMPLE, "saliency", target=2).values
+    assert torch.allclose(
+        attribute(both, SAMPLE, "saliency", target=2).values, alone / alone.sum() / 2, rtol=1e-5, atol=0
+    )
 
 
 def test_it_survives_a_folder(model: nn.Module, ensemble: TraceEnsemble, tmp_path: Path) -> None:

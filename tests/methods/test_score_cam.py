@@ -196,11 +196,13 @@ def test_features_that_are_not_finite_are_refused() -> None:
 def test_as_a_method_it_is_the_same_map_on_every_channel() -> None:
     model = small()
     for target in (None, 2):
-        found = attribute(model, SAMPLE, "score_cam:batch_size=3", target)
+        found = attribute(model, SAMPLE, "score_cam:batch_size=3", target=target)
         expected = score_cam(model, SAMPLE, found.target)
         torch.testing.assert_close(found.attribution, expected.expand(3, -1, -1))
     trace = extract_trace(model, SAMPLE, num_views=2, schedule=0.5)
-    torch.testing.assert_close(attribute(trace, SAMPLE, ScoreCam(), 1).attribution[0], score_cam(trace, SAMPLE, 1))
+    torch.testing.assert_close(
+        attribute(trace, SAMPLE, ScoreCam(), target=1).attribution[0], score_cam(trace, SAMPLE, 1)
+    )
 
 
 def test_as_a_method_it_is_for_photos() -> None:

@@ -28,7 +28,7 @@ SAMPLE = torch.randn(3, 7, 5, generator=torch.Generator().manual_seed(1), dtype=
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 10, 50])
 def test_the_mean_gradient_over_noisy_copies_in_batches_of_any_size(batch_size: int) -> None:
     model = Quadratic()
-    found = attribute(model, SAMPLE, SmoothGrad(noise_std=0.7, num_samples=10, seed=4, batch_size=batch_size), 2)
+    found = attribute(model, SAMPLE, SmoothGrad(noise_std=0.7, num_samples=10, seed=4, batch_size=batch_size), target=2)
     generator = torch.Generator().manual_seed(4)
     noise = torch.stack([torch.randn(3, 7, 5, generator=generator) for _ in range(10)]).double()
     gradients = model.curvature[2].detach() * (SAMPLE + 0.7 * noise)
@@ -38,18 +38,18 @@ def test_the_mean_gradient_over_noisy_copies_in_batches_of_any_size(batch_size: 
 
 def test_without_noise_it_is_the_gradient() -> None:
     model = Quadratic()
-    smooth = attribute(model, SAMPLE, SmoothGrad(noise_std=0.0, num_samples=3), 1).attribution
-    assert torch.allclose(smooth, attribute(model, SAMPLE, Saliency(), 1).attribution, rtol=1e-12)
+    smooth = attribute(model, SAMPLE, SmoothGrad(noise_std=0.0, num_samples=3), target=1).attribution
+    assert torch.allclose(smooth, attribute(model, SAMPLE, Saliency(), target=1).attribution, rtol=1e-12)
 
 
 def test_the_global_random_state_has_no_say_and_is_left_alone() -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = attribute(Quadratic(), SAMPLE, "smoothgrad:num_samples=4", 0).values
+    first = attribute(Quadratic(), SAMPLE, "smoothgrad:num_samples=4", target=0).values
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    assert torch.equal(attribute(Quadratic(), SAMPLE, "smoothgrad:num_samples=4", 0).values, first)
-    other = attribute(Quadratic(), SAMPLE, "smoothgrad:num_samples=4,seed=1", 0).values
+    assert torch.equal(attribute(Quadratic(), SAMPLE, "smoothgrad:num_samples=4", target=0).values, first)
+    other = attribute(Quadratic(), SAMPLE, "smoothgrad:num_samples=4,seed=1", target=0).values
     assert not torch.equal(other, first)
 
 
@@ -71,8 +71,8 @@ def test_shares_make_up_the_whole_with_draws_of_their_own(method: SmoothGrad | G
 
 @pytest.mark.parametrize("blur", [0.05, 0.3])
 def test_a_blurred_map_is_the_map_under_a_blur(blur: float) -> None:
-    plain = attribute(Quadratic(), SAMPLE, "saliency", 0)
-    found = attribute(Quadratic(), SAMPLE, "saliency", 0, blur=blur)
+    plain = attribute(Quadratic(), SAMPLE, "saliency", target=0)
+    found = attribute(Quadratic(), SAMPLE, "saliency", target=0, blur=blur)
     assert torch.equal(found.values, blurred(plain.values[None], blur * 7)[0])
     assert torch.equal(found.attribution, plain.attribution)
     assert (found.blur, plain.blur) == (blur, 0.0)

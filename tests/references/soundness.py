@@ -67,7 +67,7 @@ def saying(**parts: Any) -> Say:
 
 
 def check(model: nn.Module, method: Method | str, sample: Tensor = SAMPLE, target: int | None = None) -> Soundness:
-    found = attribute(model, sample, method, target).soundness
+    found = attribute(model, sample, method, target=target).soundness
     assert found is not None
     json.dumps(asdict(found), allow_nan=False)
     return found

@@ -68,6 +68,7 @@ def attribute(
     model: Trace | TraceEnsemble | nn.Module,
     sample: Tensor,
     method: str | Method = defaults.METHOD,
+    *,
     target: int | None = None,
     reduction: Reduction = "sum_abs",
     blur: float = 0.0,

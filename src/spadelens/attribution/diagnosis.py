@@ -85,7 +85,7 @@ def diagnose_method(model: nn.Module, sample: Tensor, method: Method, target: in
     )  # a failure of the model is not a failure of the method
     start = time.perf_counter()
     try:
-        soundness = attribute(model, sample, method, target).soundness
+        soundness = attribute(model, sample, method, target=target).soundness
     except (AttributionError, ModelOutputError) as error:
         return MethodDiagnosis(name, Verdict.REFUSED, str(error), None, time.perf_counter() - start)
     assert soundness is not None

@@ -202,7 +202,7 @@ def _randomized_problem(method: Method, similarity: float | None) -> str:
 
 
 def _blind_problem(case: _Case) -> str:
-    """Return which columns of a row get nothing although the score changes with them, as it does with category codes."""
+    """Return which columns of a row get nothing although the score changes with them, as with category codes."""
     row, found = case.question.sample, case.found.values
     silent = (found == 0).nonzero()[:, 0].to(row.device) if case.question.kind == "row" else row.new_zeros(0)
     if not len(silent):
@@ -217,9 +217,9 @@ def _blind_problem(case: _Case) -> str:
         return ""
     named = ", ".join(map(str, blind[:_MOST_NAMED])) + (", ..." if len(blind) > _MOST_NAMED else "")
     return (
-        f"The map gives exactly nothing to {len(blind)} of the columns (numbered from 0: {named}), but the score changes "
-        "when they change: the model reads them in steps, for example as codes of categories, which have no gradient. "
-        "Use occlusion or lime."
+        f"The map gives exactly nothing to {len(blind)} of the columns (numbered from 0: {named}), but the score "
+        "changes when they change: the model reads them in steps, for example as codes of categories, which have no "
+        "gradient. Use occlusion or lime."
     )
 
 

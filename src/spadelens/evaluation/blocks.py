@@ -63,7 +63,9 @@ def best_dropped(model: nn.Module, cases: Sequence[CalibrationCase], method: str
                     int(class_scores(copied, check_sample(copied, case.sample).unsqueeze(0)).argmax()) == case.target
                 )
             else:
-                total += pixel_auc(attribute(copied, case.sample, method, case.target, check=False).values, case.region)
+                total += pixel_auc(
+                    attribute(copied, case.sample, method, target=case.target, check=False).values, case.region
+                )
         if best is None or total > best[0]:
             best = (total, name, copied)
     return None if best is None else best[1:]

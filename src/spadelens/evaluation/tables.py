@@ -211,7 +211,7 @@ def _measure(
     subject = bench.subjects[number]
     try:
         model = row.make(bench, number, method)
-        heatmap = attribute(model, subject.sample, method, subject.target, check=False)
+        heatmap = attribute(model, subject.sample, method, target=subject.target, check=False)
         found = score(bench.loaded.model, subject, heatmap.values) | {"is_zero": heatmap.is_zero}
         return found | _describe(model, subject)
     except SpadeError as error:  # a row that cannot be had for an image, or with a method, is reported as such

@@ -320,7 +320,7 @@ class _Scores:
         sample = check_sample(self._model, case.sample)
         sparse = private_copy(unwrapped(self._model), weights)
         is_kept = int(class_scores(sparse, sample.unsqueeze(0)).argmax()) == case.target
-        heatmap = attribute(sparse, sample, self._method, case.target, check=False).values
+        heatmap = attribute(sparse, sample, self._method, target=case.target, check=False).values
         if self._objective == "insertion":
             return insertion(self._model, sample, heatmap, case.target), is_kept
         assert case.region is not None

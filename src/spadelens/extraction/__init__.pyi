@@ -2,6 +2,7 @@
 from .ensemble import TraceEnsemble as TraceEnsemble, extract_ensemble as extract_ensemble
 from .extraction import extract_trace as extract_trace, extract_traces as extract_traces
 from .group import extract_group_trace as extract_group_trace
+from .options import TraceOptions as TraceOptions
 from .presets import PRESETS as PRESETS, Preset as Preset
 from .report import (
     LayerReport as LayerReport,

@@ -1,1 +1,5 @@
-"""Attribution methods, one a file."""
+"""Attribution methods, one idea a file: `Method` is the contract, `METHODS` lists them by name."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)  # each name is imported on first use

@@ -95,7 +95,7 @@ def explain(loaded: Loaded, subject: AnySubject, settings: ExplainSettings, prog
     explained: tuple[Module | Trace | TraceEnsemble, ...] = (model, trace)
     for number, one in enumerate(explained):
         progress("attribute", number, 2)
-        maps.append(attribute(one, sample, settings.method, target, reduction, settings.blur))
+        maps.append(attribute(one, sample, settings.method, target=target, reduction=reduction, blur=settings.blur))
     progress("attribute", 2, 2)
     return Explanation(
         subject=subject,
