@@ -297,5 +297,5 @@ def test_bars_reach_to_the_side_of_their_sign() -> None:
         "left: 50.00%; width: 0.00%",
         "left: 50.00%; width: 0.00%",
     ]
-    assert "By this method no feature has any effect" in page.text
+    assert "According to this method, no feature affects" in page.text
     assert torch.is_grad_enabled()
