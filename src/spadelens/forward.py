@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,14 +13,14 @@ from spadelens.eager import run_as_written
 from spadelens.errors import ModelOutputError, SpadeError
 from spadelens.prediction import Outputs, Scale, check_outputs, scale_of
 from spadelens.private_copy import ensure_private
-from spadelens.randomness import seeded, undisturbed_random_states
+from spadelens.randomness import is_only_thread, seeded, undisturbed_random_states
 
 
 @contextmanager
 def running(model: nn.Module) -> Iterator[nn.Module]:
     """Give a private copy of `model` (itself, if it is one), whose compiled parts run as written inside the block.
 
-    The random states that a forward pass draws from are put back if it has drawn from them.
+    The random states that a forward pass draws from are put back, unless other threads draw from them as well.
     """
     with run_as_written(), undisturbed_random_states():
         yield ensure_private(model)
@@ -95,9 +95,7 @@ def check_repeatable(model: nn.Module, sample: Tensor, scores: Tensor) -> None:
     noise = torch.randn(sample.shape, generator=generator, dtype=torch.float32).to(sample)
     other = noise * (float(sample.float().square().mean().sqrt()) or 1.0)
     try:
-        with seeded(
-            1, _generating(sample)
-        ):  # random states are put back after every pass: other draws take another seed
+        with _other_draws(1, sample):
             change = _change(class_scores(model, torch.stack([other, sample]))[1], scores)
     except ModelOutputError:
         change = _change(_alone(model, sample), scores)
@@ -122,8 +120,16 @@ def _generating(sample: Tensor) -> torch.device | None:
     return sample.device if sample.device.type == "cuda" or torch.backends.mps.is_available() else None
 
 
+def _other_draws(seed: int, sample: Tensor) -> AbstractContextManager[None]:
+    """Return what lets a model draw other numbers than in its last pass.
+
+    Random states are put back after a pass, so it takes another seed; beside other threads they are not put back.
+    """
+    return seeded(seed, _generating(sample)) if is_only_thread() else nullcontext()
+
+
 def _alone(model: nn.Module, sample: Tensor) -> Tensor:
-    with seeded(2, _generating(sample)):
+    with _other_draws(2, sample):
         return class_scores(model, sample.unsqueeze(0))[0]
 
 

@@ -1,4 +1,4 @@
-"""The methods that use plain gradients of the score, all except SmoothGrad through Captum.
+"""The methods that use plain gradients of the score, all but GradientShap and SmoothGrad through Captum.
 
 Each is a frozen dataclass of its settings. Memory is bounded: methods that run many versions of the input run one, or
 `batch_size` of them, at a time.
@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from spadelens.methods.method import Attribution, Method, check_at_least_one, check_finite, check_noise
-from spadelens.randomness import seeded
 
 
 @final
@@ -88,6 +88,9 @@ class IntegratedGradients(Method):
 class GradientShap(Method):
     """Expected gradients at random points between a baseline and the noisy input (Lundberg & Lee 2017).
 
+    Captum's GradientShap draws from the global random states, which other threads draw from too. Here, the same numbers
+    come from generators of its own.
+
     Attributes:
         num_samples: The number of random points.
         noise_std: Standard deviation of the noise added to the input, in its (normalized) units.
@@ -116,23 +119,28 @@ class GradientShap(Method):
 
     def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:
         """Return the mean over all points, and the mean of their convergence deltas."""
-        from captum.attr import GradientShap as CaptumGradientShap
+        precise = sample.detach() if sample.dtype == torch.float64 else sample.detach().float()
+        baseline = torch.full_like(precise, self.baseline)
+        std = torch.full_like(precise, self.noise_std, dtype=torch.float32)
+        noise = torch.Generator(sample.device).manual_seed(self.seed)
+        fractions = np.random.RandomState(self.seed % 2**32)
 
-        def scores(inputs: Tensor) -> Tensor:  # Captum draws in float32, whatever the model computes in
-            found: Tensor = model(inputs.to(sample.dtype))
+        def score(inputs: Tensor) -> Tensor:  # points are in float32 at least, whatever the model computes in
+            found: Tensor = model(inputs.to(sample.dtype))[:, target]
             return found.to(inputs.dtype)
 
-        precise = sample.detach() if sample.dtype == torch.float64 else sample.detach().float()
-        explainer = CaptumGradientShap(scores)
-        baselines = torch.full_like(precise, self.baseline)
         total, total_delta = torch.zeros_like(precise), 0.0
-        with seeded(self.seed, sample.device):
-            for _ in range(self.num_samples):  # one at a time: Captum runs all that it draws at once
-                values, delta = explainer.attribute(
-                    precise, baselines, n_samples=1, stdevs=self.noise_std, target=target, return_convergence_delta=True
-                )
-                total += values.detach()
-                total_delta += float(delta)
+        with torch.no_grad():
+            start = score(baseline)
+        for _ in range(self.num_samples):
+            end = precise + torch.normal(0.0, std, generator=noise)
+            fraction = torch.tensor(fractions.uniform(0.0, 1.0), device=precise.device, dtype=precise.dtype)
+            point = (fraction * end + (1.0 - fraction) * baseline).requires_grad_()
+            (gradient,) = torch.autograd.grad(score(point).sum(), point)
+            values = (end - baseline) * gradient
+            with torch.no_grad():
+                total += values
+                total_delta += float(values.flatten(1).sum(1) - (score(end) - start))
         return Attribution(total / self.num_samples, total_delta / self.num_samples)
 
 
