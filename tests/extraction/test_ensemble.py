@@ -3,14 +3,17 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from spadelens import Trace, attribute, extract_trace
-from spadelens.errors import InputError, OutputError, TraceFormatError, TraceMismatchError
+from spadelens.errors import AttributionError, InputError, OutputError, TraceFormatError, TraceMismatchError
+from spadelens.extraction import ensemble as ensemble_module
 from spadelens.extraction.ensemble import TraceEnsemble, extract_ensemble
+from spadelens.extraction.pipeline.solving import Candidate
 from spadelens.methods.registry import SmoothGrad
 
 SAMPLE = torch.randn(3, 12, 9, generator=torch.Generator().manual_seed(4))
@@ -156,3 +159,30 @@ def test_a_schedule_has_to_choose_itself_and_one_trace_is_no_ensemble(model: nn.
         extract_ensemble(model, SAMPLE, sparsities=(1.0,))
     with pytest.raises(InputError, match="extract_ensemble"):
         extract_trace(model, SAMPLE, preset="ensemble")
+
+
+def test_each_member_is_the_first_point_of_the_path_at_or_above_its_sparsity(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = {0.2: 0.1, 0.4: 0.2, 0.5: 0.3, 0.7: 0.4, 0.9: 0.5}  # sparsity -> error
+    candidates = tuple(
+        Candidate(sparsity, error, torch.arange(10) >= round(10 * sparsity), torch.ones(10 - round(10 * sparsity)))
+        for sparsity, error in points.items()
+    )
+    layer, first = SimpleNamespace(candidates=candidates), SimpleNamespace(search=SimpleNamespace(chosen_bound=0.5))
+    monkeypatch.setattr(ensemble_module, "pick", lambda _job, _number, _solved, layers: layers["layer"].sparsity)
+    found = ensemble_module._before(None, {"layer": layer}, first, [0.9, 0.6, 0.4, 0.1])  # type: ignore[arg-type, dict-item]
+    assert list(map(str, found)) == ["0.7", "0.4", "0.2"]  # the only one at or above 0.9 is the chosen point
+
+
+def test_a_member_whose_map_is_not_finite_is_an_error() -> None:
+    tiny = make_net()
+    for parameter in list(tiny.parameters())[-2:]:
+        parameter.data *= 1e-40
+    members = extract_ensemble(tiny, SAMPLE, sparsities=(0.4,), num_views=3)
+    with pytest.raises(AttributionError, match="too small to be averaged"):
+        attribute(members, SAMPLE, "saliency", check=False)
+
+
+def test_summaries_are_short(ensemble: TraceEnsemble) -> None:
+    for summary in (repr(ensemble), repr(ensemble.members[0])):
+        assert len(summary) < 300
+        assert "Sequential" in summary and f"class {ensemble.report.target}" in summary

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from spadelens import defaults
@@ -134,6 +135,11 @@ def attribute(
             soundness = check_soundness(chosen, explained, question, found, last_layer)
         attribution, delta = found.values, found.convergence_delta
         values = reduce_to_units(attribution, kind, reduction)
+    if not bool(torch.isfinite(values).all()):
+        raise AttributionError(
+            f"Cannot reduce the attribution to one value for each unit: the reduction {reduction!r} overflows in "
+            f"{values.dtype}. Use 'max_abs' or float64."
+        )
     if blur:
         values = blurred(values.unsqueeze(0), blur * max(values.shape))[0]
     return Heatmap(
@@ -182,5 +188,10 @@ def _mean_of_members(
                 "Cannot average the maps of the ensemble: the values of a member's map overflow. Use float32."
             )
         scaled = [part * (weight / total / size if size else 0.0) for part, size in zip(parts, sums, strict=True)]
+        if not all(bool(torch.isfinite(part).all()) for part in scaled):
+            raise AttributionError(
+                f"Cannot average the maps of the ensemble: the values of a member's map are too small to be averaged "
+                f"in {attribution.dtype} (their absolute values add up to {min(sums):.3g}). Use float64."
+            )
         means = [mean + part for mean, part in zip(means, scaled, strict=True)] if means else scaled
     return means[0], means[1]
