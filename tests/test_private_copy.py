@@ -2,6 +2,9 @@
 
 import random
 import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +61,66 @@ def test_functions_that_refer_to_the_model_refer_to_the_copy() -> None:
     expected = (model[1].bias + model[0].bias[0]).expand(2, 2)
     assert torch.equal(private_copy(model, zeros)(BATCH), expected)
     assert not torch.equal(model(BATCH), expected)
+
+
+def recursive(layer: nn.Module) -> Callable[[Tensor, int], Tensor]:
+    def run(batch: Tensor, times: int = 2) -> Tensor:
+        return layer(batch) if times == 0 else run(batch, times - 1)
+
+    return run
+
+
+REFERRING: dict[str, Callable[[nn.Module], Any]] = {
+    "closure": lambda owner: lambda batch: owner.layer(batch),
+    "closure in a closure": lambda owner: (lambda inner: lambda batch: inner(batch))(lambda batch: owner.layer(batch)),
+    "bound method": lambda owner: owner.layer.forward,
+    "bound method in a closure": lambda owner: (lambda method: lambda batch: method(batch))(owner.layer.forward),
+    "parameters": lambda owner: (lambda w, b: lambda batch: batch @ w.T + b)(owner.layer.weight, owner.layer.bias),
+    "container in a closure": lambda owner: (lambda layers: lambda batch: layers[0](batch))([owner.layer]),
+    "default": lambda owner: lambda batch, layer=owner.layer: layer(batch),
+    "keyword default": lambda owner: lambda batch, *, layer=owner.layer: layer(batch),
+    "partial": lambda owner: partial(lambda layer, batch: layer(batch), owner.layer),
+    "partial of a closure": lambda owner: partial(lambda batch: owner.layer(batch)),
+    "recursion": lambda owner: recursive(owner.layer),
+}
+
+
+@pytest.mark.parametrize("held_in", ["attribute", "list", "dict"])
+@pytest.mark.parametrize("kind", REFERRING)
+def test_no_function_reaches_the_weights_of_the_model(kind: str, held_in: str) -> None:
+    class Referring(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+            function = REFERRING[kind](self)
+            self.run: Any = {"attribute": function, "list": [function], "dict": {0: function}}[held_in]
+
+        def forward(self, batch: Tensor) -> Tensor:
+            result: Tensor = (self.run if held_in == "attribute" else self.run[0])(batch)
+            return result
+
+    model = Referring()
+    expected = model(BATCH)
+    assert torch.equal(private_copy(model)(BATCH), expected)
+    assert torch.equal(private_copy(model, {"layer": torch.zeros(3, 4)})(BATCH), model.layer.bias.expand(2, 3))
+    assert torch.equal(model(BATCH), expected)
+
+
+def test_a_function_of_a_script_refers_to_the_copy() -> None:
+    script = {"nn": nn}
+    exec("model = nn.Sequential(nn.Linear(4, 3))\nmodel.forward = lambda batch: model[0](batch)", script)
+    model: Any = script["model"]
+    assert torch.equal(private_copy(model, {"0": torch.zeros(3, 4)})(BATCH), model[0].bias.expand(2, 3))
+    assert script["model"] is model
+
+
+def test_what_a_hook_collects_goes_where_it_always_does() -> None:
+    model, seen = nn.Sequential(nn.Linear(4, 3)), []
+    held: list[Any] = []
+    held.append(held)
+    model[0].register_forward_hook(lambda _, __, output: seen.append(output) if held else None)
+    outputs = private_copy(model)(BATCH)
+    assert len(seen) == 1 and seen[0] is outputs
 
 
 def test_everything_is_in_evaluation_mode_and_the_model_stays_as_it_is() -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from types import CellType, FunctionType
+from functools import partial
+from types import CellType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -55,13 +56,11 @@ def private_copy(model: nn.Module, weights: Mapping[str, Tensor] | None = None) 
         layers = matrix_layers(copied) if weights else {}
         for name, weight in (weights or {}).items():
             layers[name].weight.data = weight.to(layers[name].weight.device)
+    rebinding = _Rebinding(memo)
     for module in _modules(copied, set()):
         module.training = False
-        holders: tuple[dict[Any, Any], ...] = (vars(module), module._forward_hooks, module._forward_pre_hooks)
-        for holder in holders:
-            for name, value in holder.items():
-                if isinstance(value, FunctionType):
-                    holder[name] = _rebound(value, memo)
+        for holder in (vars(module), module._forward_hooks, module._forward_pre_hooks):
+            rebinding.rebind_values(holder)
     object.__setattr__(copied, _MARK, True)
     return copied
 
@@ -103,19 +102,81 @@ def ensure_private(model: nn.Module) -> nn.Module:
     return model if is_private(model) else private_copy(model)
 
 
-def _rebound(function: FunctionType, memo: Mapping[int, Any]) -> FunctionType:
-    """Return a function that refers to the copies of the modules that `function` refers to, as a lambda may."""
-    cells = function.__closure__ or ()
-    held = [cell.cell_contents if cell != CellType() else None for cell in cells]
-    if not any(isinstance(value, nn.Module) and id(value) in memo for value in held):
-        return function
-    copies = tuple(
-        CellType(memo.get(id(value), value)) if isinstance(value, nn.Module) else cell
-        for cell, value in zip(cells, held, strict=True)
-    )
-    rebound = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, copies)
-    rebound.__kwdefaults__ = function.__kwdefaults__
-    return rebound
+class _Rebinding:
+    """Lets functions refer to a model's copy where they refer to the model, which `copy.deepcopy` does not change.
+
+    Looks at what a function closes over, its defaults, and the modules among the globals that it names.
+    """
+
+    def __init__(self, memo: Mapping[int, Any]) -> None:
+        """Store the memo of the copying: id of an original -> its copy."""
+        self._memo = memo
+        self._functions: dict[int, FunctionType] = {}
+        self._open: set[int] = set()
+
+    def rebind_values(self, values: dict[Any, Any]) -> None:
+        """Replace the values that refer to the model."""
+        for name, value in values.items():
+            rebound = self._rebound(value)
+            if rebound is not value:
+                values[name] = rebound
+
+    def _rebound(self, value: Any) -> Any:
+        """Return the copy of a part of the model, or what refers to copies in place of parts; else `value` itself."""
+        if isinstance(value, nn.Module | Tensor):
+            return self._memo.get(id(value), value)
+        if isinstance(value, FunctionType):
+            return self._function(value)
+        if isinstance(value, MethodType):
+            owner = self._rebound(value.__self__)
+            return value if owner is value.__self__ else MethodType(value.__func__, owner)
+        if isinstance(value, partial):
+            parts = (value.func, value.args, value.keywords)
+            function, args, keywords = rebound = tuple(self._rebound(part) for part in parts)
+            return value if _are_same(parts, rebound) else partial(function, *args, **keywords)
+        if type(value) not in (dict, list, tuple, set) or id(value) in self._open:  # a container may hold itself
+            return value
+        self._open.add(id(value))
+        parts = tuple(value.values() if isinstance(value, dict) else value)
+        rebound = tuple(self._rebound(part) for part in parts)
+        self._open.remove(id(value))
+        if _are_same(parts, rebound):
+            return value
+        return dict(zip(value, rebound, strict=True)) if isinstance(value, dict) else type(value)(rebound)
+
+    def _function(self, function: FunctionType) -> FunctionType:
+        if id(function) in self._functions:  # also one that refers to itself
+            return self._functions[id(function)]
+        self._functions[id(function)] = function
+        cells = function.__closure__ or ()
+        held = tuple(cell.cell_contents if cell != CellType() else None for cell in cells)
+        named = {name: function.__globals__.get(name) for name in function.__code__.co_names}
+        copied = {
+            name: self._rebound(value)
+            for name, value in named.items()
+            if isinstance(value, nn.Module) and id(value) in self._memo
+        }
+        before = (held, function.__defaults__, function.__kwdefaults__)
+        after = closed, defaults, keywords = tuple(self._rebound(part) for part in before)
+        if not copied and all(old is new for old, new in zip(before, after, strict=True)):
+            return function
+        copies = tuple(
+            CellType(new) if new is not old or old is function else cell
+            for cell, old, new in zip(cells, held, closed, strict=True)
+        )
+        scope = function.__globals__ | copied if copied else function.__globals__
+        rebound = FunctionType(function.__code__, scope, function.__name__, defaults, copies)
+        rebound.__kwdefaults__ = keywords
+        rebound.__dict__.update(function.__dict__)
+        for cell, old in zip(copies, held, strict=True):
+            if old is function:  # it calls itself
+                cell.cell_contents = rebound
+        self._functions[id(function)] = self._functions[id(rebound)] = rebound
+        return rebound
+
+
+def _are_same(first: Iterable[Any], second: Iterable[Any]) -> bool:
+    return all(one is other for one, other in zip(first, second, strict=True))
 
 
 def _alias(parameter: nn.Parameter) -> nn.Parameter:
