@@ -19,7 +19,9 @@ from spadelens.extraction.report import TraceReport
 from spadelens.files import whole_file
 
 FORMAT = "spadelens-trace-2"
-_EXACT_UP_TO, _WORDS_PER_SUM = 4096, 256
+_EXACT_UP_TO, _WORD_BYTES = 4096, 8
+_WORDS_PER_SUM = 251
+"""A prime: the rows of weights do not line up with the runs, and flipping all signs in a run does not cancel out."""
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -30,8 +32,9 @@ def fingerprint(model: nn.Module) -> str:
 def checksum(model: nn.Module) -> str:
     """Return a checksum of the state dictionary of `model`, at a fraction of the cost of `fingerprint`.
 
-    For large tensors, sums over runs of 256 integer words are hashed instead of the values. Changes that leave every
-    sum unchanged, such as swapping two neighboring weights, go undetected.
+    For large tensors, sums of 64-bit words are hashed instead of the values: over each run of words, and over each
+    place in a run. Together, they notice weights that have changed places too. Only changes that cancel out in both
+    sums go undetected.
     """
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
@@ -42,15 +45,16 @@ def checksum(model: nn.Module) -> str:
 
 
 def _summed(tensor: Tensor) -> Tensor:
-    """Return the bytes of a small tensor, or sums over runs of a large one as 64-bit integers."""
+    """Return the bytes of a small tensor, or sums of the 64-bit words of a large one along and across runs."""
     flat = tensor.contiguous().flatten()
+    memory = flat.view(torch.uint8)
     if flat.numel() <= _EXACT_UP_TO:
-        return flat.view(torch.uint8)
-    word = {1: torch.uint8, 2: torch.int16}.get(flat.element_size(), torch.int32)
-    words = flat.view(word)
-    whole = len(words) // _WORDS_PER_SUM * _WORDS_PER_SUM
-    sums = words[:whole].view(-1, _WORDS_PER_SUM).sum(1, dtype=torch.int64)
-    return torch.cat([sums, words[whole:].to(torch.int64)])
+        return memory
+    if memory.storage_offset() % _WORD_BYTES:
+        memory = memory.clone()  # words begin at multiples of their size
+    whole = len(memory) // (_WORD_BYTES * _WORDS_PER_SUM) * _WORD_BYTES * _WORDS_PER_SUM
+    words = memory[:whole].view(torch.int64).view(-1, _WORDS_PER_SUM)
+    return torch.cat([words.sum(1), words.sum(0), memory[whole:].to(torch.int64)])
 
 
 def write_trace(path: Path, weights: Mapping[str, Tensor], pruned: Mapping[str, Tensor], header: Header) -> None:
