@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from spadelens import extract_trace
 from spadelens.errors import InputError, ModelOutputError
+from spadelens.extraction.trace import runnable
 from spadelens.forward import class_scores
 from spadelens.private_copy import ensure_private, is_private, private_copy
 from spadelens.randomness import seeded
@@ -188,3 +190,30 @@ def test_exit_in_a_forward_pass_is_an_error_of_the_model() -> None:
 
     with pytest.raises(ModelOutputError, match="SystemExit"):
         class_scores(Exits(), BATCH)
+
+
+class Indirect(nn.Module):
+    """Reaches its layers through a function in a dict, and holds a tensor that is not a leaf."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.scale = (torch.ones(3, requires_grad=True) * 2).relu()
+        self.run = {"scores": lambda batch: self.second(self.first(batch).relu()) * self.scale}
+
+    def forward(self, batch: Tensor) -> Tensor:
+        scores: Tensor = self.run["scores"](batch)
+        return scores
+
+
+def test_a_sparse_copy_holds_the_sparse_weights_wherever_they_are_used() -> None:
+    torch.manual_seed(0)
+    model, sample = Indirect().train(), torch.randn(6)
+    trace = extract_trace(model, sample, schedule=0.6, num_views=3, kind="row")
+    sparse, batch = trace.sparse_copy(), sample.unsqueeze(0)
+    assert torch.equal(sparse(batch), runnable(trace)(batch))
+    assert not torch.equal(sparse(batch), model(batch))
+    assert sparse.training and not is_private(sparse)
+    for copied, original in zip(sparse.parameters(), model.parameters(), strict=True):
+        assert copied.untyped_storage().data_ptr() != original.untyped_storage().data_ptr()
+        assert copied.requires_grad == original.requires_grad

@@ -45,23 +45,40 @@ def private_copy(model: nn.Module, weights: Mapping[str, Tensor] | None = None) 
     with torch.inference_mode(False):  # parameters made in that mode could never be differentiated through
         for tensor in _tensors(model, set()):
             memo[id(tensor)] = _alias(tensor) if isinstance(tensor, nn.Parameter) else _clone(tensor)
-        try:
-            copied = copy.deepcopy(model, memo)
-        except Exception as error:
-            raise InputError(
-                f"Cannot run this model on a copy of its modules, which is how it is kept unchanged: "
-                f"{type(error).__name__}: {error}. Remove what cannot be copied (locks, open files, generators) from "
-                "the attributes of its modules, or give them a __deepcopy__."
-            ) from error
+        copied = _copied(model, memo)
         layers = matrix_layers(copied) if weights else {}
         for name, weight in (weights or {}).items():
             layers[name].weight.data = weight.to(layers[name].weight.device)
-    rebinding = _Rebinding(memo)
     for module in _modules(copied, set()):
         module.training = False
+    object.__setattr__(copied, _MARK, True)
+    return copied
+
+
+def independent_copy(model: nn.Module) -> nn.Module:
+    """Return a copy of `model`, in the same mode, that shares no memory with it.
+
+    Raises:
+        InputError: The model has a part that cannot be copied.
+    """
+    computed = (tensor for tensor in _tensors(model, set()) if not tensor.is_leaf)  # `copy.deepcopy` refuses these
+    return _copied(model, {id(tensor): _clone(tensor) for tensor in computed})
+
+
+def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """Return a copy whose functions refer to the copied modules; `memo` holds the copies of tensors made before."""
+    try:
+        copied = copy.deepcopy(model, memo)
+    except Exception as error:
+        raise InputError(
+            f"Cannot run this model on a copy of its modules, which is how it is kept unchanged: "
+            f"{type(error).__name__}: {error}. Remove what cannot be copied (locks, open files, generators) from "
+            "the attributes of its modules, or give them a __deepcopy__."
+        ) from error
+    rebinding = _Rebinding(memo)
+    for module in _modules(copied, set()):
         for holder in (vars(module), module._forward_hooks, module._forward_pre_hooks):
             rebinding.rebind_values(holder)
-    object.__setattr__(copied, _MARK, True)
     return copied
 
 

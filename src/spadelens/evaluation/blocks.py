@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from spadelens.hooks import forward_hooks
 from spadelens.inputs.checks import check_sample
 from spadelens.matrix_layers import matrix_layers
 from spadelens.metrics.localization import pixel_auc
+from spadelens.private_copy import independent_copy
 
 
 def droppable_blocks(model: nn.Module, sample: Tensor) -> list[str]:
@@ -43,7 +43,7 @@ def droppable_blocks(model: nn.Module, sample: Tensor) -> list[str]:
 
 def without_block(model: nn.Module, name: str) -> nn.Module:
     """Return an independent copy of a model in which a block hands on its input."""
-    copied = copy.deepcopy(model)
+    copied = independent_copy(model)
     copied.set_submodule(name, nn.Identity())
     return copied
 

@@ -7,7 +7,6 @@ that photos need no labels.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +18,7 @@ from spadelens.extraction.trace import runnable
 from spadelens.forward import class_scores
 from spadelens.hooks import forward_hooks
 from spadelens.numerics import exact_products
+from spadelens.private_copy import independent_copy
 
 _NUM_PENALTIES, _SMALLEST_PENALTY = 24, 1e-3  # of the path, the latter as a fraction of the largest
 _MOST_ITERATIONS, _TOLERANCE = 400, 1e-5
@@ -76,7 +76,7 @@ def sparse_classifier(
     ]
     chosen = next(number for number, found in enumerate(agreements) if found >= max(agreements) - slack)
     weight, bias = path[chosen]
-    sparse = copy.deepcopy(model)
+    sparse = independent_copy(model)
     classifier = sparse.get_submodule(layer)
     assert isinstance(classifier, nn.Linear)
     classifier.weight.data = (weight / std).to(classifier.weight)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from spadelens.errors import TraceMismatchError
 from spadelens.extraction.report import TraceReport
 from spadelens.extraction.storage import Header, checksum, fingerprint, read_trace, write_trace
 from spadelens.matrix_layers import matrix_layers
-from spadelens.private_copy import claimed, ensure_private, is_private, private_copy
+from spadelens.private_copy import claimed, ensure_private, independent_copy, is_private, private_copy
 
 
 @contextmanager
@@ -92,9 +91,10 @@ class Trace:
 
         Raises:
             TraceMismatchError: The original model has changed since the trace was made.
+            InputError: The model has a part that cannot be copied.
         """
         self.check(self.dense_model)
-        sparse = copy.deepcopy(self.dense_model)
+        sparse = independent_copy(self.dense_model)
         layers = matrix_layers(sparse)
         for name, weight in self.weights.items():
             layers[name].weight.data = weight.to(layers[name].weight.device, copy=True)
