@@ -160,7 +160,14 @@ COMMANDS = [
     ("--schedule", "late:0.12345678@0.7123456789"),
     ("--preset", "instant", "--positions-per-column", "0", "--memory-budget", "64"),
     ("--preset", "paper-fast", "--precision", "bfloat16", "--schedule", "auto:criterion=agreement,levels=0.5/0.8"),
-    ("--solver", "ols:candidates=1.5", "--schedule", "auto:threshold=0.8,max_error=0.3,levels=0.5/0.8", "--target", "ring"),
+    (
+        "--solver",
+        "ols:candidates=1.5",
+        "--schedule",
+        "auto:threshold=0.8,max_error=0.3,levels=0.95/0.98",
+        "--target",
+        "ring",
+    ),
 ]
 
 

@@ -116,7 +116,8 @@ def attribute(
     if not 0 <= blur < 1 or (blur and kind != "photo"):
         raise InputError(f"Cannot blur a map with blur={blur!r}: expected a fraction of the side of a map [H, W].")
     scores = class_scores(private, sample.unsqueeze(0))[0]
-    check_repeatable(private, sample, scores)
+    if report is None:  # extraction has checked the model of a trace
+        check_repeatable(private, sample, scores)
     if target is None:
         target = int(scores.argmax()) if report is None else report.target
     target = check_target(target, len(scores))
