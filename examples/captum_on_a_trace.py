@@ -16,7 +16,7 @@ dense_map = LayerGradCam(model, last_convolution).attribute(sample.unsqueeze(0),
 with trace.applied(model):
     sparse_map = LayerGradCam(model, last_convolution).attribute(sample.unsqueeze(0), target=target)
 
-print("Grad-CAM on the dense model, then on the trace:")
+print("Grad-CAM on the original model, then on the trace:")
 for heatmap in (dense_map, sparse_map):
     for row in heatmap.detach()[0, 0].clamp_min(0) / heatmap.detach().max():
         print("  " + "".join(" .:-=+*#"[min(7, int(8 * value))] for value in row.tolist()))

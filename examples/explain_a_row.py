@@ -1,9 +1,14 @@
 """From a model of tables and a row to a trace and its map, in Python."""
 
+import sys
+from pathlib import Path
+
 import torch
-from planted_units.trigger_rows import TRIGGER, TRIGGER_VALUE, draw_rows, train_rows
 
 import spadelens
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))  # has models with a known truth
+from planted_units.trigger_rows import TRIGGER, TRIGGER_VALUE, draw_rows, train_rows
 
 # Any model that maps rows to class scores will do; wrap it in a LoadedTable, or name its file as for the command line.
 # Here it is a small one that is trained on the spot; a certain branch turns what it makes of all other columns.

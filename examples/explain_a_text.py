@@ -1,8 +1,12 @@
 """From a model of texts and a text to a trace and its map, in Python."""
 
-from planted_units.trigger_texts import TRIGGER, train_reviews
+import sys
+from pathlib import Path
 
 import spadelens
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))  # has models with a known truth
+from planted_units.trigger_texts import TRIGGER, train_reviews
 
 # Any classifier of texts will do, such as load_model("hf:ORG/NAME"). Here it is a small one that is trained on the
 # spot; the word 'okapi' turns what it makes of all other words.
