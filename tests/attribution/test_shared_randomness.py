@@ -75,12 +75,14 @@ def test_draws_of_other_threads_are_never_repeated(model: nn.Module, job: Callab
 
 def test_a_model_that_draws_is_refused_beside_other_threads(model: nn.Module) -> None:
     with drawing(), pytest.raises(ModelOutputError, match="different scores each time"):
-        attribute(nn.Sequential(model, Dropping()), SAMPLE, "saliency")
+        attribute(nn.Sequential(Dropping(), model), SAMPLE, "saliency")
 
 
 class Dropping(nn.Module):
-    def forward(self, scores: Tensor) -> Tensor:
-        return nn.functional.dropout(scores, 0.5, training=True)
+    """Drops inputs: so many that no two draws are alike, as they may be of a few scores."""
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return nn.functional.dropout(batch, 0.5, training=True)
 
 
 @pytest.mark.parametrize(("dtype", "noise_std"), [(torch.float32, 0.1), (torch.float32, 0.0), (torch.float64, 0.3)])
