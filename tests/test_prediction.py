@@ -46,6 +46,22 @@ def test_the_model_and_the_caller_say_what_scores_are(
     assert scale_for(model, SAMPLE, class_scores(model, SAMPLE[None])[0], outputs) == scale
 
 
+def test_a_model_that_begins_in_place_can_be_asked() -> None:
+    model = nn.Sequential(nn.ReLU(inplace=True), *make(nn.Sigmoid()))
+    assert scale_for(model, SAMPLE, class_scores(model, SAMPLE[None])[0]) == "label probabilities"
+
+
+def test_no_pass_is_run_for_what_the_scores_show() -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError
+
+    for after, outputs in (((nn.Softmax(1),), None), ((nn.Sigmoid(),), "classes"), ((), None)):
+        model = make(*after)
+        scores = class_scores(model, SAMPLE[None])[0]
+        model.register_forward_pre_hook(fail)
+        scale_for(model, SAMPLE, scores if after else 9 * scores, outputs)
+
+
 def test_labels_are_independent_of_each_other() -> None:
     scores = torch.tensor(SIGMOIDS, dtype=torch.float64)
     for found in (predict(scores, "label logits"), predict(scores.sigmoid(), "label probabilities")):

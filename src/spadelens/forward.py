@@ -15,6 +15,9 @@ from spadelens.prediction import Outputs, Scale, check_outputs, scale_of
 from spadelens.private_copy import ensure_private
 from spadelens.randomness import is_only_thread, seeded, undisturbed_random_states
 
+_REARRANGING = ("View", "ReshapeAlias", "UnsafeView", "Squeeze", "Unsqueeze", "Clone", "ToCopy", "Alias")
+"""Steps of the autograd graph that leave every number as it is."""
+
 
 @contextmanager
 def running(model: nn.Module) -> Iterator[nn.Module]:
@@ -77,9 +80,6 @@ def check_scores(scores: Any, batch_size: int) -> Tensor:
             "Check its weights and the normalization of the input."
         )
     return scores.detach()
-
-
-_REARRANGING = ("View", "ReshapeAlias", "UnsafeView", "Squeeze", "Unsqueeze", "Clone", "ToCopy", "Alias")
 
 
 def check_repeatable(model: nn.Module, sample: Tensor, scores: Tensor) -> None:
@@ -150,13 +150,17 @@ def scale_for(model: nn.Module, sample: Tensor, scores: Tensor, outputs: Outputs
         UnknownNameError: There is no such kind of outputs.
     """
     check_outputs(outputs)
+    scale = scale_of(scores, outputs)
     is_bounded = bool(((scores >= 0) & (scores <= 1)).all())
-    return scale_of(scores, outputs, is_bounded and outputs != "classes" and _ends_in_sigmoid(model, sample))
+    if outputs == "classes" or scale == "probabilities" or not is_bounded:
+        return scale
+    return scale_of(scores, outputs, _ends_in_sigmoid(model, sample))
 
 
 def _ends_in_sigmoid(model: nn.Module, sample: Tensor) -> bool:
     with running(model) as private, torch.inference_mode(False), torch.enable_grad():
-        scores = private(sample.detach().unsqueeze(0).clone().requires_grad_())
+        batch = sample.detach().unsqueeze(0).clone().requires_grad_()
+        scores = private(batch.clone())  # a model may begin with an operation in place
     step = scores.grad_fn if isinstance(scores, Tensor) else None
     while step is not None and step.name().removesuffix("Backward0") in _REARRANGING and step.next_functions:
         step = step.next_functions[0][0]
