@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spadelens.capture.arrangement import SHARED, by_sample, find_order, project
-from spadelens.capture.capture import Arrangement, capture_inputs, is_batch_major, probe
+from spadelens.capture.capture import Arrangement, capture_inputs, probe
 from spadelens.errors import ModelOutputError, SolverError
 from spadelens.forward import check_scores, class_scores, running
 from spadelens.matrix_layers import matrix_layers
@@ -290,7 +290,7 @@ def test_positions_come_sample_by_sample() -> None:
     orders = Arrangement(model, samples[0]).orders
     assert orders == {"tokens_first": (6,), "windows": (2,), "frames": (2,), "table": (SHARED,), "head": (1,)}
     layers = matrix_layers(model)
-    assert is_batch_major(model, layers, samples[:2])
+    assert Arrangement(model, samples[0]).is_known(layers)
     for arrangement in (None, Arrangement(model, samples[2])):
         together: dict[str, Tensor] = {}
         alone: dict[str, list[Tensor]] = {}
@@ -319,7 +319,7 @@ def test_samples_that_cannot_be_told_apart() -> None:
     assert arrangement.note("expert") == ""  # nobody has asked
     assert dict(arrangement.orders) == {"head": (1,)}
     assert "one by one" in arrangement.note("expert") and arrangement.note("head") == ""
-    assert not is_batch_major(model, matrix_layers(model), samples)
+    assert not Arrangement(model, samples[0]).is_known(matrix_layers(model))
     with pytest.raises(ModelOutputError, match=r"10 inputs of layer 'expert' .* 2 samples .* batch_size=1"):
         capture_inputs(model, matrix_layers(model), [samples], lambda name, x: None)
     capture_inputs(model, matrix_layers(model), samples.split(1), lambda name, x: None)
@@ -332,4 +332,4 @@ def test_a_model_that_takes_one_sample_at_a_time() -> None:
 
     model = Single(4, 3)
     assert dict(Arrangement(model, torch.ones(4)).orders) == {}
-    assert not is_batch_major(model, {"": model}, torch.ones(2, 4))
+    assert not Arrangement(model, torch.ones(2, 4)[0]).is_known({"": model})

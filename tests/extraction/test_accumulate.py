@@ -5,7 +5,7 @@ import torch
 from references.layers import columns_by_position
 from torch import Tensor, nn
 
-from spadelens.capture.capture import is_batch_major, probe
+from spadelens.capture.capture import Arrangement, probe
 from spadelens.capture.hessian import HessianStatistics, SampleStatistics
 from spadelens.extraction.pipeline.accumulate import Batches, PositionSampler, gather_statistics
 from spadelens.extraction.pipeline.plan import LayerPlan, Sampling, make_plan
@@ -150,8 +150,10 @@ def test_whether_samples_can_be_told_apart() -> None:
             return self.tokens(self.conv(x).flatten(2).permute(2, 0, 1)).mean(0)
 
     model = TokensFirst().double()
-    assert is_batch_major(make_net(), {"grouped": make_net().grouped}, SAMPLES[:2])
+    assert Arrangement(make_net(), SAMPLES[0]).is_known({"grouped": make_net().grouped})
     net = make_net()
-    assert is_batch_major(net, {"grouped": net.grouped, "fc": net.fc}, SAMPLES[:2])
-    assert is_batch_major(model, {"conv": model.conv}, SAMPLES[:2])
-    assert is_batch_major(model, {"conv": model.conv, "tokens": model.tokens}, SAMPLES[:2])  # tokens first, and told so
+    assert Arrangement(net, SAMPLES[0]).is_known({"grouped": net.grouped, "fc": net.fc})
+    assert Arrangement(model, SAMPLES[0]).is_known({"conv": model.conv})
+    assert Arrangement(model, SAMPLES[0]).is_known(
+        {"conv": model.conv, "tokens": model.tokens}
+    )  # tokens first, and told so

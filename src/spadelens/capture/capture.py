@@ -213,11 +213,6 @@ def _told_apart(name: str, inputs: Tensor, orders: Sequence[int], num_samples: i
     return arranged
 
 
-def is_batch_major(model: nn.Module, layers: Mapping[str, MatrixLayer], samples: Sequence[Tensor]) -> bool:
-    """Whether samples can run together and be told apart in all of `layers`; see `Arrangement`."""
-    return Arrangement(model, samples[0]).is_known(layers)
-
-
 def _watch(model: nn.Module, on_product: OnProduct, on_other: OnOther | None = None) -> Watch:
     """Return what watches every layer of `model`; the first of several that hold one parameter stands for all.
 

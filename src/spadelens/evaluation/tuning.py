@@ -176,7 +176,6 @@ def tune(
     everything = np.arange(len(cases))
     best = _search(scores, everything, floor)
     dense, _ = scores(scores.nothing, everything)
-    tuned, kept = scores(best, everything)
     held_out, kept_held_out = _cross_validate(scores, cases, floor)
     gains = held_out - dense
     error = float(gains.std(ddof=1)) / math.sqrt(len(cases))
