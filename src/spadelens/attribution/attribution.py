@@ -17,6 +17,7 @@ from spadelens.eager import unwrapped
 from spadelens.errors import AttributionError, InputError, UnknownNameError
 from spadelens.extraction.ensemble import TraceEnsemble
 from spadelens.extraction.pipeline.perturbation import blurred
+from spadelens.extraction.report import TraceReport
 from spadelens.extraction.trace import Trace, runnable, swapped_weights
 from spadelens.forward import check_repeatable, class_scores
 from spadelens.inputs.checks import check_sample, check_target
@@ -115,12 +116,7 @@ def attribute(
     kind = kind_of(private, sample, report.kind if kind is None and report is not None else kind)
     if not 0 <= blur < 1 or (blur and kind != "photo"):
         raise InputError(f"Cannot blur a map with blur={blur!r}: expected a fraction of the side of a map [H, W].")
-    scores = class_scores(private, sample.unsqueeze(0))[0]
-    if report is None:  # extraction has checked the model of a trace
-        check_repeatable(private, sample, scores)
-    if target is None:
-        target = int(scores.argmax()) if report is None else report.target
-    target = check_target(target, len(scores))
+    target = _explained_class(private, sample, target, report)
     question = Question(sample, target, kind)
     last_layer = find_last_layer(private, sample, target) if check else None
     soundness = None
@@ -155,6 +151,16 @@ def attribute(
         blur=blur,
         soundness=soundness,
     )
+
+
+def _explained_class(model: nn.Module, sample: Tensor, target: int | None, report: TraceReport | None) -> int:
+    """Return the class that is asked for: given, that of a trace, or the predicted one."""
+    scores = class_scores(model, sample.unsqueeze(0))[0]
+    if report is None:  # extraction has checked the model of a trace
+        check_repeatable(model, sample, scores)
+    if target is None:
+        target = int(scores.argmax()) if report is None else report.target
+    return check_target(target, len(scores))
 
 
 def _of_first_member(

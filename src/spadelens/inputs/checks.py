@@ -18,9 +18,9 @@ def check_sample(model: nn.Module, sample: Any) -> Tensor:
     A batch of one is taken for the sample in it where the first convolution of the model shows that it is one.
 
     Raises:
-        InputError: `model` is not a module, is one whose layers cannot be seen (TorchScript) or have no weights to
-        prune
-            (quantized), or `sample` is not a non-empty tensor of finite floating-point numbers.
+        InputError: `model` is not a module, or is one whose layers cannot be seen (TorchScript), have no weights to
+            prune (quantized) or have not been initialized (lazy); or `sample` is not a non-empty tensor of finite
+            floating-point numbers.
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"Cannot explain a {type(model).__name__}: expected a torch.nn.Module.")
