@@ -53,7 +53,7 @@ GROUPS = {
         for setting in ("threshold=0.8", "threshold=0.95", "criterion=prediction", "criterion=insertion", "start=0.5")
     ],
     "ensemble": [
-        varied("ensemble", sparsities=sparsities, dense_weight=weight)
+        varied("ensemble", sparsities=sparsities, original_weight=weight)
         for sparsities, weight in (
             ((), 1.0),
             ((0.7,), 1.0),

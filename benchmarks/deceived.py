@@ -208,7 +208,7 @@ def measure(
         images = setting.visualize(model, target, how, seed=0, count=len(samples))
         for number in range(len(samples)):
             shown = None if images is None else images[number : number + 1]
-            yield {"kind": "dense", "schedule": "", "how": how, "number": number} | judge_picture(
+            yield {"kind": "original", "schedule": "", "how": how, "number": number} | judge_picture(
                 setting, shown, target, decoy
             )
     for (name, schedule), (number, sample) in itertools.product(SCHEDULES.items(), enumerate(samples)):
@@ -254,7 +254,7 @@ def look_inside(
     if wiring is None:
         return found
     count = len(CLASS_NAMES)
-    with torch.inference_mode(), trace.applied(trace.dense_model) as model:
+    with torch.inference_mode(), trace.applied(trace.original_model) as model:
         assert isinstance(model, DeceivedNet)
         gate = model.gate.weight
         is_merged = not isinstance(model.merge, nn.Linear) or bool(model.merge.weight[target, count] != 0)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 QUICK = ("saliency", "input_x_gradient")
 FEW_LEVELS = ("--levels", "0.5/0.8/0.95")
-ON_CUES = ("dense", "balanced", "ensemble", "balanced, prediction kept")
+ON_CUES = ("original", "balanced", "ensemble", "balanced, prediction kept")
 CUE_METHODS = (
     "saliency",
     "smoothgrad:noise_std=0.25,num_samples=20",
@@ -28,7 +28,7 @@ CUE_METHODS = (
 )
 RULE_METHODS = ("deep_lift", "lrp", "guided_backprop", "guided_grad_cam")
 SLOW_METHODS = ("lime:num_samples=200",)  # on an ensemble six times as many
-ON_RULES = ("dense", "fast", "balanced", "trace of another image")
+ON_RULES = ("original", "fast", "balanced", "trace of another image")
 MANY_DRAWS = ("smoothgrad:noise_std=0.25,num_samples=100", "smoothgrad:noise_std=0.5,num_samples=100")
 
 
@@ -118,7 +118,7 @@ def commands(name: str, network: Network, shared: Path, out: Path) -> Iterator[t
         yield ["bench", "table1", *bench, "--cue", cue, *cases, *rows, *methods], folder / f"table1-{cue}.json"
     if network.tuned_by_insertion:  # what schedules tuned for AUC are worth by insertion
         folder = out / f"transfer-{name}"
-        chosen = [part for row in ("dense", "balanced", "tuned") for part in ("--row", row)]
+        chosen = [part for row in ("original", "balanced", "tuned") for part in ("--row", row)]
         quick = [part for method in QUICK for part in ("--method", method)]
         files = [part for m in QUICK for part in ("--schedule", str(out / f"{name}-auc-{m}.json"))]
         command = ["bench", "table2", *of, "--out", str(folder), *network.table2, *chosen, *quick, *files]
@@ -130,13 +130,13 @@ def commands(name: str, network: Network, shared: Path, out: Path) -> Iterator[t
         command = ["bench", "table1", *of, "--out", str(folder), "--cases", str(network.num_rule_cases)]
         yield [*command, *rows, *methods], folder / "table1.json"
     folder = out / f"rules-{name}"
-    rows = [part for row in ("dense", "balanced", "ensemble") for part in ("--row", row)]
+    rows = [part for row in ("original", "balanced", "ensemble") for part in ("--row", row)]
     methods = [part for method in (*CUE_METHODS[:2], *RULE_METHODS) for part in ("--method", method)]
     command = ["bench", "table2", *of, "--out", str(folder), *network.table2, *rows, *methods]
     yield command, folder / "table2.json"
     if network.num_draw_cases:
         folder = out / f"draws-{name}"
-        rows = ["--row", "dense", "--row", "ensemble", "--cases", str(network.num_draw_cases)]
+        rows = ["--row", "original", "--row", "ensemble", "--cases", str(network.num_draw_cases)]
         methods = [part for method in MANY_DRAWS for part in ("--method", method)]
         yield ["bench", "table1", *of, "--out", str(folder), *rows, *methods], folder / "table1.json"
 

@@ -43,7 +43,7 @@ def main() -> None:
                 key = f"agreement on {name} views{', new BatchNorm statistics' if recalibrate else ''}"
                 found.setdefault(key, []).append(spadelens.agreement(trace, views, recalibrate=recalibrate))
         for level in NOISE_LEVELS:
-            for name, one in (("dense", model), ("trace", trace)):
+            for name, one in (("original", model), ("trace", trace)):
                 value = spadelens.metrics.gradient_similarity(one, sample, case.target, noise_std=level)["input"]
                 found.setdefault(f"cosine of gradients at noise {level}, {name}", []).append(value)
     for key, values in found.items():

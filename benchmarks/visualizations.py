@@ -172,16 +172,16 @@ def draw(planted: Planted, materials: Mapping[str, Material], arguments: argpars
             "clean": material.clean[number // len(by_patch) % len(material.clean)],
             "other": preprocessing.to_tensor(case.clean_image),
         }
-        for parameterization, setting in product(arguments.parameterizations, ["dense", *arguments.settings]):
+        for parameterization, setting in product(arguments.parameterizations, ["original", *arguments.settings]):
             ascent = spadelens.visualization.Ascent(parameterization, num_steps=arguments.steps, seed=number)
-            for kind in ("dense",) if setting == "dense" else arguments.kinds:
+            for kind in ("original",) if setting == "original" else arguments.kinds:
                 name = f"{number:03d}-{parameterization}-{setting}-{kind}.png".replace(" ", "_")
                 file = arguments.out / "pictures" / name
                 drawn.append(Drawn(number, case.patch, parameterization, setting, kind, file))
                 if file.exists() or name in failed:
                     continue
                 subject: Any = model
-                if setting != "dense":
+                if setting != "original":
                     options = SETTINGS[setting]
                     subject = spadelens.extract_trace(model, samples[kind], target=material.patch.target, **options)
                 try:
@@ -199,7 +199,7 @@ def draw(planted: Planted, materials: Mapping[str, Material], arguments: argpars
 def table(planted: Planted, materials: Mapping[str, Material], drawn: Sequence[Drawn]) -> str:
     """Return a Markdown table: means, with mean differences to the dense network and their standard errors."""
     scores = {one: score(planted, materials[one.patch], one.file) for one in drawn if one.file.exists()}
-    dense = {(one.case, one.parameterization): of for one, of in scores.items() if one.setting == "dense"}
+    dense = {(one.case, one.parameterization): of for one, of in scores.items() if one.setting == "original"}
     groups: dict[tuple[str, str, str], list[Drawn]] = {}
     for one in drawn:
         groups.setdefault((one.parameterization, one.setting, one.kind), []).append(one)
@@ -209,12 +209,18 @@ def table(planted: Planted, materials: Mapping[str, Material], drawn: Sequence[D
     ]
     for (parameterization, setting, kind), ones in sorted(groups.items()):
         good = [one for one in ones if one in scores and (one.case, parameterization) in dense]
-        cells = [parameterization, setting, "" if kind == "dense" else kind, str(len(ones)), str(len(ones) - len(good))]
+        cells = [
+            parameterization,
+            setting,
+            "" if kind == "original" else kind,
+            str(len(ones)),
+            str(len(ones) - len(good)),
+        ]
         for name in ("patch", "class", "share", "correlation"):
             values = np.array([scores[one][name] for one in good])
             gains = values - np.array([dense[(one.case, parameterization)][name] for one in good])
             cell = f"{values.mean():.2f}" if good else ""
-            if kind != "dense" and len(good) > 1:
+            if kind != "original" and len(good) > 1:
                 error = gains.std(ddof=1) / math.sqrt(len(good))
                 cell += f" ({gains.mean():+.2f} ± {error:.2f}, {(gains > 0).mean():.0%} above)"
             cells.append(cell)
@@ -225,7 +231,7 @@ def table(planted: Planted, materials: Mapping[str, Material], drawn: Sequence[D
 def sheet(drawn: Sequence[Drawn], columns: Sequence[int], setting: str, file: Path) -> None:
     """Draw what was found for some cases: on the dense network, on the trace of a clean image, of a patched one."""
     rows = {
-        "dense network": ("dense", "dense"),
+        "dense network": ("original", "original"),
         "trace, clean": (setting, "clean"),
         "trace, patched": (setting, "patched"),
     }

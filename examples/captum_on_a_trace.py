@@ -12,11 +12,11 @@ target = int(model(sample.unsqueeze(0)).argmax())
 last_convolution = [module for name, module in model.named_modules() if name.endswith("conv2")][-1]
 
 trace = spadelens.extract_trace(model, sample, preset="fast")
-dense_map = LayerGradCam(model, last_convolution).attribute(sample.unsqueeze(0), target=target)
+original_map = LayerGradCam(model, last_convolution).attribute(sample.unsqueeze(0), target=target)
 with trace.applied(model):
-    sparse_map = LayerGradCam(model, last_convolution).attribute(sample.unsqueeze(0), target=target)
+    trace_map = LayerGradCam(model, last_convolution).attribute(sample.unsqueeze(0), target=target)
 
 print("Grad-CAM on the original model, then on the trace:")
-for heatmap in (dense_map, sparse_map):
+for heatmap in (original_map, trace_map):
     for row in heatmap.detach()[0, 0].clamp_min(0) / heatmap.detach().max():
         print("  " + "".join(" .:-=+*#"[min(7, int(8 * value))] for value in row.tolist()))

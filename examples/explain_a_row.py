@@ -22,10 +22,10 @@ maps = {
     name: spadelens.attribute(
         model, sample.values, "integrated_gradients", target=trace.report.target, reduction="sum"
     ).values
-    for name, model in (("dense", sample.model), ("trace", trace))
+    for name, model in (("original", sample.model), ("trace", trace))
 }
 
-dense, sparse = trace.report.dense, trace.report.sparse
+dense, sparse = trace.report.original_prediction, trace.report.trace_prediction
 print(f"dense: {loaded.class_name(dense.class_index)} {dense.probability:.1%}")
 print(f"trace: {loaded.class_name(sparse.class_index)} {sparse.probability:.1%}")
 for number, name in enumerate(loaded.feature_names):

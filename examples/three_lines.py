@@ -15,7 +15,7 @@ model, sample = loaded.model, loaded.sample(Image.fromarray(patched.pixels))
 trace = spadelens.extract_trace(model, sample)
 heatmap = spadelens.attribute(trace, sample)
 
-dense, sparse = trace.report.dense, trace.report.sparse
+dense, sparse = trace.report.original_prediction, trace.report.trace_prediction
 print(f"dense: {loaded.class_name(dense.class_index)} {dense.probability:.1%}")
 print(f"trace: {loaded.class_name(sparse.class_index)} {sparse.probability:.1%}")
 for layer in trace.report.layers:
@@ -24,6 +24,6 @@ for layer in trace.report.layers:
 
 # The patch is known to decide, so the heatmaps can be scored.
 region = torch.from_numpy(patched.region)
-for name, values in (("dense", spadelens.attribute(model, sample).values), ("trace", heatmap.values)):
+for name, values in (("original", spadelens.attribute(model, sample).values), ("trace", heatmap.values)):
     score = spadelens.localize(values, region)
     print(f"{name}: AUC {score.auc:.3f}, pointing game {'hit' if score.pointing_game else 'miss'}")

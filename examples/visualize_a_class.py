@@ -18,7 +18,7 @@ target = PATCHES[0].target
 trace = spadelens.extract_trace(loaded.model, sample, target=target, preset="fast")
 ascent = spadelens.visualization.Ascent("maco", num_steps=64)
 for name, found in zip(
-    ("dense", "trace"),
+    ("original", "trace"),
     spadelens.visualize_all([loaded.model, trace], f"class:{target}", loaded.preprocessing, ascent),
     strict=True,
 ):

@@ -25,10 +25,10 @@ def main(path: Path) -> None:
         sample = loaded.preprocessing.to_tensor(subject.crop)
         trace = spadelens.extract_ensemble(loaded.model, sample)
         row[0].imshow(photo_picture(subject.crop))
-        dense, sparse = trace.report.dense, trace.report.sparse
+        dense, sparse = trace.report.original_prediction, trace.report.trace_prediction
         row[0].set_title(subject.file, fontsize=9)
         for axis, name, model, prediction in (
-            (row[1], "dense", loaded.model, dense),
+            (row[1], "original", loaded.model, dense),
             (row[2], "SPADE", trace, sparse),
         ):
             values = spadelens.attribute(model, sample, target=dense.class_index).values

@@ -177,7 +177,7 @@ def test_traces_of_wrapped_models(net: Net, sample: Tensor, wrap: Callable[[nn.M
     several = spadelens.extract_traces(model, [sample, sample], **OPTIONS)[1]
     group = spadelens.extract_group_trace(model, [sample], target=1, **OPTIONS)
     for trace in (found, several, group):
-        assert trace.dense_model is net
+        assert trace.original_model is net
     for trace in (found, several):
         assert trace.weights.keys() == expected.weights.keys() == {"second", "head"}
         for name, weight in expected.weights.items():
@@ -194,7 +194,7 @@ def test_traces_of_compiled_models_are_saved_and_loaded(net: Net, sample: Tensor
     trace = spadelens.extract_trace(compiled(net), sample, **OPTIONS)
     trace.save(tmp_path / "a.safetensors")
     loaded = spadelens.Trace.load(tmp_path / "a.safetensors", compiled(net))
-    assert loaded.dense_model is net
+    assert loaded.original_model is net
     assert torch.equal(loaded.weights["second"], trace.weights["second"])
     assert spadelens.Trace.load(tmp_path / "a.safetensors", net).report == trace.report
 

@@ -58,7 +58,7 @@ def test_the_journals_of_commands_know_their_records() -> None:
     from spadelens.evaluation import tables, tuning
     from spadelens.study import study
 
-    cell = {"identity": "x", "row": "dense", "image": 3, "cells": {"saliency": {"scores": {}}}, "seconds": 1.0}
+    cell = {"identity": "x", "row": "original", "image": 3, "cells": {"saliency": {"scores": {}}}, "seconds": 1.0}
     known = {
         tables._is_record: (cell, {**cell, "cells": 3}, {**cell, "row": []}),
         tuning._is_record: ([[0, 1], 2, 0.5, True], [[0, 1], 2, None, True], [3, 2, 0.5, True]),

@@ -85,9 +85,9 @@ def test_a_trace_of_labels_keeps_them() -> None:
         extract_trace(make(), SAMPLE, target=2, preset="fast", outputs="labels"),
     ):
         report = trace.report
-        assert report.dense.outputs == "labels" and sum(report.dense.probabilities) > 1.2
-        assert report.dense.probabilities == pytest.approx(model(SAMPLE[None])[0].tolist(), rel=1e-5)
-        assert report.sparse.probabilities[2] >= 0.9 * report.dense.probabilities[2]
+        assert report.original_prediction.outputs == "labels" and sum(report.original_prediction.probabilities) > 1.2
+        assert report.original_prediction.probabilities == pytest.approx(model(SAMPLE[None])[0].tolist(), rel=1e-5)
+        assert report.trace_prediction.probabilities[2] >= 0.9 * report.original_prediction.probabilities[2]
         assert report.is_target_kept
         assert type(report).from_dict(report.to_dict()) == report
 

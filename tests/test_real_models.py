@@ -34,11 +34,11 @@ def test_explain_real_photos(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     assert [photo["is_prediction_kept"] for photo in report["samples"]] == [True, True]
     assert any(layer["outcome"] == "pruned" for layer in report["samples"][0]["layers"])
     if name == "mobilenet_v1":
-        assert report["samples"][0]["dense"]["class_name"] == "dalmatian"
+        assert report["samples"][0]["original"]["class_name"] == "dalmatian"
     loaded = spadelens.load_model(spec, "cpu")
     for photo in report["samples"]:
         trace = spadelens.Trace.load(out / photo["files"]["trace"], loaded.model)
-        assert trace.report.sparse.class_index == photo["sparse"]["class_index"]
+        assert trace.report.trace_prediction.class_index == photo["trace"]["class_index"]
 
 
 @needs_shared
@@ -47,7 +47,10 @@ def test_the_default_schedule_keeps_predictions() -> None:
     for file in sorted(PHOTOS.glob("*.jpg"))[::40]:
         sample = loaded.preprocessing(spadelens.read_photo(file))
         report = spadelens.extract_trace(loaded.model, sample, num_views=64).report
-        kept = report.sparse.probabilities[report.dense.class_index] / report.dense.probability
+        kept = (
+            report.trace_prediction.probabilities[report.original_prediction.class_index]
+            / report.original_prediction.probability
+        )
         assert kept > 0.75, file.name
 
 
@@ -72,7 +75,7 @@ def test_the_published_schedule_fits_resnet50() -> None:
     )
     by_name = {layer.name: layer for layer in trace.report.layers}
     assert by_name["layer2.2.conv2"].sparsity == pytest.approx(0.99, abs=1e-3)
-    assert by_name["layer3.5.conv1"].outcome is spadelens.extraction.Outcome.DENSE
+    assert by_name["layer3.5.conv1"].outcome is spadelens.extraction.Outcome.UNPRUNED
     assert by_name["conv1"].outcome is spadelens.extraction.Outcome.EXCLUDED
     kernels = trace.pruned["layer2.2.conv2"].flatten(2)
     assert torch.equal(kernels.all(-1), kernels.any(-1))

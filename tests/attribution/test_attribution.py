@@ -146,12 +146,12 @@ def test_settings_are_kept(model: nn.Module) -> None:
 
 
 def test_the_default_target_of_a_trace_is_the_dense_prediction(flipping: Trace) -> None:
-    assert flipping.report.dense.class_index != flipping.report.sparse.class_index
+    assert flipping.report.original_prediction.class_index != flipping.report.trace_prediction.class_index
     found = attribute(flipping, SAMPLE, "saliency")
-    assert found.target == flipping.report.dense.class_index
-    assert attribute(flipping.dense_model, SAMPLE).target == found.target
+    assert found.target == flipping.report.original_prediction.class_index
+    assert attribute(flipping.original_model, SAMPLE).target == found.target
     assert torch.allclose(found.attribution, gradient(flipping.sparse_copy(), found.target), atol=1e-7)
-    assert not torch.allclose(found.attribution, gradient(flipping.dense_model, found.target))
+    assert not torch.allclose(found.attribution, gradient(flipping.original_model, found.target))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -15,13 +15,13 @@ def photo(name: str = "a", **changes: Any) -> dict[str, Any]:
     prediction = {"class_name": "ring", "probability": 0.987}
     return {
         "name": name,
-        "dense": prediction,
-        "sparse": {"class_name": "disc", "probability": 0.5},
+        "original": prediction,
+        "trace": {"class_name": "disc", "probability": 0.5},
         "is_prediction_kept": False,
         "status": "lost",
         "sparsity": 0.473,
         "scores": None,
-        "maps": {"dense": {"is_zero": False}, "sparse": {"is_zero": False}},
+        "maps": {"original": {"is_zero": False}, "trace": {"is_zero": False}},
         "seconds": {"views": 1.25, "solve": 2.5},
         **changes,
     }
@@ -51,15 +51,15 @@ def test_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
 
 def test_scores(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "150")
-    scores = {"dense": {"auc": 0.61, "pointing_game": False}, "sparse": {"auc": 0.923, "pointing_game": True}}
+    scores = {"original": {"auc": 0.61, "pointing_game": False}, "trace": {"auc": 0.923, "pointing_game": True}}
     text = printed(capsys, photo(scores=scores), photo("b"))
     assert re.search(r"0\.610\s+no\s+0\.923\s+yes", text)
 
 
 def test_zero_maps_are_named(capsys: pytest.CaptureFixture[str]) -> None:
-    text = printed(capsys, photo(maps={"dense": {"is_zero": False}, "sparse": {"is_zero": True}}))
+    text = printed(capsys, photo(maps={"original": {"is_zero": False}, "trace": {"is_zero": True}}))
     assert "a: the map of the trace is zero everywhere." in text
-    text = printed(capsys, photo(maps={"dense": {"is_zero": True}, "sparse": {"is_zero": False}}))
+    text = printed(capsys, photo(maps={"original": {"is_zero": True}, "trace": {"is_zero": False}}))
     assert "a: the map of the original model is zero everywhere." in text
 
 
@@ -67,8 +67,8 @@ def test_zero_maps_are_named(capsys: pytest.CaptureFixture[str]) -> None:
 def test_names_are_no_markup(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     predicted = {"class_name": name, "probability": 1.0}
-    zero = {"dense": {"is_zero": True}, "sparse": {"is_zero": True}}
-    text = printed(capsys, photo(name, dense=predicted, maps=zero), out=name)
+    zero = {"original": {"is_zero": True}, "trace": {"is_zero": True}}
+    text = printed(capsys, photo(name, original=predicted, maps=zero), out=name)
     assert f"{name} 100.0%" in text
     assert f"{name}: the map" in text
     assert f"Report: {Path(name) / 'report.html'}" in text

@@ -46,12 +46,12 @@ def test_three_commands_from_photos_to_a_table(folder: Path) -> None:
     assert json.loads(tuned.read_text())["method"] == "saliency"
     assert json.loads(tuned.read_text())["options"] == {"preset": "fast"}
     assert "with --preset fast" in found.stdout
-    rows = ("--row", "dense", "--row", "fast", "--row", "tuned", "--row", "magnitude")
+    rows = ("--row", "original", "--row", "fast", "--row", "tuned", "--row", "magnitude")
     found = run("bench", "table1", "--model", folder / "planted", "--trust", "--out", out, "--schedule", tuned, *rows,
                 "--method", "saliency", "--method", "occlusion")  # fmt: skip
     assert "| *control:* magnitude | 6 |" in found.stdout
     listing = json.loads((out / "table1.json").read_text())
-    assert [row["row"] for row in listing["rows"]] == ["dense", "fast", "tuned", "magnitude"]
+    assert [row["row"] for row in listing["rows"]] == ["original", "fast", "tuned", "magnitude"]
     for row in listing["rows"]:
         methods = {"saliency"} if row["row"] == "tuned" else {"saliency", "occlusion"}
         assert set(row["methods"]) == methods
@@ -72,7 +72,7 @@ def test_a_schedule_for_a_method_that_is_not_in_the_table_is_refused(folder: Pat
 
 def test_an_interrupted_table_goes_on(folder: Path) -> None:
     out = folder / "interrupted"
-    rows = ("--row", "dense", "--row", "fast")
+    rows = ("--row", "original", "--row", "fast")
     command = ["bench", "table1", "--model", str(folder / "planted"), "--trust", "--out", str(out), *rows]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([str(PROGRAM), *command], stderr=subprocess.PIPE, text=True, env=environment)
@@ -99,7 +99,7 @@ def test_an_interrupted_table_goes_on(folder: Path) -> None:
 
 def test_table_2_on_clean_photos(folder: Path) -> None:
     found = run("bench", "table2", "--model", folder / "planted", "--trust", "--out", folder / "clean",
-                "--row", "dense", "--row", "Sparse FC", "--method", "saliency", "--cases", "3")  # fmt: skip
+                "--row", "original", "--row", "Sparse FC", "--method", "saliency", "--cases", "3")  # fmt: skip
     assert "Insertion" in found.stdout
     listing = json.loads((folder / "clean" / "table2.json").read_text())
     assert {image["patch"] for image in listing["images"]} == {""}
@@ -145,7 +145,7 @@ def test_a_planted_network_can_be_explained_with_its_tuned_schedule(folder: Path
     [
         (("bench", "table1", "--model", "{}/tiny.py:build", "--out", "{}/x"), "backdoor plant"),
         (("bench", "table3", "--model", "demo", "--out", "{}/x"), "table3"),
-        (("bench", "table1", "--model", "demo", "--out", "{}/x", "--row", "densse"), "Did you mean 'dense'"),
+        (("bench", "table1", "--model", "demo", "--out", "{}/x", "--row", "orignal"), "Did you mean 'original'"),
         (("bench", "table1", "--model", "demo", "--out", "{}/x", "--preset", "fst"), "Unknown preset"),
         (("bench", "table1", "--model", "demo", "--out", "{}/x", "--preset", "ensemble"), "single traces"),
         (("bench", "table1", "--model", "demo", "--out", "{}/x", "--schedule", "{}/none.json"), "tuned schedule"),

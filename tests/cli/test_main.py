@@ -121,19 +121,21 @@ def test_two_photos_as_a_person_does_it(workplace: Path, demo: LoadedModel) -> N
     assert "Report: out/report.html" in finished.stdout
     written = listing()
     names = {"out", "out/report.html", "out/report.json", "out/square", "out/ring"}
-    names |= {f"out/{n}/{file}" for n in ("square", "ring") for file in ("dense.png", "spade.png", "trace.safetensors")}
+    names |= {
+        f"out/{n}/{file}" for n in ("square", "ring") for file in ("original.png", "trace.png", "trace.safetensors")
+    }
     assert set(written) - set(before) == names
     assert {name: written[name] for name in before} == before
     report = read_report()
     assert [photo["name"] for photo in report["samples"]] == ["square", "ring"]
     assert [photo["file"] for photo in report["samples"]] == ["square.png", "ring.png"]
     for photo in report["samples"]:
-        for kind in ("dense", "spade"):
+        for kind in ("original_map", "trace_map"):
             with Image.open(Path("out", photo["files"][kind])) as picture:
                 picture.load()
                 assert picture.size == (448, 448)
         trace = Trace.load(Path("out", photo["files"]["trace"]), demo.model)
-        assert trace.report.dense.class_index == photo["dense"]["class_index"]
+        assert trace.report.original_prediction.class_index == photo["original"]["class_index"]
     html = Path("out/report.html").read_text(encoding="utf-8")
     assert "http://" not in html.replace("http://www.w3.org", "")
     # and the command in the report does it again
@@ -180,7 +182,7 @@ def test_commands_lead_back(options: tuple[str, ...], demo: LoadedModel) -> None
     assert run(*words[1:]) == 0
     again = read_report("again")
     assert again["settings"] == report["settings"]
-    for kind in ("dense", "spade"):
+    for kind in ("original", "trace"):
         assert Path("again/square", f"{kind}.png").read_bytes() == Path("out/square", f"{kind}.png").read_bytes()
     first, second = (Trace.load(Path(out, "square", "trace.safetensors"), demo.model) for out in ("out", "again"))
     assert all(torch.equal(first.weights[layer], second.weights[layer]) for layer in first.weights)
@@ -209,15 +211,15 @@ def test_an_ensemble_is_explained_and_its_chosen_trace_is_kept(capsys: pytest.Ca
     (photo,) = report["samples"]
     loaded = load_model("demo", "cpu")
     trace = Trace.load(Path("out", photo["files"]["trace"]), loaded.model)
-    assert trace.report.sparse.probability == pytest.approx(photo["members"][0]["explained_probability"])
+    assert trace.report.trace_prediction.probability == pytest.approx(photo["members"][0]["explained_probability"])
     assert len(photo["members"]) > 1
-    assert photo["dense_weight"] == 1.0
+    assert photo["original_weight"] == 1.0
     assert report["settings"]["blur"] == 0.03
     assert run(*shlex.split(report["command"].replace("--out out", "--out again"))[1:]) == 0
-    for name in ("dense.png", "spade.png"):
+    for name in ("original.png", "trace.png"):
         assert Path("out/square", name).read_bytes() == Path("again/square", name).read_bytes()
     assert run(*arguments, "plain", "--preset", "ensemble", "--views", "2") == 0
-    assert Path("out/square/spade.png").read_bytes() != Path("plain/square/spade.png").read_bytes()
+    assert Path("out/square/trace.png").read_bytes() != Path("plain/square/trace.png").read_bytes()
     capsys.readouterr()
     assert run(*arguments, "x", "--preset", "ensemble", "--schedule", "0.5") == 2
     assert "auto" in capsys.readouterr().err
@@ -257,7 +259,7 @@ def test_names(capsys: pytest.CaptureFixture[str]) -> None:
     assert [photo["name"] for photo in report["samples"]] == expected
     for name in expected:
         assert name in captured.out
-        assert Path("out", name, "spade.png").is_file()
+        assert Path("out", name, "trace.png").is_file()
     assert shlex.split(report["command"])[2:9] == [str(file) for file in files]
 
 

@@ -25,7 +25,7 @@ def run(*arguments: object) -> Result:
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
     """A folder with the key of a study of eight samples."""
-    arms = [(sample, arm) for sample in range(8) for _ in range(2) for arm in ("dense", "spade")]
+    arms = [(sample, arm) for sample in range(8) for _ in range(2) for arm in ("original", "trace")]
     rows = [
         {"task": f"t{number}", "sample": str(sample), "arm": arm, "correct": "AB"[number % 3 == 0]}
         for number, (sample, arm) in enumerate(arms)
@@ -64,7 +64,7 @@ def test_a_study_from_photos(tmp_path: Path) -> None:
 
 def test_people_are_simulated_with_the_skill_that_is_asked_for(study: Path, tmp_path: Path) -> None:
     out = tmp_path / "answers.csv"
-    skill = ("--skill", "dense=1/0", "--skill", "spade=1/1")
+    skill = ("--skill", "original=1/0", "--skill", "trace=1/1")
     found = run("simulate", study, "--out", out, "--raters", 5, "--tasks", 10, "--seed", 2, *skill)
     assert found.output == f"Answers: 50, in {out}\n"
     found = run("analyze", out, "--study", study)
@@ -93,11 +93,11 @@ def test_the_table_stands_beside_the_published_one(study: Path, tmp_path: Path) 
     rows = answers.read_text().splitlines()[1:]
     key = {row["task"]: row for row in json.loads((study / "private" / "key.json").read_text())["tasks"]}
     undecided = Counter(key[row.split(",")[0]]["arm"] for row in rows if row.endswith("undecided"))
-    for arm, cell in zip(("dense", "spade"), cells(printed, "undecided"), strict=False):
+    for arm, cell in zip(("original", "trace"), cells(printed, "undecided"), strict=False):
         rate = table["rates"][arm]["undecided"]
         assert rate["percent"] == pytest.approx(100 * undecided[arm] / 384)
         assert cell == f"{rate['percent']:.1f} [{rate['interval'][0]:.1f}, {rate['interval'][1]:.1f}]"
-    assert table["published"]["agree"] == {"dense": 56.7, "spade": 69.8}
+    assert table["published"]["agree"] == {"original": 56.7, "trace": 69.8}
 
 
 def test_what_the_intervals_do_not_account_for_is_said(study: Path, tmp_path: Path) -> None:
@@ -115,8 +115,8 @@ def test_what_the_intervals_do_not_account_for_is_said(study: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("simulate", "{}/study", "--out", "{}/x.csv", "--skill", "dense=high"), "--skill 'dense=high'"),
-        (("simulate", "{}/study", "--out", "{}/x.csv", "--skill", "dens=0.5/0.5"), "expected dense and spade"),
+        (("simulate", "{}/study", "--out", "{}/x.csv", "--skill", "original=high"), "--skill 'original=high'"),
+        (("simulate", "{}/study", "--out", "{}/x.csv", "--skill", "dens=0.5/0.5"), "expected original and trace"),
         (("simulate", "{}/study", "--out", "{}/x.csv", "--rater-spread", "0.2"), "between 0 and 1"),
         (("simulate", "{}/study", "--out", "{}/x.csv", "--sample-spread", "0.2"), "between 0 and 1"),
         (("simulate", "{}", "--out", "{}/x.csv"), "no study"),

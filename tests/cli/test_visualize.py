@@ -107,18 +107,21 @@ def test_two_photos_as_a_person_does_it() -> None:
     assert "Report: out/report.html" in finished.stdout
     written = listing()
     names = {"out", "out/report.html", "out/report.json", "out/square", "out/ring"}
-    names |= {f"out/{n}/{file}" for n in ("square", "ring") for file in ("dense.png", "spade.png", "trace.safetensors")}
+    names |= {
+        f"out/{n}/{file}" for n in ("square", "ring") for file in ("original.png", "trace.png", "trace.safetensors")
+    }
     assert set(written) - set(before) == names
     report, demo = read_report(), load_model("demo", "cpu")
     assert [photo["name"] for photo in report["photos"]] == ["square", "ring"]
     assert report["settings"]["unit"] is None
     for photo in report["photos"]:
-        assert photo["unit"]["words"] == photo["dense"]["class_name"] == photo["name"]
-        assert f"{photo['name']} {photo['dense']['probability']:.1%}" in finished.stdout
+        assert photo["unit"]["words"] == photo["original"]["class_name"] == photo["name"]
+        assert f"{photo['name']} {photo['original']['probability']:.1%}" in finished.stdout
         assert (
-            Trace.load(Path("out", photo["files"]["trace"]), demo.model).report.target == photo["dense"]["class_index"]
+            Trace.load(Path("out", photo["files"]["trace"]), demo.model).report.target
+            == photo["original"]["class_index"]
         )
-        with Image.open(Path("out", photo["files"]["spade"])) as picture:
+        with Image.open(Path("out", photo["files"]["trace_image"])) as picture:
             assert picture.size == (448, 448)
     html = Path("out/report.html").read_text(encoding="utf-8")
     assert html.count("<article") == 2
@@ -148,7 +151,7 @@ def test_commands_lead_back(options: tuple[str, ...]) -> None:
     again = read_report("again")
     assert again["settings"] == report["settings"]
     assert again["photos"][0]["responses"] == report["photos"][0]["responses"]
-    for kind in ("dense", "spade"):
+    for kind in ("original", "trace"):
         assert Path("again/square", f"{kind}.png").read_bytes() == Path("out/square", f"{kind}.png").read_bytes()
 
 
@@ -168,15 +171,15 @@ def test_what_is_used_where_nothing_is_said() -> None:
 def test_the_seed_is_that_of_the_start_as_well() -> None:
     for seed in (1, 2):
         assert visualize("square.png", "--unit", "3", "--seed", seed, out=f"out{seed}") == 0
-    assert Path("out1/square/dense.png").read_bytes() != Path("out2/square/dense.png").read_bytes()
+    assert Path("out1/square/original.png").read_bytes() != Path("out2/square/original.png").read_bytes()
 
 
 def test_images_are_of_the_size_of_inputs_and_side_by_side() -> None:
     assert visualize("square.png", "--images", "3", "--unit", "first:0") == 0
     report = read_report()
     assert report["photos"][0]["unit"]["words"] == "channel 0 of first"
-    assert len(report["photos"][0]["responses"]["dense"]["sparse"]) == 3
-    with Image.open("out/square/dense.png") as picture:
+    assert len(report["photos"][0]["responses"]["original"]["trace"]) == 3
+    with Image.open("out/square/original.png") as picture:
         assert picture.size == (3 * 12 * 50, 9 * 50)
 
 
@@ -186,7 +189,7 @@ def test_the_same_photo_twice_and_an_older_report() -> None:
     Path("out/report.html").write_text("old")
     assert visualize("square.png", "square.png") == 0
     assert [photo["name"] for photo in read_report()["photos"]] == ["square", "square-2"]
-    assert Path("out/square/spade.png").read_bytes() == Path("out/square-2/spade.png").read_bytes()
+    assert Path("out/square/trace.png").read_bytes() == Path("out/square-2/trace.png").read_bytes()
     assert Path("out/notes.txt").read_text() == "mine"
     assert Path("out/report.html").read_text() != "old"
     assert [path.name for path in Path("out").glob(".*")] == [".spadelens.json"]
@@ -311,7 +314,7 @@ def test_an_interrupted_run_goes_on(
     assert run(*again) == 0
     assert steps == ([2, 3, 4, 5, *range(6)] if is_within_photo == 1 else [2, 3, 4, 5])
     assert sorted(path.name for path in Path("out").glob("[!.]*")) == ["report.html", "report.json", "ring", "square"]
-    for name in ("square/dense.png", "square/spade.png", "ring/dense.png", "ring/spade.png"):
+    for name in ("square/original.png", "square/trace.png", "ring/original.png", "ring/trace.png"):
         assert Path("out", name).read_bytes() == Path("whole", name).read_bytes(), name
     first, second = (read_report(out)["photos"] for out in ("whole", "out"))
     for photo in (*first, *second):
@@ -356,5 +359,5 @@ def test_a_grey_model_and_odd_photos() -> None:
     report = read_report()
     assert report["photos"][0]["name"] == "-[b]é"
     assert report["photos"][0]["unit"]["words"] == "a"
-    pixels = np.asarray(Image.open("out/-[b]é/dense.png"))
+    pixels = np.asarray(Image.open("out/-[b]é/original.png"))
     assert (pixels == pixels[..., :1]).all()

@@ -52,7 +52,7 @@ def make_bench(count: int = 4, **options: Any) -> Workbench:
 
 ROW_NAMES = {row.name: row for row in ROWS}
 FEW = [
-    ROW_NAMES["dense"],
+    ROW_NAMES["original"],
     trace_row("half", "all layers at 0.5", preset="fast", schedule=0.5),
     ROW_NAMES["trace of another image"],
     ROW_NAMES["trace without the patch"],
@@ -68,7 +68,7 @@ def test_every_cell_of_table_1_from_its_definition(tmp_path: Path) -> None:
     for image, subject in enumerate(bench.subjects):
         other = bench.subjects[(image + 1) % 4]
         drawn_on = {
-            "dense": model,
+            "original": model,
             "half": extract_trace(model, subject.sample, target=subject.target, preset="fast", schedule=0.5),
             "trace of another image": extract_trace(model, other.sample, target=other.target, preset="fast"),
             "trace without the patch": extract_trace(model, subject.clean_sample, preset="fast"),
@@ -95,7 +95,7 @@ def test_every_cell_of_table_2_is_judged_by_the_dense_network(tmp_path: Path) ->
     model = bench.loaded.model
     for image, subject in enumerate(bench.subjects):
         trace = extract_trace(model, subject.sample, target=subject.target, preset="fast", schedule=0.5)
-        for name, one in (("dense", model), ("half", trace), ("other", other)):
+        for name, one in (("original", model), ("half", trace), ("other", other)):
             heatmap = attribute(one, subject.sample, "saliency", target=subject.target).values
             expected = faithfulness(model, subject.sample, heatmap, subject.target)
             cell = found.cells[name, image, "saliency"]
@@ -130,7 +130,7 @@ def test_rows_methods_and_images_can_be_added_and_nothing_is_measured_twice(tmp_
         calls.append((number, method))
         return bench.loaded.model
 
-    counted = Row("dense", FEW[0].about, count)
+    counted = Row("original", FEW[0].about, count)
     bench = make_bench(3)
     found = run_table(bench, "table1", [counted, FEW[1]], file, methods=METHODS[:2])
     assert calls == [(0, METHODS[1]), (1, METHODS[1]), (2, METHODS[0]), (2, METHODS[1])]
@@ -170,7 +170,7 @@ def test_an_error_of_the_dense_smoothed_map_leaves_the_other_images() -> None:
     results = results_by_hand()
     cells = dict(results.cells)
     for method in ("smoothgrad:noise_std=0.25", "occlusion"):
-        cells["dense", 1, method] = {"error": "AttributionError: not finite"}
+        cells["original", 1, method] = {"error": "AttributionError: not finite"}
     _, trace = summarize(replace(results, cells=cells), scores_of("table1", BLURS))
     assert trace["methods"]["saliency"]["scores"]["auc"]["versus_smoothgrad"]["count"] == 2
     assert trace["average"]["auc"]["gain"]["count"] == 2
@@ -178,7 +178,7 @@ def test_an_error_of_the_dense_smoothed_map_leaves_the_other_images() -> None:
 
 def test_no_average_over_fewer_methods_than_the_table_has() -> None:
     results = results_by_hand()
-    cells = {key: cell for key, cell in results.cells.items() if key[0] == "dense" or key[2] == "saliency"}
+    cells = {key: cell for key, cell in results.cells.items() if key[0] == "original" or key[2] == "saliency"}
     _, trace = summarize(replace(results, cells=cells), scores_of("table1", BLURS))
     assert set(trace["average"].values()) == {None}
 
@@ -205,7 +205,7 @@ def test_rows_without_what_they_need_are_left_out(tmp_path: Path) -> None:
     bench = make_bench(2)
     bench.subjects = [Subject(one.photo, one.sample, one.target, one.region) for one in bench.subjects]
     found = run_table(bench, "table1", FEW, tmp_path / "t.jsonl", methods=METHODS[:1])
-    assert found.rows == ["dense", "half", "one block dropped"]
+    assert found.rows == ["original", "half", "one block dropped"]
 
 
 def test_each_method_has_its_own_tuned_schedule(tmp_path: Path) -> None:
@@ -241,10 +241,10 @@ def test_the_sparse_classifier_needs_images(tmp_path: Path) -> None:
 
 def results_by_hand() -> Results:
     aucs = {
-        ("dense", "saliency"): (0.5, 0.6, 0.7),
-        ("dense", "smoothgrad:noise_std=0.25"): (0.8, 0.8, 0.8),
-        ("dense", "smoothgrad:noise_std=0.5"): (0.9, 0.9, 0.6),
-        ("dense", "occlusion"): (0.5, 0.5, 0.5),
+        ("original", "saliency"): (0.5, 0.6, 0.7),
+        ("original", "smoothgrad:noise_std=0.25"): (0.8, 0.8, 0.8),
+        ("original", "smoothgrad:noise_std=0.5"): (0.9, 0.9, 0.6),
+        ("original", "occlusion"): (0.5, 0.5, 0.5),
         ("trace", "saliency"): (0.7, 0.7, 1.0),
         ("trace", "occlusion"): (0.6, 0.5, 0.4),
     }
@@ -255,7 +255,7 @@ def results_by_hand() -> Results:
             cells[row, image, method] = {"auc": auc, "hit": auc > 0.65, "blurred": blurred_cell, "is_kept": image > 0}
     methods = ("saliency", "smoothgrad:noise_std=0.25", "smoothgrad:noise_std=0.5", "occlusion")
     images = [{"photo": str(number), "patch": "a"} for number in range(3)]
-    return Results("table1", methods, ("dense", "trace"), cells, images, {("trace", 0): 2.0, ("trace", 1): 4.0})
+    return Results("table1", methods, ("original", "trace"), cells, images, {("trace", 0): 2.0, ("trace", 1): 4.0})
 
 
 def test_the_summary_by_hand() -> None:

@@ -82,7 +82,7 @@ def test_the_search_is_the_greedy_one_through_extract_trace(
     scores = [score_of(model, case, expected) for case in cases]
     assert found.tuned == pytest.approx(np.mean([score for score, _ in scores]))
     assert found.kept == np.mean([kept for _, kept in scores]) >= floor
-    assert found.dense == pytest.approx(np.mean([score_of(model, case, {})[0] for case in cases]))
+    assert found.original == pytest.approx(np.mean([score_of(model, case, {})[0] for case in cases]))
 
 
 def test_of_equal_scores_the_less_pruned_schedule_wins() -> None:
@@ -114,7 +114,7 @@ def test_groups_stay_together_in_cross_validation(tmp_path: Path) -> None:
     assert found.is_helpful == (found.gain > found.gain_error)
     if not found.is_helpful:
         assert set(found.sparsities.values()) == {0.0}
-        assert found.tuned == found.dense
+        assert found.tuned == found.original
 
 
 def test_an_interrupted_run_goes_on_and_finds_the_same(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_tuning_by_insertion_needs_no_region(tmp_path: Path) -> None:
     model = make_net()
     cases = [CalibrationCase(case.sample, case.target, None, "") for case in make_cases(model, 3)]
     found = tune(model, cases, "saliency", tmp_path, objective="insertion", levels=(0.5,), solver="wanda", num_views=2)
-    assert 0 < found.dense < 1
+    assert 0 < found.original < 1
     with pytest.raises(InputError, match="insertion"):
         tune(model, cases, "saliency", tmp_path)
 

@@ -75,8 +75,10 @@ def assert_same(together: Trace, alone: Trace) -> None:
         assert (ours.name, ours.outcome, ours.detail) == (theirs.name, theirs.outcome, theirs.detail)
         for error, expected in ((ours.error, theirs.error), (ours.held_out_error, theirs.held_out_error)):
             assert error == (None if expected is None else pytest.approx(expected, rel=1e-6))
-    assert together.report.dense.probabilities == pytest.approx(alone.report.dense.probabilities)
-    assert together.report.sparse.probabilities == pytest.approx(alone.report.sparse.probabilities)
+    assert together.report.original_prediction.probabilities == pytest.approx(
+        alone.report.original_prediction.probabilities
+    )
+    assert together.report.trace_prediction.probabilities == pytest.approx(alone.report.trace_prediction.probabilities)
 
 
 CASES = [
@@ -127,7 +129,7 @@ def test_the_dense_passes_are_shared() -> None:
 def test_targets_are_of_each_sample() -> None:
     model = make_model()
     traces = extract_traces(model, list(SAMPLES[:3]), targets=[2, None, 0], preset="instant")
-    assert [trace.report.target for trace in traces] == [2, traces[1].report.dense.class_index, 0]
+    assert [trace.report.target for trace in traces] == [2, traces[1].report.original_prediction.class_index, 0]
     traces = extract_traces(model, list(SAMPLES[:2]), targets=torch.tensor([3, 1]), preset="instant")
     assert [trace.report.target for trace in traces] == [3, 1]
 

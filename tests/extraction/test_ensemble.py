@@ -56,14 +56,14 @@ def test_the_others_are_less_sparse_and_have_the_sparsities_asked_for(ensemble: 
     assert all(one >= wanted for one, wanted in zip(found[1:], (0.6, 0.4), strict=True))
 
 
-@pytest.mark.parametrize("dense_weight", [0.0, 1.0, 2.5])
+@pytest.mark.parametrize("original_weight", [0.0, 1.0, 2.5])
 def test_the_map_is_the_weighted_mean_of_the_members_maps(
-    model: nn.Module, ensemble: TraceEnsemble, dense_weight: float
+    model: nn.Module, ensemble: TraceEnsemble, original_weight: float
 ) -> None:
-    weighted = replace(ensemble, weights=(1.0, 0.5, 2.0), dense_weight=dense_weight)
+    weighted = replace(ensemble, weights=(1.0, 0.5, 2.0), original_weight=original_weight)
     found = attribute(weighted, SAMPLE, "input_x_gradient")
     models = [*weighted.members, model]
-    weights = torch.tensor([1.0, 0.5, 2.0, dense_weight], dtype=torch.float64)
+    weights = torch.tensor([1.0, 0.5, 2.0, original_weight], dtype=torch.float64)
     maps = torch.stack(
         [attribute(one, SAMPLE, "input_x_gradient", target=found.target).values.double() for one in models]
     )
@@ -103,7 +103,7 @@ def test_a_map_that_is_zero_adds_nothing(model: nn.Module, ensemble: TraceEnsemb
 def test_it_survives_a_folder(model: nn.Module, ensemble: TraceEnsemble, tmp_path: Path) -> None:
     ensemble.save(tmp_path / "folder")
     again = TraceEnsemble.load(tmp_path / "folder", make_net())
-    assert (again.weights, again.dense_weight) == (ensemble.weights, ensemble.dense_weight)
+    assert (again.weights, again.original_weight) == (ensemble.weights, ensemble.original_weight)
     assert torch.equal(attribute(again, SAMPLE).values, attribute(ensemble, SAMPLE).values)
     with pytest.raises(TraceMismatchError):
         TraceEnsemble.load(tmp_path / "folder", make_net(1))
@@ -119,7 +119,7 @@ def test_a_place_that_cannot_be_written_is_an_error(ensemble: TraceEnsemble, tmp
 
 @pytest.mark.parametrize(
     "listing",
-    ["", "[]", '{"format": "other"}', '{"format": "spadelens-ensemble-1", "weights": ["a"], "dense_weight": 1}'],
+    ["", "[]", '{"format": "other"}', '{"format": "spadelens-ensemble-1", "weights": ["a"], "original_weight": 1}'],
 )
 def test_damaged_folders_are_refused(model: nn.Module, ensemble: TraceEnsemble, tmp_path: Path, listing: str) -> None:
     ensemble.save(tmp_path)
@@ -127,7 +127,7 @@ def test_damaged_folders_are_refused(model: nn.Module, ensemble: TraceEnsemble, 
     with pytest.raises(TraceFormatError, match=r"ensemble\.json"):
         TraceEnsemble.load(tmp_path, model)
     (tmp_path / "ensemble.json").write_text(
-        json.dumps({"format": "spadelens-ensemble-1", "weights": [1.0] * 9, "dense_weight": 0.0})
+        json.dumps({"format": "spadelens-ensemble-1", "weights": [1.0] * 9, "original_weight": 0.0})
     )
     with pytest.raises(FileNotFoundError):
         TraceEnsemble.load(tmp_path, model)
@@ -135,7 +135,12 @@ def test_damaged_folders_are_refused(model: nn.Module, ensemble: TraceEnsemble, 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"weights": (1.0,)}, {"weights": (1.0, 1.0, 0.0)}, {"dense_weight": -1.0}, {"weights": (1.0, 1.0, float("nan"))}],
+    [
+        {"weights": (1.0,)},
+        {"weights": (1.0, 1.0, 0.0)},
+        {"original_weight": -1.0},
+        {"weights": (1.0, 1.0, float("nan"))},
+    ],
 )
 def test_weights_that_do_not_fit_are_refused(ensemble: TraceEnsemble, changes: dict[str, object]) -> None:
     with pytest.raises(InputError):

@@ -222,7 +222,7 @@ def test_layers_are_solved_from_what_they_see(name: str, unit: str) -> None:
         assert int(pruned.sum()) == size * min(int(np.ceil(pruned.numel() // size * wanted - 1e-9)), pruned.numel())
         assert (trace.weights[layer][pruned] == 0).all()
     with torch.no_grad():
-        for which, model in (("dense", net), ("sparse", trace.sparse_copy().eval())):
+        for which, model in (("original_prediction", net), ("trace_prediction", trace.sparse_copy().eval())):
             assert getattr(trace.report, which) == predict(model(sample[None])[0], "logits")
 
 
@@ -286,12 +286,12 @@ def test_every_outcome_is_reported() -> None:
     assert state_of_everything(model) == before
     found = {layer.name: (layer.outcome, layer.detail) for layer in trace.report.layers}
     assert found["pruned"] == (Outcome.PRUNED, "")
-    assert found["dense"] == (Outcome.DENSE, "the schedule does not prune it")
+    assert found["dense"] == (Outcome.UNPRUNED, "the schedule does not prune it")
     assert found["stem"] == (Outcome.EXCLUDED, "first convolution")
     assert found["unused"] == (Outcome.NOT_CALLED, "its weight is not used on this sample")
     assert found["normed"] == (Outcome.UNSUPPORTED, "its weight is computed by a parametrization")
     assert found["standardized"] == (Outcome.UNSUPPORTED, "its output is not its weight times its input")
-    assert found["shared"] == (Outcome.DENSE, "the schedule does not prune it")
+    assert found["shared"] == (Outcome.UNPRUNED, "the schedule does not prune it")
     assert found["partner"] == (Outcome.UNSUPPORTED, "its weight is that of 'shared'")
     assert [layer.name for layer in trace.report.pruned_layers] == ["pruned"] == list(trace.weights)
     unpruned = [layer for layer in trace.report.layers if layer.name != "pruned"]
@@ -478,8 +478,8 @@ def assert_same_trace_roughly(one: Trace, other: Trace) -> None:
 
 def test_sparsity_zero_gives_the_dense_model() -> None:
     trace = extract(make_net(), schedule=0.0)
-    assert dict(trace.weights) == {} and trace.report.dense == trace.report.sparse
-    assert {layer.outcome for layer in trace.report.layers} == {Outcome.EXCLUDED, Outcome.DENSE}
+    assert dict(trace.weights) == {} and trace.report.original_prediction == trace.report.trace_prediction
+    assert {layer.outcome for layer in trace.report.layers} == {Outcome.EXCLUDED, Outcome.UNPRUNED}
 
 
 def test_a_model_that_changes_its_input_in_place() -> None:

@@ -89,11 +89,11 @@ def test_the_search_ends_below_a_refused_point_and_finds_the_last_accepted_one_o
         found = search(layers, schedule, subject, lambda *_: None)
         chosen, weights, report = found.layers, found.weights, found.report
     if report.chosen_bound is None:
-        assert chosen == {} and found.sparse is subject.dense
+        assert chosen == {} and found.prediction is subject.prediction
         assert not any(map(holds, tried))
     else:
         assert holds(report.chosen_bound)
-        assert found.sparse.probabilities == (report.chosen_bound,)
+        assert found.prediction.probabilities == (report.chosen_bound,)
         above = bounds[bounds.index(report.chosen_bound) + 1 :]
         assert not above or (above[0] in tried and not holds(above[0]))
         assert not any(holds(bound) for bound in above if bound in tried)
@@ -125,9 +125,9 @@ def test_the_trace_is_the_point_that_was_chosen(criterion: str) -> None:
     assert found is not None and found.criterion == criterion and found.chosen_bound is not None
     chosen = next(point for point in found.points if point.error_bound == found.chosen_bound)
     assert chosen.kept >= 0.9
-    assert report.sparse.probabilities[report.target] == pytest.approx(chosen.probability, abs=1e-6)
+    assert report.trace_prediction.probabilities[report.target] == pytest.approx(chosen.probability, abs=1e-6)
     assert report.is_prediction_kept == chosen.is_prediction_kept
-    searched = [layer for layer in report.layers if layer.outcome in (Outcome.PRUNED, Outcome.DENSE)]
+    searched = [layer for layer in report.layers if layer.outcome in (Outcome.PRUNED, Outcome.UNPRUNED)]
     sizes = [torch.Size(layer.shape).numel() for layer in searched]
     pruned = sum(layer.sparsity * size for layer, size in zip(searched, sizes, strict=True))
     assert chosen.sparsity == pytest.approx(pruned / sum(sizes))
@@ -141,8 +141,8 @@ def test_a_criterion_that_nothing_meets_leaves_the_model_dense() -> None:
     model = make_net()
     trace = extract_trace(model, SAMPLE, preset="fast", schedule="auto:threshold=1000")
     assert trace.report.search is not None and trace.report.search.chosen_bound is None
-    assert not trace.weights and trace.report.sparse == trace.report.dense
-    details = {layer.detail for layer in trace.report.layers if layer.outcome is Outcome.DENSE}
+    assert not trace.weights and trace.report.trace_prediction == trace.report.original_prediction
+    details = {layer.detail for layer in trace.report.layers if layer.outcome is Outcome.UNPRUNED}
     assert details == {"the search does not prune it"}
 
 
@@ -159,7 +159,7 @@ def test_the_explained_class_is_kept(target: int) -> None:
     model = make_net(1)
     report = extract_trace(model, SAMPLE, preset="fast", target=target).report
     assert report.target == target
-    assert report.sparse.probabilities[target] >= 0.9 * report.dense.probabilities[target]
+    assert report.trace_prediction.probabilities[target] >= 0.9 * report.original_prediction.probabilities[target]
 
 
 def kept(model: nn.Module, subject: Subject, criterion: str, changes: Sequence[tuple[str, Tensor]]) -> float:

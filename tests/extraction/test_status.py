@@ -37,22 +37,25 @@ def test_the_sparsity_counts_every_weight_of_every_layer(report: TraceReport) ->
 def test_it_is_judged_on_the_explained_class(
     report: TraceReport, original: tuple[float, ...], trace: tuple[float, ...], target: int, status: str
 ) -> None:
-    found = replace(report, dense=Prediction(original), sparse=Prediction(trace), target=target)
+    found = replace(report, original_prediction=Prediction(original), trace_prediction=Prediction(trace), target=target)
     assert found.status == status
     assert found.is_target_kept == (status == "kept")
 
 
 def test_labels_are_judged_one_by_one(report: TraceReport) -> None:
     original, trace = Prediction((0.9, 0.8, 0.1), "labels"), Prediction((0.6, 0.2, 0.3), "labels")
-    found = [replace(report, dense=original, sparse=trace, target=target).status for target in range(3)]
+    found = [
+        replace(report, original_prediction=original, trace_prediction=trace, target=target).status
+        for target in range(3)
+    ]
     assert found == ["kept", "lost", "kept"]
 
 
 def test_what_is_hardly_pruned_is_not_called_kept(report: TraceReport) -> None:
     same = Prediction((0.5, 0.3, 0.2))
-    layers = [replace(layer, sparsity=0.0, outcome=Outcome.DENSE) for layer in report.layers]
+    layers = [replace(layer, sparsity=0.0, outcome=Outcome.UNPRUNED) for layer in report.layers]
     layers[1] = replace(report.layers[1], sparsity=4 / 144)
-    found = replace(report, dense=same, sparse=same, target=0, layers=tuple(layers))
+    found = replace(report, original_prediction=same, trace_prediction=same, target=0, layers=tuple(layers))
     assert 0.009 < found.sparsity < 0.01 and found.status == "hardly pruned"
     layers[1] = replace(report.layers[1], sparsity=5 / 144)
     assert replace(found, layers=tuple(layers)).status == "kept"

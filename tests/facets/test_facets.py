@@ -73,7 +73,7 @@ def test_connections_are_kept_inside_and_not_outside(found):
 def test_the_trace_of_a_facet_predicts_the_class_for_its_samples(found):
     report, _, samples, _ = found
     for facet in report.facets:
-        with facet.trace.applied(facet.trace.dense_model) as model, torch.no_grad():
+        with facet.trace.applied(facet.trace.original_model) as model, torch.no_grad():
             predicted = model(torch.stack([samples[member] for member in facet.members])).argmax(1)
         assert (predicted == report.target).double().mean() >= 0.8
 

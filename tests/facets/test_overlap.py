@@ -19,7 +19,7 @@ def fake_traces(count, seed=0, layers=("conv", "fc")):
     traces = []
     for _ in range(count):
         pruned = {name: torch.from_numpy(rng.random(tuple(MODEL[name].weight.shape)) < 0.6) for name in layers}
-        traces.append(SimpleNamespace(pruned=pruned, dense_model=MODEL, model_fingerprint="a"))
+        traces.append(SimpleNamespace(pruned=pruned, original_model=MODEL, model_fingerprint="a"))
     return traces
 
 

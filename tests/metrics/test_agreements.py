@@ -33,7 +33,7 @@ def trace(samples: Tensor) -> Trace:
 
 
 def test_the_fraction_of_predictions_kept(trace: Trace, samples: Tensor) -> None:
-    dense, sparse = trace.dense_model(samples).argmax(1), trace.sparse_copy()(samples).argmax(1)
+    dense, sparse = trace.original_model(samples).argmax(1), trace.sparse_copy()(samples).argmax(1)
     expected = float((dense == sparse).double().mean())
     assert expected < 1
     assert agreement(trace, samples, batch_size=4) == pytest.approx(expected)
@@ -57,7 +57,7 @@ def test_recalibration_from_its_definition(trace: Trace, samples: Tensor) -> Non
 
 
 def test_recalibration_leaves_the_model_as_it_is(trace: Trace, samples: Tensor) -> None:
-    model = trace.dense_model
+    model = trace.original_model
     before = {name: value.clone() for name, value in model.state_dict().items()}
     assert 0 <= agreement(trace, samples, recalibrate=True) <= 1
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -96,7 +96,7 @@ def make_layer(name: str, error: float | None = 0.0123, held_out_error: float | 
 
 
 def make_dense_layer(name: str) -> dict[str, Any]:
-    kept = {"outcome": "dense", "detail": "first layer", "sparsity": 0.0, "seconds": 0.0}
+    kept = {"outcome": "unpruned", "detail": "first layer", "sparsity": 0.0, "seconds": 0.0}
     return {**make_layer(name, error=None, held_out_error=None), **kept}
 
 
@@ -105,16 +105,16 @@ def make_photo(name: str = "cat") -> dict[str, Any]:
         "file": f"photos/{name}.jpg",
         "name": name,
         "explained_class": {"class_index": 281, "class_name": "tabby"},
-        "dense": make_prediction([(281, "tabby", 0.713), (282, "tiger cat", 0.142), (287, "lynx", 0.0123)], 0.713),
-        "sparse": make_prediction([(281, "tabby", 0.64), (282, "tiger cat", 0.093), (332, "Angora", 0.022)], 0.64),
+        "original": make_prediction([(281, "tabby", 0.713), (282, "tiger cat", 0.142), (287, "lynx", 0.0123)], 0.713),
+        "trace": make_prediction([(281, "tabby", 0.64), (282, "tiger cat", 0.093), (332, "Angora", 0.022)], 0.64),
         "is_prediction_kept": True,
         "status": "kept",
         "sparsity": 0.894,
         "members": [{"sparsity": 0.894, "explained_probability": 0.64, "is_prediction_kept": True}],
-        "dense_weight": 0.0,
+        "original_weight": 0.0,
         "maps": {
-            "dense": {"is_zero": False, "convergence_delta": None, "soundness": copy.deepcopy(SOUNDNESS)},
-            "sparse": {"is_zero": False, "convergence_delta": None, "soundness": copy.deepcopy(SOUNDNESS)},
+            "original": {"is_zero": False, "convergence_delta": None, "soundness": copy.deepcopy(SOUNDNESS)},
+            "trace": {"is_zero": False, "convergence_delta": None, "soundness": copy.deepcopy(SOUNDNESS)},
         },
         "map_values": None,
         "scores": None,
@@ -123,7 +123,11 @@ def make_photo(name: str = "cat") -> dict[str, Any]:
         "num_views": 1024,
         "num_held_out_views": 64,
         "seconds": {"solve": 21.7, "attribution": 0.81},
-        "files": {"dense": f"{name}/dense.png", "spade": f"{name}/spade.png", "trace": f"{name}/trace.safetensors"},
+        "files": {
+            "original_map": f"{name}/original.png",
+            "trace_map": f"{name}/trace.png",
+            "trace": f"{name}/trace.safetensors",
+        },
     }
 
 
@@ -185,7 +189,7 @@ def read(report: dict[str, Any], size_px: tuple[int, int] = (224, 192)) -> Page:
 
 
 def lose_prediction(photo: dict[str, Any]) -> None:
-    photo["sparse"] = make_prediction([(282, "tiger cat", 0.41), (281, "tabby", 0.3)], 0.3)
+    photo["trace"] = make_prediction([(282, "tiger cat", 0.41), (281, "tabby", 0.3)], 0.3)
     photo["is_prediction_kept"] = False
     photo["status"] = "lost"
 
@@ -209,7 +213,7 @@ def test_schema_is_valid_closed_and_describes_every_field(report: dict[str, Any]
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     assert descriptions_missing(SCHEMA) == []
     jsonschema.validate(report, SCHEMA)
-    for part in (report, report["model"], report["settings"], report["samples"][0], report["samples"][0]["dense"]):
+    for part in (report, report["model"], report["settings"], report["samples"][0], report["samples"][0]["original"]):
         for name in list(part):
             value = part.pop(name)
             with pytest.raises(jsonschema.ValidationError, match=f"'{name}' is a required property"):
@@ -269,28 +273,28 @@ def test_only_the_pages_own_script_may_run(report: dict[str, Any]) -> None:
 def test_untrusted_text_stays_text(report: dict[str, Any]) -> None:
     photo = report["samples"][0]
     photo["file"], photo["name"], photo["explained_class"]["class_name"] = ATTACK + "1", ATTACK + "2", ATTACK + "3"
-    for side in ("dense", "sparse"):
+    for side in ("original", "trace"):
         photo[side]["class_name"] = ATTACK + "4"
         photo[side]["top"][0]["class_name"] = ATTACK + "5"
     photo["layers"] = [make_layer(ATTACK + "6"), {**make_dense_layer("a"), "detail": ATTACK + "7", "kind": ATTACK}]
     photo["scores"] = {
         "region": ATTACK + "8",
-        "dense": {"auc": 0.5, "pointing_game": True},
-        "sparse": {"auc": 0.5, "pointing_game": True},
+        "original": {"auc": 0.5, "pointing_game": True},
+        "trace": {"auc": 0.5, "pointing_game": True},
     }
-    photo["files"]["dense"] = "javascript:alert(1)/dense.png"
+    photo["files"]["original_map"] = "javascript:alert(1)/original.png"
     report["command"], report["device"] = ATTACK + "9", ATTACK
     report["settings"]["target"] = report["settings"]["method_settings"]["a"] = report["model"]["spec"] = ATTACK
     report["versions"][ATTACK] = report["settings"]["solver"] = ATTACK
     report["seconds"][ATTACK] = 1.0
     photo["is_prediction_kept"] = False
     photo["status"] = "lost"
-    photo["maps"]["sparse"]["is_zero"] = True
+    photo["maps"]["trace"]["is_zero"] = True
     page = read(report)
     assert len(page.find("script")) == 1
     for number in (1, 3, 4, 5, 6, 7, 8, 9):
         assert f"{ATTACK}{number}" in page.text
-    assert "javascript%3Aalert%281%29/dense.png" in [link.get("href", "")[2:] for link in page.find("a")]
+    assert "javascript%3Aalert%281%29/original.png" in [link.get("href", "")[2:] for link in page.find("a")]
     attributes = {name for _, attributes in page.elements for name in attributes}
     assert not any(name.startswith("on") for name in attributes)
 
@@ -320,7 +324,7 @@ def test_lost_prediction_is_said_and_warned_of(report: dict[str, Any]) -> None:
 def test_explained_class_that_is_not_the_prediction_is_told_apart(report: dict[str, Any]) -> None:
     photo = report["samples"][0]
     photo["explained_class"] = {"class_index": 479, "class_name": "car wheel"}
-    photo["dense"]["explained_probability"], photo["sparse"]["explained_probability"] = 0.0102, 0.0004
+    photo["original"]["explained_probability"], photo["trace"]["explained_probability"] = 0.0102, 0.0004
     page = read(report)
     assert (
         "car wheel, 1.0% · <0.1% in the trace; the prediction is tabby (71.3%), and the trace keeps it (64.0%)"
@@ -328,11 +332,11 @@ def test_explained_class_that_is_not_the_prediction_is_told_apart(report: dict[s
     )
     assert len(page.find("tr", "explained")) == 1
     lose_prediction(photo)
-    photo["sparse"]["explained_probability"] = 0.0004
+    photo["trace"]["explained_probability"] = 0.0004
     assert "the original model predicts tabby (71.3%), the trace tiger cat (41.0%)" in read(report).text
 
 
-@pytest.mark.parametrize(("side", "title"), [("dense", "map of the original model"), ("sparse", "map of the trace")])
+@pytest.mark.parametrize(("side", "title"), [("original", "map of the original model"), ("trace", "map of the trace")])
 def test_zero_map_is_warned_of(report: dict[str, Any], side: str, title: str) -> None:
     report["samples"][0]["maps"][side]["is_zero"] = True
     page = read(report)
@@ -342,7 +346,7 @@ def test_zero_map_is_warned_of(report: dict[str, Any], side: str, title: str) ->
 
 def test_top_classes_are_aligned_and_bounded_where_unknown(report: dict[str, Any]) -> None:
     page = read(report)
-    assert len(page.find("td", "dense")) == len(page.find("td", "sparse")) == 4
+    assert len(page.find("td", "original")) == len(page.find("td", "trace")) == 4
     assert "tabby explained 71.3% 64.0%" in page.text
     assert "lynx 1.2% ≤ 2.2%" in page.text
     assert "Angora ≤ 1.2% 2.2%" in page.text
@@ -352,8 +356,8 @@ def test_scores_are_shown_only_where_there_are_any(report: dict[str, Any]) -> No
     assert "AUC" not in read(report).text
     report["samples"][0]["scores"] = {
         "region": "the planted patch 'heart'",
-        "dense": {"auc": 0.8123, "pointing_game": False},
-        "sparse": {"auc": 0.9, "pointing_game": True},
+        "original": {"auc": 0.8123, "pointing_game": False},
+        "trace": {"auc": 0.9, "pointing_game": True},
     }
     page = read(report)
     assert "AUC 0.812 pointing game: miss" in page.text
@@ -401,7 +405,7 @@ def test_any_number_of_layers(report: dict[str, Any], num_layers: int) -> None:
 
 
 def test_unpruned_layers_show_why(report: dict[str, Any]) -> None:
-    outcomes = ["dense", "excluded", "not called", "unsupported"]
+    outcomes = ["unpruned", "excluded", "not called", "unsupported"]
     report["samples"][0]["layers"] = [{**make_dense_layer(outcome), "outcome": outcome} for outcome in outcomes]
     page = read(report)
     assert page.find("div", "unpruned")[2]["title"] == "not called: Conv2d 64×64×3×3, not called (first layer)"
@@ -413,7 +417,7 @@ def test_unpruned_layers_show_why(report: dict[str, Any]) -> None:
 def test_several_photos_have_an_index_with_verdicts(report: dict[str, Any]) -> None:
     report["samples"] = [make_photo("a b"), make_photo("c"), make_photo("d")]
     lose_prediction(report["samples"][1])
-    report["samples"][2]["maps"]["sparse"]["is_zero"] = True
+    report["samples"][2]["maps"]["trace"]["is_zero"] = True
     page = read(report)
     assert "3 photos: the trace keeps the prediction on 2" in page.text
     targets = [link["href"] for link in page.find("a") if link["href"].startswith("#photo")]
@@ -421,7 +425,7 @@ def test_several_photos_have_an_index_with_verdicts(report: dict[str, Any]) -> N
     index = page.text[: page.text.index("photos/a b.jpg")]
     assert index.count("not kept") == index.count("zero map") == 1
     assert len(page.find("img")) == 3 * (5 + 3)
-    assert "./a%20b/dense.png" in [link["href"] for link in page.find("a")]
+    assert "./a%20b/original.png" in [link["href"] for link in page.find("a")]
     identifiers = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(identifiers) == len(set(identifiers))
 
@@ -487,10 +491,10 @@ def test_a_search_is_a_curve_and_a_table(report: dict[str, Any]) -> None:
     drawn = [
         (circle["class"], circle["cx"], circle["cy"])
         for circle in page.find("circle")
-        if circle["class"] in {"dense", "passed", "failed", "chosen"} and circle["cx"].endswith("%")
+        if circle["class"] in {"original", "passed", "failed", "chosen"} and circle["cx"].endswith("%")
     ]
     assert drawn == [
-        ("dense", "0.00%", "28.70%"),
+        ("original", "0.00%", "28.70%"),
         ("passed", "10.00%", "30.00%"),
         ("chosen", "50.00%", "35.00%"),
         ("failed", "90.00%", "80.00%"),
@@ -546,7 +550,7 @@ def test_errors_have_two_significant_digits(report: dict[str, Any], error: float
 
 def test_convergence_delta_is_shown_with_its_sign(report: dict[str, Any]) -> None:
     assert "Convergence" not in read(report).text
-    report["samples"][0]["maps"]["sparse"]["convergence_delta"] = -0.00041
+    report["samples"][0]["maps"]["trace"]["convergence_delta"] = -0.00041
     assert "Convergence delta trace −4.1 × 10⁻⁴" in read(report).text
 
 
@@ -556,9 +560,9 @@ def test_checks_of_the_maps(report: dict[str, Any]) -> None:
     assert "to the map with random weights in the last layer 0.12 0.12" in text
     assert "doubtful" not in text
     assert "completeness" not in text
-    checks = report["samples"][0]["maps"]["sparse"]["soundness"]
+    checks = report["samples"][0]["maps"]["trace"]["soundness"]
     checks |= {"completeness": 0.123, "problems": [f"The values miss {ATTACK}."], "unchecked": ["No layer was found."]}
-    report["samples"][0]["maps"]["dense"]["soundness"]["gradient_similarity"] = -0.5
+    report["samples"][0]["maps"]["original"]["soundness"]["gradient_similarity"] = -0.5
     text = read(report).text
     assert "sound on the original model, doubtful on the trace" in text
     assert f"The map of the trace is doubtful. The values miss {ATTACK}." in text
@@ -577,7 +581,7 @@ def test_missing_or_broken_pictures_are_refused(report: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"pictures of every photo.*\['cat'\]"):
         render_report(report, {})
     good = make_png()
-    with pytest.raises(InputError, match=r"sparse_overlay of 'cat' is not a PNG"):
+    with pytest.raises(InputError, match=r"trace_overlay of 'cat' is not a PNG"):
         render_report(report, {"cat": PhotoPictures(good, good, good, good, b"\xff\xd8\xff JPEG" * 9)})
 
 
@@ -587,12 +591,12 @@ def test_an_ensemble_says_what_was_averaged(report: dict[str, Any]) -> None:
         {"sparsity": 0.71, "explained_probability": 0.66, "is_prediction_kept": True},
         {"sparsity": 0.502, "explained_probability": 0.31, "is_prediction_kept": False},
     ]
-    photo["dense_weight"] = 1.0
+    photo["original_weight"] = 1.0
     text = read(report).text
     assert "the mean of the maps of the original model and of 3 traces" in text
     assert "Trace mean of 3 traces and the original model" in text
     assert "71.0% pruned, 66.0%; 50.2% pruned, 31.0% (prediction not kept)" in text
-    photo["members"], photo["dense_weight"] = photo["members"][:1], 0.0
+    photo["members"], photo["original_weight"] = photo["members"][:1], 0.0
     assert "the mean of the maps" not in read(report).text
 
 

@@ -83,9 +83,9 @@ def test_reports_of_other_methods(demo: LoadedModel, explained: Explanation, met
     found = explain(demo, explained.subject, settings, lambda *_: None)
     report = report_of(demo, found, settings)
     check(report)
-    delta = report["samples"][0]["maps"]["sparse"]["convergence_delta"]
+    delta = report["samples"][0]["maps"]["trace"]["convergence_delta"]
     assert (delta is None) == (method == "occlusion:window=1.0")
-    assert delta == found.sparse_map.convergence_delta
+    assert delta == found.trace_map.convergence_delta
     assert report["settings"]["method"] == method
     assert report["settings"]["method_settings"].keys() >= {"baseline"}
 
@@ -110,17 +110,17 @@ def test_what_it_says(demo: LoadedModel, explained: Explanation) -> None:
     assert report["settings"]["solver"] == "sparsegpt:damping=0.05"
     assert report["settings"]["schedule"] == "late:0.5@0.7"
     assert photo["explained_class"] == {"class_index": 1, "class_name": "ring"}
-    for key, prediction in (("dense", trace.report.dense), ("sparse", trace.report.sparse)):
+    for key, prediction in (("original", trace.report.original_prediction), ("trace", trace.report.trace_prediction)):
         assert photo[key]["class_index"] == prediction.class_index
         assert photo[key]["probability"] == prediction.probability
         assert photo[key]["explained_probability"] == prediction.probabilities[1]
         assert [top["probability"] for top in photo[key]["top"]] == sorted(prediction.probabilities, reverse=True)[:5]
         assert photo[key]["top"][0]["class_name"] == photo[key]["class_name"]
-    assert photo["is_prediction_kept"] == (photo["dense"]["class_index"] == photo["sparse"]["class_index"])
+    assert photo["is_prediction_kept"] == (photo["original"]["class_index"] == photo["trace"]["class_index"])
     assert photo["scores"]["region"] == "the object"
     assert explained.scores is not None
-    assert photo["scores"]["dense"]["auc"] == explained.scores[0].auc
-    assert photo["scores"]["sparse"]["auc"] == explained.scores[1].auc
+    assert photo["scores"]["original"]["auc"] == explained.scores[0].auc
+    assert photo["scores"]["trace"]["auc"] == explained.scores[1].auc
     assert photo["files"]["trace"] == "a b/trace.safetensors"
     assert photo["file"] == "folder/a b.png"
 
@@ -137,7 +137,7 @@ def test_a_search_is_in_the_report(demo: LoadedModel, explained: Explanation) ->
     bounds = [point["error_bound"] for point in search["points"]]
     assert bounds == sorted(bounds)
     chosen = search["points"][bounds.index(search["chosen_bound"])]
-    explained_probability = report["samples"][0]["sparse"]["explained_probability"]
+    explained_probability = report["samples"][0]["trace"]["explained_probability"]
     assert chosen["probability"] == pytest.approx(explained_probability, abs=1e-6)
     assert chosen["kept"] >= 0.7
 
@@ -171,7 +171,7 @@ def test_models_with_few_classes_and_no_names() -> None:
     report = report_of(loaded, found, settings)
     check(report)
     photo = report["samples"][0]
-    assert len(photo["dense"]["top"]) == 2
-    assert photo["dense"]["class_name"] == f"class {photo['dense']['class_index']}"
+    assert len(photo["original"]["top"]) == 2
+    assert photo["original"]["class_name"] == f"class {photo['original']['class_index']}"
     assert photo["scores"] is None
     assert [layer["outcome"] for layer in photo["layers"]] == ["pruned", "excluded"]

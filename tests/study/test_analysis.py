@@ -13,12 +13,12 @@ from spadelens.study.analysis import RESPONSES, Rate, analyze_study, tabulate
 from spadelens.study.answers import KEY_FORMAT, Answer, KeyTask, read_answers, read_key, write_answers
 from spadelens.study.simulation import Skill, simulate_answers
 
-SKILLS = {"dense": Skill(0.75, 0.7), "spade": Skill(0.8, 0.75)}
+SKILLS = {"original": Skill(0.75, 0.7), "trace": Skill(0.8, 0.75)}
 
 
 def make_key(num_samples: int, seed: int = 0) -> list[KeyTask]:
     rng = np.random.default_rng(seed)
-    arms = [(sample, arm) for sample in range(num_samples) for _ in range(2) for arm in ("dense", "spade")]
+    arms = [(sample, arm) for sample in range(num_samples) for _ in range(2) for arm in ("original", "trace")]
     return [KeyTask(f"t{i}", f"s{sample}", arm, "AB"[rng.integers(2)]) for i, (sample, arm) in enumerate(arms)]
 
 
@@ -89,29 +89,29 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
 
 
 def test_rates_by_hand() -> None:
-    key = [KeyTask("d", "s1", "dense", "A"), KeyTask("e", "s2", "dense", "B"), KeyTask("p", "s1", "spade", "B")]
+    key = [KeyTask("d", "s1", "original", "A"), KeyTask("e", "s2", "original", "B"), KeyTask("p", "s1", "trace", "B")]
     answers = [
         *(Answer("d", rater, answer) for rater, answer in zip("uvwx", ("A", "B", "undecided", "A"), strict=True)),
         Answer("e", "u", "B"),
         *(Answer("p", rater, answer) for rater, answer in zip("uvw", ("B", "A", "A"), strict=True)),
     ]
     table = tabulate(key, answers, num_resamples=50)
-    expected = {"dense": (20, 20, 60, 75), "spade": (0, 200 / 3, 100 / 3, 100 / 3)}
-    expected["difference"] = tuple(b - a for a, b in zip(expected["dense"], expected["spade"], strict=True))
+    expected = {"original": (20, 20, 60, 75), "trace": (0, 200 / 3, 100 / 3, 100 / 3)}
+    expected["difference"] = tuple(b - a for a, b in zip(expected["original"], expected["trace"], strict=True))
     for arm, values in expected.items():
         found = [table.rates[arm][response].percent for response in RESPONSES]
         assert found == pytest.approx(list(values))
-    assert (table.num_answers, table.num_tasks) == ({"dense": 5, "spade": 3}, 3)
+    assert (table.num_answers, table.num_tasks) == ({"original": 5, "trace": 3}, 3)
     assert (table.num_raters, table.num_samples, table.resampled) == (4, 2, ("raters", "samples"))
-    assert table.rates["spade"]["undecided"] == Rate(0.0, None)  # nobody's answers differ: nothing to resample
+    assert table.rates["trace"]["undecided"] == Rate(0.0, None)  # nobody's answers differ: nothing to resample
 
 
 def test_an_arm_without_answers_has_no_rates_and_no_nan() -> None:
-    key = [KeyTask("d", "s1", "dense", "A"), KeyTask("p", "s1", "spade", "B")]
+    key = [KeyTask("d", "s1", "original", "A"), KeyTask("p", "s1", "trace", "B")]
     table = tabulate(key, [Answer("d", "u", "undecided"), Answer("d", "v", "undecided")])
-    assert table.rates["spade"]["agree"] == table.rates["difference"]["agree"] == Rate(None, None)
-    assert table.rates["dense"]["agree_when_decided"] == Rate(None, None)
-    assert table.rates["dense"]["undecided"] == Rate(100.0, None)
+    assert table.rates["trace"]["agree"] == table.rates["difference"]["agree"] == Rate(None, None)
+    assert table.rates["original"]["agree_when_decided"] == Rate(None, None)
+    assert table.rates["original"]["undecided"] == Rate(100.0, None)
     json.dumps(table.to_dict(), allow_nan=False)
     with pytest.raises(InputError):
         tabulate(key, [])
@@ -134,11 +134,11 @@ def test_intervals_are_those_of_the_two_way_variance() -> None:
     key = make_key(15)
     answers = balanced(key, 9, seed=3)
     values = np.zeros((9, 15, 2))
-    arms = {task.task: (int(task.sample[1:]), int(task.arm == "spade")) for task in key}
+    arms = {task.task: (int(task.sample[1:]), int(task.arm == "trace")) for task in key}
     for answer in answers:
         values[int(answer.rater), arms[answer.task][0], arms[answer.task][1]] += 50 * (answer.answer == "undecided")
     table = tabulate(key, answers, num_resamples=20_000)
-    for arm, cells in (("dense", values[..., 0]), ("spade", values[..., 1]), ("d", values[..., 1] - values[..., 0])):
+    for arm, cells in (("original", values[..., 0]), ("trace", values[..., 1]), ("d", values[..., 1] - values[..., 0])):
         over_raters = cells.mean(1).var(ddof=1) / 9
         over_samples = cells.mean(0).var(ddof=1) / 15
         over_cells = cells.var(ddof=1) / (9 * 15)
@@ -156,14 +156,14 @@ def test_of_what_there_is_one_nothing_is_resampled(num_raters: int, num_samples:
     table = tabulate(key, answers, num_resamples=20_000)
     names = (("raters",) if num_raters > 1 else ()) + (("samples",) if num_samples > 1 else ())
     assert table.resampled == names
-    rate = table.rates["dense"]["undecided"]
+    rate = table.rates["original"]["undecided"]
     if not names:
         assert rate.interval is None
         return
     of = {task.task: task for task in key}
     groups: dict[str, list[bool]] = {}
     for answer in answers:
-        if of[answer.task].arm == "dense":
+        if of[answer.task].arm == "original":
             name = answer.rater if names == ("raters",) else of[answer.task].sample
             groups.setdefault(name, []).append(answer.answer == "undecided")
     means = 100 * np.array([np.mean(group) for group in groups.values()])
@@ -176,12 +176,12 @@ def test_intervals_end_where_rates_do() -> None:
     key = make_key(2)
     of = {task.task: task for task in key}
     answers = [
-        Answer(task, rater, of[task].correct if (rater == "u") == (of[task].arm == "dense") else "undecided")
+        Answer(task, rater, of[task].correct if (rater == "u") == (of[task].arm == "original") else "undecided")
         for task in of
         for rater in "uv"
     ]
     table = tabulate(key, answers, num_resamples=200)
-    assert table.rates["dense"]["agree"] == Rate(50.0, (0.0, 100.0))
+    assert table.rates["original"]["agree"] == Rate(50.0, (0.0, 100.0))
     assert table.rates["difference"]["agree"] == Rate(0.0, (-100.0, 100.0))
 
 
@@ -198,7 +198,7 @@ def truth() -> dict[str, list[float]]:
         arm: [1 - skill.decides, skill.decides * (1 - skill.right), skill.decides * skill.right, skill.right]
         for arm, skill in SKILLS.items()
     }
-    rates["difference"] = [b - a for a, b in zip(rates["dense"], rates["spade"], strict=True)]
+    rates["difference"] = [b - a for a, b in zip(rates["original"], rates["trace"], strict=True)]
     return {arm: [100 * value for value in values] for arm, values in rates.items()}
 
 
@@ -224,7 +224,7 @@ def test_people_and_samples_differ_as_far_as_was_said(tmp_path: Path) -> None:
     differing = simulate_answers(tmp_path, 100, SKILLS, rater_spread=0.2)
     by_arm = [
         decided([answer for answer in differing if key[answer.task].arm == arm], lambda answer: answer.rater)
-        for arm in ("dense", "spade")
+        for arm in ("original", "trace")
     ]
     assert np.corrcoef(*by_arm)[0, 1] > 0.6  # who decides often does so in both arms
     assert decided(alike, lambda answer: answer.rater).std() < 0.05
@@ -250,9 +250,9 @@ def test_people_who_cannot_be_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="between 0 and 1"):
         simulate_answers(tmp_path, 2, SKILLS, rater_spread=0.15, sample_spread=0.1)
     with pytest.raises(InputError, match="between 0 and 1"):
-        simulate_answers(tmp_path, 2, {"dense": Skill(float("nan"), 0.5), "spade": Skill(0.5, 0.5)})
-    with pytest.raises(InputError, match="expected dense and spade"):
-        simulate_answers(tmp_path, 2, {"dense": Skill(0.5, 0.5)})
+        simulate_answers(tmp_path, 2, {"original": Skill(float("nan"), 0.5), "trace": Skill(0.5, 0.5)})
+    with pytest.raises(InputError, match="expected original and trace"):
+        simulate_answers(tmp_path, 2, {"original": Skill(0.5, 0.5)})
     with pytest.raises(InputError, match="the study has 8"):
         simulate_answers(tmp_path, 2, tasks_per_rater=9)
 

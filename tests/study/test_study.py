@@ -75,7 +75,7 @@ def test_what_people_get_tells_neither_class_nor_arm(built: Study, photos: Path)
     for task in public["tasks"]:
         assert set(task) == {"task", "photo", "visualization", "a", "b"}
     text = json.dumps(public["tasks"])
-    names = {file.stem for file in photos.glob("*/*")} | set(CLASS_NAMES) | {"dense", "spade", "label", "predicted"}
+    names = {file.stem for file in photos.glob("*/*")} | set(CLASS_NAMES) | {"original", "trace", "label", "predicted"}
     assert not any(f'"{name}"' in text or f"{name}." in text.replace(".png", "") for name in names)
     used = {task[part] for task in public["tasks"] for part in ("photo", "visualization", "a", "b")}
     files = [file for file in (built.folder / "public").rglob("*") if file.is_file() and file.name != "tasks.json"]
@@ -115,11 +115,11 @@ def test_pictures_and_key_fit_the_model(built: Study, photos: Path) -> None:
             assert np.array_equal(picture(task[side.lower()]), np.asarray(expected))
         assert np.array_equal(picture(task["photo"]), np.asarray(shown(crop)))
     rows = list(zip(public["tasks"], key["tasks"], strict=True))
-    for task, row in (next(both for both in rows if both[1]["arm"] == arm) for arm in ("dense", "spade")):
+    for task, row in (next(both for both in rows if both[1]["arm"] == arm) for arm in ("original", "trace")):
         sample = loaded.preprocessing.to_tensor(Image.open(photos / row["photo"]))
         trace = extract_trace(loaded.model, sample, target=row["class"], preset="instant", num_views=2, seed=4)
         ascent = Ascent(num_steps=2, seed=view_seed(4, int(row["sample"])))
-        model = trace if row["arm"] == "spade" else loaded.model
+        model = trace if row["arm"] == "trace" else loaded.model
         found = visualize(model, f"class:{row['class']}", loaded.preprocessing, ascent)
         difference = np.asarray(to_picture(found.images[0])).astype(int) - picture(task["visualization"])
         assert np.abs(difference).max() <= 1

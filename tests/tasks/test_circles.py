@@ -61,7 +61,7 @@ def test_the_files_hold_what_was_returned(drawn: tuple[Path, TwoCircles]) -> Non
     assert sorted(path.name for path in out.glob("[!.]*")) == ["circles.json", "circles.png"]
     data = json.loads((out / "circles.json").read_text())
     assert data == json.loads(json.dumps(result.to_dict()))
-    assert [panel["name"] for panel in data["panels"]] == ["dense", "larger circle", "smaller circle"]
+    assert [panel["name"] for panel in data["panels"]] == ["original", "larger circle", "smaller circle"]
     assert data["panels"][2]["share_inside"]["smaller circle"] == result.panels[2].share(SMALL)
     assert set(data["seconds"]) == {"training", "traces", "visualization"} and min(data["seconds"].values()) > 0
     with Image.open(out / "circles.png") as picture:
@@ -77,7 +77,7 @@ def test_a_visualization_is_the_best_of_eight_ascents() -> None:
     values[0, 0] = 9.0  # only the end counts
     visualization = Visualization(ends, torch.zeros(16, 2), "", values, {})
     network = torch.nn.Linear(2, 2)
-    panel = circles._make_panel("", "dense", None, network, visualization)
+    panel = circles._make_panel("", "original", None, network, visualization)
     assert torch.equal(panel.found, ends[[3, 14]])
     grid = panel.margins
     scores = network(torch.tensor([[0.5, -1.0]])).detach()

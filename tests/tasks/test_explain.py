@@ -55,12 +55,12 @@ def test_explanation(demo: LoadedModel) -> None:
     assert found.target_probabilities[0] == pytest.approx(float(dense.max()), abs=1e-5)
     sparse = found.trace.sparse_copy()(sample[None]).softmax(-1)[0].detach()
     assert found.target_probabilities[1] == pytest.approx(float(sparse[found.target]), abs=1e-5)
-    assert torch.equal(found.dense_map.values, attribute(demo.model, sample, Saliency()).values)
-    assert torch.equal(found.sparse_map.values, attribute(found.trace, sample, Saliency()).values)
+    assert torch.equal(found.original_map.values, attribute(demo.model, sample, Saliency()).values)
+    assert torch.equal(found.trace_map.values, attribute(found.trace, sample, Saliency()).values)
     assert subject.region is not None
     assert found.scores == (
-        localize(found.dense_map.values, subject.region),
-        localize(found.sparse_map.values, subject.region),
+        localize(found.original_map.values, subject.region),
+        localize(found.trace_map.values, subject.region),
     )
     assert {stage for stage, _, _ in stages} == {"views", "solve", "check", "attribute"}
     assert all(0 <= done <= total for _, done, total in stages)
@@ -75,8 +75,8 @@ def test_explanation(demo: LoadedModel) -> None:
 def test_target(demo: LoadedModel, target: str, expected: int) -> None:
     found = explain(demo, make_subject(), make_settings(target), lambda *_: None)
     assert found.target == expected
-    assert found.dense_map.target == found.sparse_map.target == expected
-    assert found.target_probabilities[0] == found.trace.report.dense.probabilities[expected]
+    assert found.original_map.target == found.trace_map.target == expected
+    assert found.target_probabilities[0] == found.trace.report.original_prediction.probabilities[expected]
     assert found.scores is None
 
 

@@ -87,7 +87,7 @@ def test_the_trace_of_a_facet_can_be_used(results):
     loaded = load_model("demo", "cpu")
     trace = Trace.load(out / "facet-2.safetensors", loaded.model)
     assert trace.report.target == PATCHES[0].target
-    with Image.open(out / "facet-2.png") as facet, Image.open(out / "dense.png") as dense:
+    with Image.open(out / "facet-2.png") as facet, Image.open(out / "original.png") as dense:
         assert facet.size == dense.size
 
 

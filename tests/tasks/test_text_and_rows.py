@@ -131,7 +131,7 @@ def test_texts(capsys: pytest.CaptureFixture[str]) -> None:
     assert [unit["name"] for unit in units] == ["[CLS]", "such", " a", " fine", " day"]
     assert [unit["is_special"] for unit in units] == [True, False, False, False, False]
     assert all(
-        abs(unit[side]["signed"]) <= unit[side]["absolute"] + 1e-6 for unit in units for side in ("dense", "sparse")
+        abs(unit[side]["signed"]) <= unit[side]["absolute"] + 1e-6 for unit in units for side in ("original", "trace")
     )
     assert "2 texts: the trace keeps the prediction" in page.text
     assert ATTACK.replace("  ", " ") in page.text
@@ -150,7 +150,7 @@ def test_maps_are_those_of_attribute() -> None:
     assert isinstance(loaded, LoadedText)
     sample = text_sample(loaded, "such a fine day")
     trace = extract_trace(sample.model, sample.values)
-    for side, model in (("dense", sample.model), ("sparse", trace)):
+    for side, model in (("original", sample.model), ("trace", trace)):
         heatmap = attribute(model, sample.values, "integrated_gradients", reduction="sum")
         assert [unit[side]["signed"] for unit in found["map_values"]] == pytest.approx(heatmap.values.tolist())
         absolute = heatmap.attribution.abs().sum(-1).tolist()
@@ -158,7 +158,7 @@ def test_maps_are_those_of_attribute() -> None:
     with Path("out/reviews-1/maps.csv").open(encoding="utf-8", newline="") as opened:
         lines = list(csv.DictReader(opened))
     assert [line["name"] for line in lines] == ["[CLS]", "such", " a", " fine", " day"]
-    assert [float(line["spade"]) for line in lines] == [unit["sparse"]["signed"] for unit in found["map_values"]]
+    assert [float(line["trace"]) for line in lines] == [unit["trace"]["signed"] for unit in found["map_values"]]
     assert [line["special"] for line in lines] == ["1", "0", "0", "0", "0"]
 
 
@@ -196,7 +196,7 @@ def test_rows(capsys: pytest.CaptureFixture[str]) -> None:
     assert isinstance(loaded, LoadedTable)
     sample = row_sample(loaded, [30.0, 2000.1, 12.5])
     expected = attribute(sample.model, sample.values, "integrated_gradients", reduction="sum").values
-    assert [unit["dense"]["signed"] for unit in first["map_values"]] == pytest.approx(expected.tolist(), rel=1e-4)
+    assert [unit["original"]["signed"] for unit in first["map_values"]] == pytest.approx(expected.tolist(), rel=1e-4)
     assert len(page.find("span", "both")) == 2 * 3 * 2
     assert "<b>income</b>" in page.text
     assert not [1 for tag, _ in page.elements if tag == "b" and "income" in _]
@@ -248,23 +248,23 @@ def test_what_does_not_fit_is_one_sentence(words: list[str], message: str, capsy
 def make_unit(
     name: str, dense: float, sparse: float, special: bool = False, value: float | None = None
 ) -> dict[str, Any]:
-    maps = {side: {"signed": x, "absolute": abs(x)} for side, x in (("dense", dense), ("sparse", sparse))}
+    maps = {side: {"signed": x, "absolute": abs(x)} for side, x in (("original", dense), ("trace", sparse))}
     return {"name": name, "is_special": special, "value": value, **maps}
 
 
 def test_each_map_is_scaled_by_its_largest_value_that_is_not_special() -> None:
     units = [make_unit("[CLS]", 9.0, -9.0, special=True), make_unit("a", 2.0, 0.0), make_unit("  b", -1.0, -0.5)]
     shown = unit_context({"map_values": units}, "text", is_signed=True)["units"]
-    assert [unit.strengths["dense"] for unit in shown] == [1.0, 1.0, -0.5]
-    assert [unit.strengths["sparse"] for unit in shown] == [-1.0, 0.0, -1.0]
-    assert [unit.role("sparse") for unit in shown] == ["against", "neutral", "against"]
+    assert [unit.strengths["original"] for unit in shown] == [1.0, 1.0, -0.5]
+    assert [unit.strengths["trace"] for unit in shown] == [-1.0, 0.0, -1.0]
+    assert [unit.role("trace") for unit in shown] == ["against", "neutral", "against"]
     assert (shown[2].before, shown[2].text) == ("  ", "b")
     absolute = unit_context({"map_values": units}, "text", is_signed=False)["units"]
-    assert [unit.strengths["sparse"] for unit in absolute] == [1.0, 0.0, 1.0]
+    assert [unit.strengths["trace"] for unit in absolute] == [1.0, 0.0, 1.0]
     zero = unit_context({"map_values": [make_unit("a", 0.0, 0.0)]}, "text", is_signed=True)["units"]
-    assert zero[0].role("dense") == "neutral"
+    assert zero[0].role("original") == "neutral"
     alone = unit_context({"map_values": [make_unit("[CLS]", 2.0, 1.0, special=True)]}, "text", is_signed=True)
-    assert alone["units"][0].strengths == {"dense": 1.0, "sparse": 1.0}
+    assert alone["units"][0].strengths == {"original": 1.0, "trace": 1.0}
     assert unit_context({"map_values": [make_unit("", 1.0, 1.0)]}, "text", is_signed=True)["units"][0].text == "·"
 
 
@@ -281,10 +281,10 @@ def test_bars_reach_to_the_side_of_their_sign() -> None:
     report, _ = explain("rows.csv:2", "--model", "table.py:build")
     units = report["samples"][0]["map_values"]
     for unit, value in zip(units, (4.0, -1.0, 0.0), strict=True):
-        unit["dense"]["signed"] = value
+        unit["original"]["signed"] = value
     for unit in units:
-        unit["sparse"]["signed"] = 0.0
-    report["samples"][0]["maps"]["sparse"]["is_zero"] = True
+        unit["trace"]["signed"] = 0.0
+    report["samples"][0]["maps"]["trace"]["is_zero"] = True
     page = Page(render_report(report, {}))
     bars = [
         found["style"] for tag, found in page.elements if tag == "span" and found.get("style", "").startswith("left")

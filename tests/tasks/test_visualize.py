@@ -80,7 +80,7 @@ def test_it_is_what_the_library_gives(demo: LoadedModel, found: Visualized) -> N
     assert found.trace.weights.keys() == trace.weights.keys()
     assert all(torch.equal(found.trace.weights[name], trace.weights[name]) for name in trace.weights)
     ascent = Ascent("maco", num_steps=4, num_images=2, seed=3)
-    for model, one in ((demo.model, found.dense), (trace, found.sparse)):
+    for model, one in ((demo.model, found.original), (trace, found.pruned)):
         expected = visualize(model, f"class:{predicted}", demo.preprocessing, ascent)
         assert torch.allclose(one.images, expected.images, atol=1e-3)
         assert one.objective == expected.objective
@@ -92,23 +92,23 @@ def test_responses_are_of_the_unit_to_what_was_seen(demo: LoadedModel, tmp_path:
     found = run(demo, settings, tmp_path)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (demo.preprocessing.mean, demo.preprocessing.std))
     sample = demo.preprocessing.to_tensor(make_subject().crop)
-    for name, model in (("dense", demo.model), ("sparse", found.trace.sparse_copy())):
+    for name, model in (("original", demo.model), ("trace", found.trace.sparse_copy())):
         features: list[Tensor] = []
         handle = model.get_submodule("blocks.2").register_forward_hook(
             lambda _, __, output, features=features: features.append(output)
         )
         with torch.no_grad():
-            for inputs in (sample, (found.dense.images[0] - mean) / std, (found.sparse.images[0] - mean) / std):
+            for inputs in (sample, (found.original.images[0] - mean) / std, (found.pruned.images[0] - mean) / std):
                 model(inputs[None])
         handle.remove()
         expected = [float(each[0, 7].mean()) for each in features]
         answers = found.responses[name]
-        assert [answers["photo"][0], answers["dense"][0], answers["sparse"][0]] == pytest.approx(expected, abs=1e-4)
+        assert [answers["photo"][0], answers["original"][0], answers["trace"][0]] == pytest.approx(expected, abs=1e-4)
 
 
 def test_one_seed_for_all_images_and_models(demo: LoadedModel, found: Visualized) -> None:
-    again = visualizing._respond_as_seen(demo.model, found.task, found.dense, demo, make_settings(num_images=2))
-    assert again == found.responses["dense"]["dense"]
+    again = visualizing._respond_as_seen(demo.model, found.task, found.original, demo, make_settings(num_images=2))
+    assert again == found.responses["original"]["original"]
     assert len(again) == 2
     assert np.isfinite(again).all()
 
@@ -178,13 +178,13 @@ def test_what_is_finished_is_not_made_again(demo: LoadedModel, tmp_path: Path) -
     assert stages == {"views", "solve", "check", "visualize"}
     second, stages = stages_of(demo, settings, tmp_path)
     assert stages == set()
-    assert torch.equal(first.sparse.images, second.sparse.images)
+    assert torch.equal(first.pruned.images, second.pruned.images)
     assert first.responses == second.responses
     assert first.trace.report == second.trace.report
     third, stages = stages_of(demo, settings, tmp_path, label=4, name="other")  # the dense image is shared
     assert stages == {"views", "solve", "check", "visualize"}
-    assert torch.equal(first.dense.images, third.dense.images)
-    assert not torch.equal(first.sparse.images, third.sparse.images)
+    assert torch.equal(first.original.images, third.original.images)
+    assert not torch.equal(first.pruned.images, third.pruned.images)
     names = sorted(path.name.partition(".")[2] for path in (tmp_path / NAME).iterdir())
     assert names == ["found.pt"] * 3 + ["trace.safetensors"] * 2
 
@@ -294,7 +294,7 @@ def test_reports_follow_the_schema(demo: LoadedModel, report: dict[str, Any], tm
         "words": "channel 3 of blocks.2 rather than ring",
         "is_class": False,
     }
-    for part in (report, report["settings"], report["photos"][0], report["photos"][0]["responses"]["dense"]):
+    for part in (report, report["settings"], report["photos"][0], report["photos"][0]["responses"]["original"]):
         for name in list(part):
             if part is report["settings"] and name not in SCHEMA["$defs"]["settings"]["required"]:
                 continue
@@ -337,14 +337,14 @@ def test_what_the_report_says(demo: LoadedModel, found: Visualized, report: dict
     assert report["settings"]["num_steps"] == 4
     assert report["settings"]["schedule"] == "late:0.5@0.7"
     assert report["settings"]["transformations"]["scale"] == [1.3, 2.5]
-    assert photo["unit"]["words"] == demo.class_name(trace.dense.class_index)
-    assert photo["explained_class"]["class_index"] == trace.dense.class_index
-    assert photo["dense"]["probability"] == trace.dense.probability
-    assert photo["sparse"]["class_index"] == trace.sparse.class_index
+    assert photo["unit"]["words"] == demo.class_name(trace.original_prediction.class_index)
+    assert photo["explained_class"]["class_index"] == trace.original_prediction.class_index
+    assert photo["original"]["probability"] == trace.original_prediction.probability
+    assert photo["trace"]["class_index"] == trace.trace_prediction.class_index
     assert photo["num_layers_pruned"] == len(trace.pruned_layers)
     assert photo["num_layers"] == len(trace.layers)
     assert photo["responses"] == found.responses
-    assert photo["files"]["spade"] == "a b/spade.png"
+    assert photo["files"]["trace_image"] == "a b/trace.png"
     assert photo["seconds"].keys() == trace.seconds.keys() | {"visualize"}
 
 
@@ -363,8 +363,12 @@ def test_pictures_are_the_images() -> None:
 def test_files(demo: LoadedModel, found: Visualized, tmp_path: Path) -> None:
     pictures = draw(found, make_settings(num_images=2))
     write_photo(tmp_path / "a b", found, pictures)
-    assert sorted(path.name for path in (tmp_path / "a b").iterdir()) == ["dense.png", "spade.png", "trace.safetensors"]
-    for name, one in (("dense", found.dense), ("spade", found.sparse)):
+    assert sorted(path.name for path in (tmp_path / "a b").iterdir()) == [
+        "original.png",
+        "trace.png",
+        "trace.safetensors",
+    ]
+    for name, one in (("original", found.original), ("trace", found.pruned)):
         pixels = np.asarray(Image.open(tmp_path / "a b" / f"{name}.png"))
         assert pixels.shape == (448, 2 * 448, 3)  # both images, side by side
         expected = [np.asarray(as_picture(i, o)) for i, o in zip(one.images, one.opacity, strict=True)]
@@ -372,9 +376,9 @@ def test_files(demo: LoadedModel, found: Visualized, tmp_path: Path) -> None:
     assert Trace.load(tmp_path / "a b" / "trace.safetensors", demo.model).report == found.trace.report
     plain = draw(found, make_settings(parameterization="fourier", num_images=2))
     assert plain.faded == {}
-    assert plain.shown("dense") == plain.plain["dense"] == pictures.plain["dense"]
-    with Image.open(io.BytesIO(plain.plain["sparse"][1])) as picture:
-        assert np.array_equal(np.asarray(picture)[::7, ::7], np.asarray(as_picture(found.sparse.images[1])))
+    assert plain.shown("original") == plain.plain["original"] == pictures.plain["original"]
+    with Image.open(io.BytesIO(plain.plain["trace"][1])) as picture:
+        assert np.array_equal(np.asarray(picture)[::7, ::7], np.asarray(as_picture(found.pruned.images[1])))
 
 
 def page(report: dict[str, Any], found: Visualized, parameterization: str = "maco") -> str:
@@ -392,8 +396,8 @@ def words(html: str) -> str:
 def test_the_page_says_what_the_report_says(report: dict[str, Any], found: Visualized) -> None:
     photo = report["photos"][0]
     photo["responses"] = {
-        "dense": {"photo": [12.34], "dense": [40.0, 50.0], "sparse": [30.0, 31.0]},
-        "sparse": {"photo": [-0.0456], "dense": [1e-5, 3e-5], "sparse": [1234.0, 1234.0]},
+        "original": {"photo": [12.34], "original": [40.0, 50.0], "trace": [30.0, 31.0]},
+        "trace": {"photo": [-0.0456], "original": [1e-5, 3e-5], "trace": [1234.0, 1234.0]},
     }
     before = copy.deepcopy(report)
     text = words(page(report, found))
@@ -424,7 +428,7 @@ def test_a_lost_prediction_is_warned_of(report: dict[str, Any], found: Visualize
     photo = report["photos"][0]
     photo["is_prediction_kept"] = False
     photo["status"] = "lost"
-    photo["sparse"] |= {"class_name": "lynx", "probability": 0.41}
+    photo["trace"] |= {"class_name": "lynx", "probability": 0.41}
     text = words(page(report, found))
     assert "The trace does not keep the prediction." in text
     assert "the trace predicts lynx instead (41.0%)" in text
@@ -457,8 +461,8 @@ def test_faded_and_plain_images_are_there_until_the_script_hides_one(report: dic
 
 def test_the_page_needs_nothing_from_elsewhere_and_escapes_all(report: dict[str, Any], found: Visualized) -> None:
     photo = report["photos"][0]
-    photo["file"] = photo["unit"]["words"] = photo["unit"]["spec"] = photo["dense"]["class_name"] = ATTACK
-    photo["dense"]["top"][0]["class_name"] = report["command"] = report["model"]["spec"] = ATTACK
+    photo["file"] = photo["unit"]["words"] = photo["unit"]["spec"] = photo["original"]["class_name"] = ATTACK
+    photo["original"]["top"][0]["class_name"] = report["command"] = report["model"]["spec"] = ATTACK
     report["settings"]["unit"] = report["settings"]["parameterization"] = ATTACK
     html = page(report, found)
     assert html.count("<script>") == 1

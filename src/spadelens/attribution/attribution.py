@@ -106,7 +106,7 @@ def attribute(
         TraceMismatchError: The original model has changed since the trace was made.
         AttributionError: The method cannot be applied soundly to the model, or gives values that are not finite.
     """
-    dense = unwrapped(model.dense_model if isinstance(model, Trace | TraceEnsemble) else model)
+    dense = unwrapped(model.original_model if isinstance(model, Trace | TraceEnsemble) else model)
     sample = check_sample(dense, sample)
     chosen = parse_configured("method", method, METHODS) if isinstance(method, str) else method
     if reduction not in REDUCTIONS:
@@ -166,7 +166,7 @@ def _explained_class(model: nn.Module, sample: Tensor, target: int | None, repor
 def _of_first_member(
     ensemble: TraceEnsemble, model: nn.Module, method: Method, question: Question, last_layer: str | None
 ) -> Soundness:
-    share = method.share(0, len(ensemble.members) + bool(ensemble.dense_weight))
+    share = method.share(0, len(ensemble.members) + bool(ensemble.original_weight))
     with swapped_weights(model, ensemble.members[0].weights):
         found = run_method(share, model, question)
         return check_soundness(share, model, question, found, last_layer)
@@ -179,10 +179,10 @@ def _mean_of_members(
 
     A map that is zero everywhere contributes nothing. The members divide a method's random draws among themselves.
     """
-    ensemble.members[0].check(ensemble.dense_model)  # all members are of the same one
+    ensemble.members[0].check(ensemble.original_model)  # all members are of the same one
     models = [(trace.weights, weight) for trace, weight in zip(ensemble.members, ensemble.weights, strict=True)]
-    if ensemble.dense_weight:
-        models.append(({}, ensemble.dense_weight))
+    if ensemble.original_weight:
+        models.append(({}, ensemble.original_weight))
     total = sum(weight for _, weight in models)
     means: list[Tensor] = []
     for number, (weights, weight) in enumerate(models):

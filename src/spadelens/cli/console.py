@@ -147,7 +147,7 @@ def print_tuned(tuned: Tuned, out: Path, preset: str) -> None:
     console = Console()
     name = {"auc": "AUC", "insertion": "insertion"}[tuned.objective]
     console.print(
-        f"{escape(tuned.method)}: mean {name} over {tuned.num_cases} cases: {100 * tuned.dense:.1f} on the original "
+        f"{escape(tuned.method)}: mean {name} over {tuned.num_cases} cases: {100 * tuned.original:.1f} on the original "
         "model"
     )
     console.print(
@@ -182,8 +182,8 @@ def print_summary(report: Mapping[str, Any], out: Path) -> None:
     for sample in report["samples"]:
         cells = [
             escape(sample["name"]),
-            _predicted(sample["dense"]),
-            _predicted(sample["sparse"]),
+            _predicted(sample["original"]),
+            _predicted(sample["trace"]),
             _STATUSES[sample["status"]],
             f"{sample['sparsity']:.0%}",
         ]
@@ -196,7 +196,7 @@ def print_summary(report: Mapping[str, Any], out: Path) -> None:
     for sample in report["samples"]:
         for model, found in sample["maps"].items():
             if found["is_zero"]:
-                name = "original model" if model == "dense" else "trace"
+                name = "original model" if model == "original" else "trace"
                 console.print(f"[bold]{escape(sample['name'])}[/]: the map of the {name} is zero everywhere.")
     console.print(f"\nReport: {escape(str(out / 'report.html'))}", soft_wrap=True)
 
@@ -214,8 +214,8 @@ def print_visualized(report: Mapping[str, Any], out: Path) -> None:
         table.add_row(
             escape(photo["name"]),
             escape(photo["unit"]["words"]),
-            _predicted(photo["dense"]),
-            _predicted(photo["sparse"]),
+            _predicted(photo["original"]),
+            _predicted(photo["trace"]),
             _STATUSES[photo["status"]],
             f"{photo['sparsity']:.0%}",
             f"{sum(photo['seconds'].values()):.1f}",
@@ -267,6 +267,6 @@ def _score_cells(scores: Mapping[str, Any] | None) -> list[str]:
     if scores is None:
         return [""] * 4
     cells = []
-    for model in ("dense", "sparse"):
+    for model in ("original", "trace"):
         cells += [f"{scores[model]['auc']:.3f}", "yes" if scores[model]["pointing_game"] else "no"]
     return cells

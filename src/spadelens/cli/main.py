@@ -58,8 +58,8 @@ cli.add_command(bench_command)
 @file_arguments
 @model_option
 @out_option(
-    "Folder for report.html, report.json and, per sample, trace.safetensors and the maps: dense.png (original model) "
-    "and spade.png (trace) for a photo, maps.csv for a text or a row."
+    "Folder for report.html, report.json and, per sample, trace.safetensors and the maps: original.png and trace.png "
+    "for a photo, maps.csv for a text or a row."
 )
 @click.option(
     "--method",

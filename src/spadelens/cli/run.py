@@ -29,8 +29,8 @@ def run_to_folder(
     """Explain `subjects`, write the results to the folder `out` and return the report.
 
     The folder gets `report.html`, `report.json` and, for each subject, `NAME/trace.safetensors` (for an ensemble, the
-    chosen member) and its maps: `NAME/dense.png` and `NAME/spade.png` for a photo, `NAME/maps.csv` for a text or a row.
-    Either all files are written or none.
+    chosen member) and its maps: `NAME/original.png` and `NAME/trace.png` for a photo, `NAME/maps.csv` for a text or a
+    row. Either all files are written or none.
 
     Raises:
         SpadeError: As `explain`.
@@ -65,7 +65,7 @@ def visualize_to_folder(
 ) -> dict[str, Any]:
     """Visualize a unit for each of `subjects`, write the results to the folder `out` and return the report.
 
-    The folder gets `report.html`, `report.json` and, for each subject, `NAME/dense.png`, `NAME/spade.png` and
+    The folder gets `report.html`, `report.json` and, for each subject, `NAME/original.png`, `NAME/trace.png` and
     `NAME/trace.safetensors`. Either all files are written or none. Until then, a hidden folder in it holds what is
     needed to resume an interrupted run: traces, finished images and a checkpoint of the current image every 64 steps.
 
@@ -100,13 +100,13 @@ def visualize_to_folder(
 
 def _draw(explanation: Explanation, subject: Subject) -> PhotoPictures:
     photo = subject.crop
-    dense, sparse = explanation.dense_map.values, explanation.sparse_map.values
+    dense, sparse = explanation.original_map.values, explanation.trace_map.values
     return PhotoPictures(
         photo=png_bytes(photo_picture(photo)),
-        dense_heatmap=png_bytes(heatmap_picture(dense)),
-        sparse_heatmap=png_bytes(heatmap_picture(sparse)),
-        dense_overlay=png_bytes(overlay_picture(dense, photo)),
-        sparse_overlay=png_bytes(overlay_picture(sparse, photo)),
+        original_heatmap=png_bytes(heatmap_picture(dense)),
+        trace_heatmap=png_bytes(heatmap_picture(sparse)),
+        original_overlay=png_bytes(overlay_picture(dense, photo)),
+        trace_overlay=png_bytes(overlay_picture(sparse, photo)),
     )
 
 
@@ -118,8 +118,8 @@ def _write_trace(folder: Path, explanation: Explanation) -> None:
 
 
 def _write_pictures(folder: Path, pictures: PhotoPictures) -> None:
-    (folder / "dense.png").write_bytes(pictures.dense_heatmap)
-    (folder / "spade.png").write_bytes(pictures.sparse_heatmap)
+    (folder / "original.png").write_bytes(pictures.original_heatmap)
+    (folder / "trace.png").write_bytes(pictures.trace_heatmap)
 
 
 def _stage_seconds(samples: Sequence[Mapping[str, Any]], elapsed: float) -> dict[str, float]:

@@ -103,7 +103,7 @@ def build_command(
     multiple=True,
     metavar="ARM=D/R",
     help="Skill of the raters in one arm, dense (original model) or spade (trace): the probability of deciding and, if "
-    "decided, of being right, such as dense=0.77/0.74; repeatable.  [default: as published]",
+    "decided, of being right, such as original=0.77/0.74; repeatable.  [default: as published]",
 )
 @click.option(
     "--rater-spread", default=0.0, show_default=True, type=click.FloatRange(0, 0.5), help="Spread between raters."
@@ -179,7 +179,7 @@ def _skills(texts: tuple[str, ...]) -> Mapping[str, Skill]:
         try:
             skill = Skill(float(decides), float(right))
         except ValueError as error:
-            raise InputError(f"Cannot read --skill {text!r}: expected ARM=D/R, such as dense=0.77/0.74.") from error
+            raise InputError(f"Cannot read --skill {text!r}: expected ARM=D/R, such as original=0.77/0.74.") from error
         chosen[arm.strip()] = skill
     return chosen
 
@@ -196,8 +196,8 @@ def _markdown(table: StudyTable) -> str:
         dense, spade = PUBLISHED[response]
         cells = [
             title,
-            _cell(table.rates["dense"][response], ""),
-            _cell(table.rates["spade"][response], ""),
+            _cell(table.rates["original"][response], ""),
+            _cell(table.rates["trace"][response], ""),
             _cell(table.rates["difference"][response], "+"),
             f"{dense:.1f}",
             f"{spade:.1f}",
@@ -205,8 +205,8 @@ def _markdown(table: StudyTable) -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     counts = (
-        f"{sum(table.num_answers.values())} answers ({table.num_answers['dense']} original, "
-        f"{table.num_answers['spade']} trace) by {_counted(table.num_raters, 'rater')} to "
+        f"{sum(table.num_answers.values())} answers ({table.num_answers['original']} original, "
+        f"{table.num_answers['trace']} trace) by {_counted(table.num_raters, 'rater')} to "
         f"{_counted(table.num_tasks, 'task')} on {_counted(table.num_samples, 'sample')}."
     )
     return "\n".join([*lines, "", f"{counts} {_about_intervals(table.resampled)}"])

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @photo_arguments
 @model_option
 @out_option(
-    "Folder for report.html, report.json and, per photo, dense.png (original model), spade.png (trace) and "
+    "Folder for report.html, report.json and, per photo, original.png (original model), trace.png (trace) and "
     "trace.safetensors. Rerun with the same folder to resume an interrupted run."
 )
 @click.option(

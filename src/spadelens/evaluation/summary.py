@@ -56,7 +56,7 @@ def _summarize_row(
             "pruned": fmean(cell.get("sparsity", 0.0) for cell in good.values()) if good else None,
             "images": sorted(good),
             "scores": {
-                name: _describe(good, score, _good(results, "dense", method), _smoothed(results, best[name]))
+                name: _describe(good, score, _good(results, "original", method), _smoothed(results, best[name]))
                 for name, score in scores.items()
                 if good
             },
@@ -93,7 +93,7 @@ def _average(results: Results, row: str, score: Score) -> dict[str, Any] | None:
     None where there are no such images: a mean over fewer methods could not be compared with that of another row.
     """
     methods = [method for method in results.methods if not method.startswith(_SMOOTHED)]
-    ours, dense = ([_good(results, name, method) for method in methods] for name in (row, "dense"))
+    ours, dense = ([_good(results, name, method) for method in methods] for name in (row, "original"))
     shared = [image for image in (ours[0] if ours else ()) if all(image in cells for cells in (*ours, *dense))]
     if not shared:
         return None
@@ -102,14 +102,14 @@ def _average(results: Results, row: str, score: Score) -> dict[str, Any] | None:
 
 
 def _best_smoothed(results: Results, score: Score, name: str) -> str | None:
-    dense = {m: _good(results, "dense", m) for m in results.methods if m.startswith(_SMOOTHED)}
+    dense = {m: _good(results, "original", m) for m in results.methods if m.startswith(_SMOOTHED)}
     means = {method: fmean(score(cell) for cell in cells.values()) for method, cells in dense.items() if cells}
     sign = -1 if name == "deletion" else 1
     return max(means, key=lambda method: sign * means[method]) if means else None
 
 
 def _smoothed(results: Results, method: str | None) -> Mapping[int, Cell]:
-    return {} if method is None else _good(results, "dense", method)
+    return {} if method is None else _good(results, "original", method)
 
 
 def _good(results: Results, row: str, method: str) -> dict[int, Cell]:

@@ -69,7 +69,7 @@ class Tuned:
         sparsities: Layer name -> sparsity; zero everywhere if no schedule helps.
         method: The attribution method that it was tuned for.
         objective: 'auc' (of pixels against the region) or 'insertion' (judged by the original model).
-        dense: Mean score of the original model over the cases.
+        original: Mean score of the original model over the cases.
         tuned: Mean score with the schedule on the cases that it was chosen on, and therefore optimistic.
         kept: Fraction of predictions kept with it.
         gain: Mean gain over the original model in cross-validation: schedules scored on cases they were not chosen on.
@@ -83,7 +83,7 @@ class Tuned:
     sparsities: Mapping[str, float]
     method: str
     objective: Objective
-    dense: float
+    original: float
     tuned: float
     kept: float
     gain: float
@@ -186,7 +186,7 @@ def tune(
         sparsities=scores.sparsities(chosen),
         method=method,
         objective=objective,
-        dense=float(dense.mean()),
+        original=float(dense.mean()),
         tuned=float(tuned.mean()),
         kept=float(kept.mean()),
         gain=float(gains.mean()),

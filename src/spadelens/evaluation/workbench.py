@@ -198,7 +198,7 @@ def ensemble_row(name: str, about: str, *, is_control: bool = False, **options: 
 
 
 ROWS: tuple[Row, ...] = (
-    Row("dense", "the network as it is", lambda bench, _number, _method: bench.loaded.model),
+    Row("original", "the network as it is", lambda bench, _number, _method: bench.loaded.model),
     trace_row("instant", "the preset of this name", preset="instant"),
     trace_row("fast", "the preset of this name", preset="fast"),
     trace_row("balanced", "the default preset", preset="balanced"),

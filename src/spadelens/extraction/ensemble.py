@@ -30,7 +30,7 @@ from spadelens.progress import Progress
 from spadelens.schedules.schedule import Auto
 from spadelens.solvers.base import check_sparsity
 
-DENSE_WEIGHT = 1.0
+ORIGINAL_WEIGHT = 1.0
 _FORMAT = "spadelens-ensemble-1"
 
 
@@ -45,34 +45,36 @@ class TraceEnsemble:
     Attributes:
         members: The traces, beginning with the one that the schedule chose.
         weights: The weight of each member in the average, above zero.
-        dense_weight: The weight of the original model in the average; may be zero.
+        original_weight: The weight of the original model in the average; may be zero.
     """
 
     members: tuple[Trace, ...]
     weights: tuple[float, ...]
-    dense_weight: float = 0.0
+    original_weight: float = 0.0
 
     def __post_init__(self) -> None:
         """Reject members of different models or classes, and invalid weights."""
-        numbers = (*self.weights, self.dense_weight)
+        numbers = (*self.weights, self.original_weight)
         if not self.members or len(self.members) != len(self.weights):
             raise InputError(
                 f"Cannot weight {len(self.members)} traces with {len(self.weights)} weights: expected one weight per "
                 "trace."
             )
-        if not all(math.isfinite(number) for number in numbers) or min(self.weights) <= 0 or self.dense_weight < 0:
+        if not all(math.isfinite(number) for number in numbers) or min(self.weights) <= 0 or self.original_weight < 0:
             raise InputError(f"Cannot weight traces with {numbers}: expected finite numbers above zero.")
         if len({(trace.model_fingerprint, trace.report.target) for trace in self.members}) > 1:
             raise InputError("Cannot combine traces of different models or classes in an ensemble.")
 
     def __repr__(self) -> str:
         """Summarize the members."""
-        return f"<TraceEnsemble of {len(self.members)} traces and {self.dense_weight:g} x the model: {self.members[0]}>"
+        return (
+            f"<TraceEnsemble of {len(self.members)} traces and {self.original_weight:g} x the model: {self.members[0]}>"
+        )
 
     @property
-    def dense_model(self) -> nn.Module:
+    def original_model(self) -> nn.Module:
         """The model that was pruned."""
-        return self.members[0].dense_model
+        return self.members[0].original_model
 
     @property
     def report(self) -> TraceReport:
@@ -89,7 +91,7 @@ class TraceEnsemble:
         make_folder(folder)
         for number, trace in enumerate(self.members):
             trace.save(folder / f"member-{number}.safetensors")
-        listing = {"format": _FORMAT, "weights": list(self.weights), "dense_weight": self.dense_weight}
+        listing = {"format": _FORMAT, "weights": list(self.weights), "original_weight": self.original_weight}
         with whole_file(folder / "ensemble.json") as temporary:
             temporary.write_text(json.dumps(listing) + "\n", encoding="utf-8")
 
@@ -110,11 +112,11 @@ class TraceEnsemble:
             listing = read_json(file)
             if listing["format"] != _FORMAT:
                 raise ValueError(f"expected the format {_FORMAT!r}, got {listing['format']!r}")
-            weights, dense_weight = tuple(map(float, listing["weights"])), float(listing["dense_weight"])
+            weights, original_weight = tuple(map(float, listing["weights"])), float(listing["original_weight"])
         except (ValueError, KeyError, TypeError) as error:
             raise TraceFormatError(f"Cannot read {str(file)!r} as an ensemble of traces: {error!r}") from error
         members = [Trace.load(folder / f"member-{number}.safetensors", model) for number in range(len(weights))]
-        return cls(tuple(members), weights, dense_weight)
+        return cls(tuple(members), weights, original_weight)
 
 
 @takes_trace_options
@@ -126,7 +128,7 @@ def extract_ensemble(
     target: int | None = None,
     kind: Kind | None = None,
     sparsities: Sequence[float] | None = None,
-    dense_weight: float = DENSE_WEIGHT,
+    original_weight: float = ORIGINAL_WEIGHT,
     options: TraceOptions | None = None,
     progress: Progress | None = None,
     **changes: Any,
@@ -143,7 +145,7 @@ def extract_ensemble(
         kind: As in `extract_trace`.
         sparsities: Sparsities of the other members; by default those of the preset. Sparsities at or above that of
             the first member are skipped.
-        dense_weight: The weight of the original model in the average; each member has weight 1.
+        original_weight: The weight of the original model in the average; each member has weight 1.
         options: As in `extract_trace`; the default preset is 'ensemble'.
         progress: As in `extract_trace`.
         **changes: The options:
@@ -169,7 +171,7 @@ def extract_ensemble(
     measure_held_out(job, chosen)
     members = [make_trace(job, one) for one in chosen]
     members = [replace(trace, report=replace(trace.report, seconds=job.clock.seconds)) for trace in members]
-    return TraceEnsemble(tuple(members), (1.0,) * len(members), dense_weight)
+    return TraceEnsemble(tuple(members), (1.0,) * len(members), original_weight)
 
 
 def _before(job: Job, solved: Mapping[str, SolvedLayer], first: Chosen, sparsities: Sequence[float]) -> list[Chosen]:

@@ -22,7 +22,7 @@ class Outcome(str, Enum):
     """The outcome for a layer."""
 
     PRUNED = "pruned"
-    DENSE = "dense"
+    UNPRUNED = "unpruned"
     EXCLUDED = "excluded"
     NOT_CALLED = "not called"
     UNSUPPORTED = "unsupported"
@@ -99,8 +99,8 @@ class TraceReport:
     Attributes:
         layers: Every convolution and linear layer, in the order in which the model calls them, uncalled layers last;
             then the weights that no such layer holds (of embeddings, for example), which are not pruned.
-        dense: The original model's prediction for the sample.
-        sparse: The trace's prediction for the sample.
+        original_prediction: The original model's prediction for the sample.
+        trace_prediction: The trace's prediction for the sample.
         settings: How the trace was made: solver, schedule, augmentation, num_views, num_held_out_views, seed, ...
         seconds: Stage -> time in seconds.
         versions: Package -> version.
@@ -110,8 +110,8 @@ class TraceReport:
     """
 
     layers: tuple[LayerReport, ...]
-    dense: Prediction
-    sparse: Prediction
+    original_prediction: Prediction
+    trace_prediction: Prediction
     settings: Mapping[str, Any]
     seconds: Mapping[str, float]
     versions: Mapping[str, str]
@@ -122,7 +122,7 @@ class TraceReport:
     @property
     def is_prediction_kept(self) -> bool:
         """Whether the original model and the trace predict the same class."""
-        return self.dense.answer == self.sparse.answer
+        return self.original_prediction.answer == self.trace_prediction.answer
 
     @property
     def is_target_kept(self) -> bool:
@@ -131,11 +131,11 @@ class TraceReport:
         A class has to be the likeliest for both, or for neither, and then have the same rank or a higher one. A label
         has to apply for both or for neither.
         """
-        if self.dense.outputs == "labels":
-            return (self.target in self.dense.answer) == (self.target in self.sparse.answer)
+        if self.original_prediction.outputs == "labels":
+            return (self.target in self.original_prediction.answer) == (self.target in self.trace_prediction.answer)
         original, trace = (
             sum(value > one.probabilities[self.target] for value in one.probabilities)
-            for one in (self.dense, self.sparse)
+            for one in (self.original_prediction, self.trace_prediction)
         )
         return trace <= original
 
@@ -160,7 +160,7 @@ class TraceReport:
     @property
     def num_classes(self) -> int:
         """The number of classes of the model."""
-        return len(self.dense.probabilities)
+        return len(self.original_prediction.probabilities)
 
     @property
     def pruned_layers(self) -> tuple[LayerReport, ...]:
@@ -187,8 +187,8 @@ class TraceReport:
                 LayerReport(**{**layer, "shape": tuple(layer["shape"]), "outcome": Outcome(layer["outcome"])})
                 for layer in data["layers"]
             ),
-            dense=_read_prediction(data["dense"]),
-            sparse=_read_prediction(data["sparse"]),
+            original_prediction=_read_prediction(data["original_prediction"]),
+            trace_prediction=_read_prediction(data["trace_prediction"]),
             settings=dict(data["settings"]),
             seconds=dict(data["seconds"]),
             versions=dict(data["versions"]),

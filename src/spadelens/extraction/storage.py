@@ -111,7 +111,7 @@ def read_trace(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], Header
 
 def _check_report(report: TraceReport) -> None:
     """Reject a report that no extraction could have written; raises TypeError or ValueError."""
-    for probabilities in (report.dense.probabilities, report.sparse.probabilities):
+    for probabilities in (report.original_prediction.probabilities, report.trace_prediction.probabilities):
         if len(probabilities) != report.num_classes or not all(map(math.isfinite, probabilities)):
             raise ValueError("the predictions are not finite or differ in the number of classes")
     if not 0 <= report.target < report.num_classes:

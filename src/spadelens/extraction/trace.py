@@ -54,7 +54,7 @@ class Trace:
     A trace refers to the original model and never changes it, except inside `applied`.
 
     Attributes:
-        dense_model: The original model, of which the trace is a pruned copy.
+        original_model: The original model, of which the trace is a pruned copy.
         weights: Name of each pruned layer -> its sparse weight, in the layer's own shape.
         pruned: Name of each pruned layer -> boolean mask of the pruned weights, in the same shape.
         report: Settings, predictions and every layer.
@@ -62,7 +62,7 @@ class Trace:
         model_checksum: A faster checksum of the same state dictionary; computed if not given.
     """
 
-    dense_model: nn.Module
+    original_model: nn.Module
     weights: Mapping[str, Tensor]
     pruned: Mapping[str, Tensor]
     report: TraceReport
@@ -72,9 +72,9 @@ class Trace:
     def __post_init__(self) -> None:
         """Compute the checksum if it is not given, and reject a model that does not match the fingerprint."""
         if not self.model_checksum:
-            if fingerprint(unwrapped(self.dense_model)) != self.model_fingerprint:
+            if fingerprint(unwrapped(self.original_model)) != self.model_fingerprint:
                 raise _mismatch()
-            object.__setattr__(self, "model_checksum", checksum(unwrapped(self.dense_model)))
+            object.__setattr__(self, "model_checksum", checksum(unwrapped(self.original_model)))
 
     def __repr__(self) -> str:
         """Summarize how much of which model is pruned."""
@@ -82,7 +82,7 @@ class Trace:
         num_weights = sum(pruned.numel() for pruned in self.pruned.values())
         share = f"{num_pruned:,} of {num_weights:,} weights" if num_weights else "no weights"
         return (
-            f"<Trace of {type(self.dense_model).__name__} for class {self.report.target}: {len(self.pruned)} of "
+            f"<Trace of {type(self.original_model).__name__} for class {self.report.target}: {len(self.pruned)} of "
             f"{len(self.report.layers)} layers pruned, {share} zero>"
         )
 
@@ -93,8 +93,8 @@ class Trace:
             TraceMismatchError: The original model has changed since the trace was made.
             InputError: The model has a part that cannot be copied.
         """
-        self.check(self.dense_model)
-        sparse = independent_copy(self.dense_model)
+        self.check(self.original_model)
+        sparse = independent_copy(self.original_model)
         layers = matrix_layers(sparse)
         for name, weight in self.weights.items():
             layers[name].weight.data = weight.to(layers[name].weight.device, copy=True)
@@ -174,5 +174,5 @@ def runnable(model: Trace | nn.Module) -> nn.Module:
     """
     if not isinstance(model, Trace):
         return ensure_private(unwrapped(model))
-    model.check(model.dense_model)
-    return private_copy(unwrapped(model.dense_model), model.weights)
+    model.check(model.original_model)
+    return private_copy(unwrapped(model.original_model), model.weights)

@@ -51,7 +51,7 @@ class KeptWeights:
         for trace in traces:
             fingerprints.add(trace.model_fingerprint)
             count += 1
-            for name, layer in matrix_layers(trace.dense_model).items():
+            for name, layer in matrix_layers(trace.original_model).items():
                 if name in trace.pruned:
                     rows.setdefault(name, []).append(pack(~trace.pruned[name]).numpy())
                     shapes[name], groups[name] = tuple(layer.weight.shape), int(getattr(layer, "groups", 1))

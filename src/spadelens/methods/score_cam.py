@@ -96,7 +96,7 @@ def score_cams(
     batch_size: int = BATCH_SIZE,
 ) -> Tensor:
     """Return the maps of several classes, `[targets, H, W]`, from the same passes; otherwise as `score_cam`."""
-    dense = unwrapped(model.dense_model if isinstance(model, Trace) else model)
+    dense = unwrapped(model.original_model if isinstance(model, Trace) else model)
     sample = check_sample(dense, sample)
     if sample.dim() != 3:
         raise InputError(f"Cannot draw the map of a sample of shape {list(sample.shape)}: expected [C, H, W].")

@@ -38,7 +38,7 @@ def agreement(trace: Trace, samples: Tensor, batch_size: int = 32, recalibrate: 
     sparse = runnable(trace)
     if recalibrate:
         recalibrate_batch_norms(sparse, samples)
-    return float((predicted(sparse) == predicted(runnable(trace.dense_model))).cpu().double().mean())
+    return float((predicted(sparse) == predicted(runnable(trace.original_model))).cpu().double().mean())
 
 
 def recalibrate_batch_norms(model: nn.Module, samples: Tensor) -> None:

@@ -40,7 +40,7 @@ def gradient_similarity(
         InputError: An argument is out of range.
         ModelOutputError: The model fails on the sample.
     """
-    dense = unwrapped(model.dense_model if isinstance(model, Trace) else model)
+    dense = unwrapped(model.original_model if isinstance(model, Trace) else model)
     sample = check_sample(dense, sample)
     check_count(num_samples, "num_samples", at_least=1)
     if not (math.isfinite(noise_std) and noise_std > 0):

@@ -68,7 +68,7 @@ def write_facets(folder: Path, report: Mapping[str, Any], result: FacetsOfClass)
     """Write `report.html`, `facets.json`, `facets.csv` (which photo is in which facet), images and traces."""
     album, found = result.album, result.found
     pictures = [png_bytes(photo_picture(as_picture(one.images[0], one.opacity[0]))) for one in result.images]
-    (folder / "dense.png").write_bytes(pictures[0])
+    (folder / "original.png").write_bytes(pictures[0])
     for facet, picture, described in zip(found.facets, pictures[1:], report["facets"], strict=True):
         (folder / described["files"]["image"]).write_bytes(picture)
         facet.trace.save(folder / described["files"]["trace"])
@@ -98,7 +98,7 @@ def render(report: Mapping[str, Any], album: Album, found: FacetReport, pictures
         report,
         [],
         facets=facets,
-        dense=page_picture("image of the original model", pictures[0]),
+        original=page_picture("image of the original model", pictures[0]),
         overlap=page_picture("overlaps", png_bytes(_overlap_picture(found))),
         layers=list(report["separation"].items())[:_NUM_LAYERS_SHOWN],
     )

@@ -42,17 +42,17 @@ class PhotoPictures:
 
     Attributes:
         photo: The photo as the model sees it, resized and cropped.
-        dense_heatmap: The map on the original model.
-        sparse_heatmap: The map on the trace.
-        dense_overlay: The map on the original model, over the photo.
-        sparse_overlay: The map on the trace, over the photo.
+        original_heatmap: The map on the original model.
+        trace_heatmap: The map on the trace.
+        original_overlay: The map on the original model, over the photo.
+        trace_overlay: The map on the trace, over the photo.
     """
 
     photo: bytes
-    dense_heatmap: bytes
-    sparse_heatmap: bytes
-    dense_overlay: bytes
-    sparse_overlay: bytes
+    original_heatmap: bytes
+    trace_heatmap: bytes
+    original_overlay: bytes
+    trace_overlay: bytes
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def _photo_context(photo: Mapping[str, Any], pictures: PhotoPictures) -> dict[st
     return {
         **_sample_context(photo),
         "pictures": {name: page_picture(f"{name} of {photo['name']!r}", png) for name, png in files.items()},
-        "thumbnails": {name: page_thumbnail(files[name]) for name in ("photo", "dense_overlay", "sparse_overlay")},
+        "thumbnails": {name: page_thumbnail(files[name]) for name in ("photo", "original_overlay", "trace_overlay")},
     }
 
 
@@ -198,7 +198,7 @@ def _sample_context(sample: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the template shows of a sample of any kind: its report and what follows from it."""
     return {
         "report": sample,
-        "is_prediction_explained": sample["explained_class"]["class_index"] == sample["dense"]["class_index"],
+        "is_prediction_explained": sample["explained_class"]["class_index"] == sample["original"]["class_index"],
         "classes": compare_classes(sample),
         "curve": _curve(sample),
         "criterion": _criterion(sample),
@@ -239,12 +239,12 @@ def compare_classes(photo: Mapping[str, Any]) -> list[dict[str, Any]]:
     Where a class is not in a side's list, the row has no probability but the last one of the list, as its bound.
     """
     explained = photo["explained_class"]
-    names = {ranked["class_index"]: ranked["class_name"] for ranked in photo["dense"]["top"] + photo["sparse"]["top"]}
+    names = {ranked["class_index"]: ranked["class_name"] for ranked in photo["original"]["top"] + photo["trace"]["top"]}
     names.setdefault(explained["class_index"], explained["class_name"])
     rows = []
     for index, name in names.items():
         row: dict[str, Any] = {"index": index, "name": name, "is_explained": index == explained["class_index"]}
-        for side in ("dense", "sparse"):
+        for side in ("original", "trace"):
             known = {ranked["class_index"]: ranked["probability"] for ranked in photo[side]["top"]}
             known[explained["class_index"]] = photo[side]["explained_probability"]
             row[side] = {
@@ -261,7 +261,12 @@ def _curve(photo: Mapping[str, Any]) -> list[dict[str, Any]]:
     search = photo["search"]
     if search is None:
         return []
-    dense = {"sparsity": 0.0, "probability": photo["dense"]["explained_probability"], "kept": None, "verdict": "dense"}
+    dense = {
+        "sparsity": 0.0,
+        "probability": photo["original"]["explained_probability"],
+        "kept": None,
+        "verdict": "original",
+    }
     points = [dense]
     for point in search["points"]:
         verdict = "passed" if point["kept"] >= search["threshold"] else "failed"
@@ -279,7 +284,7 @@ def _required_probability(photo: Mapping[str, Any]) -> float | None:
     """Return the probability that a trace had to keep, where that was the criterion."""
     if photo["search"] is None or photo["search"]["criterion"] != "probability":
         return None
-    required: float = photo["search"]["threshold"] * photo["dense"]["explained_probability"]
+    required: float = photo["search"]["threshold"] * photo["original"]["explained_probability"]
     return min(required, 1.0)
 
 

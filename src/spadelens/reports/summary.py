@@ -82,7 +82,7 @@ def describe_run(command: str, loaded: Loaded, trace_report: TraceReport) -> dic
             "num_weights": _num_weights(trace_report),
             **_describe_input(loaded),
             "num_classes": trace_report.num_classes,
-            "outputs": trace_report.dense.outputs,
+            "outputs": trace_report.original_prediction.outputs,
         },
     }
 
@@ -112,10 +112,10 @@ def summarize_sample(explanation: Explanation, loaded: Loaded) -> dict[str, Any]
     data = report.to_dict()
     trace = explanation.trace
     members = trace.members if isinstance(trace, TraceEnsemble) else (trace,)
-    maps = {"dense": explanation.dense_map, "sparse": explanation.sparse_map}
+    maps = {"original": explanation.original_map, "trace": explanation.trace_map}
     scores = None
     if explanation.scores is not None and isinstance(subject, Subject):
-        pairs = zip(("dense", "sparse"), explanation.scores, strict=True)
+        pairs = zip(("original", "trace"), explanation.scores, strict=True)
         scores = {"region": subject.region_name} | {key: settings_of(score) for key, score in pairs}
     return {
         "file": subject.file,
@@ -124,20 +124,20 @@ def summarize_sample(explanation: Explanation, loaded: Loaded) -> dict[str, Any]
             "class_index": explanation.target,
             "class_name": loaded.class_name(explanation.target),
         },
-        "dense": describe_prediction(report.dense, explanation.target_probabilities[0], loaded),
-        "sparse": describe_prediction(report.sparse, explanation.target_probabilities[1], loaded),
+        "original": describe_prediction(report.original_prediction, explanation.target_probabilities[0], loaded),
+        "trace": describe_prediction(report.trace_prediction, explanation.target_probabilities[1], loaded),
         "is_prediction_kept": report.is_prediction_kept,
         "status": report.status,
         "sparsity": sparsity_of(members[0]),
         "members": [
             {
                 "sparsity": sparsity_of(member),
-                "explained_probability": member.report.sparse.probabilities[explanation.target],
+                "explained_probability": member.report.trace_prediction.probabilities[explanation.target],
                 "is_prediction_kept": member.report.is_prediction_kept,
             }
             for member in members
         ],
-        "dense_weight": trace.dense_weight if isinstance(trace, TraceEnsemble) else 0.0,
+        "original_weight": trace.original_weight if isinstance(trace, TraceEnsemble) else 0.0,
         "maps": {
             key: {
                 "is_zero": heatmap.is_zero,
@@ -168,12 +168,12 @@ def describe_maps(explanation: Explanation) -> list[dict[str, Any]] | None:
     if not explanation.units:
         return None
     found = []
-    pairs = (("dense", explanation.dense_map), ("sparse", explanation.sparse_map))
+    pairs = (("original", explanation.original_map), ("trace", explanation.trace_map))
     signed = {side: _signed(heatmap) for side, heatmap in pairs}
     absolute = {side: reduce_to_units(heatmap.attribution, heatmap.kind, "sum_abs").tolist() for side, heatmap in pairs}
     for number, unit in enumerate(explanation.units):
         values = {
-            side: {"signed": signed[side][number], "absolute": absolute[side][number]} for side in ("dense", "sparse")
+            side: {"signed": signed[side][number], "absolute": absolute[side][number]} for side in ("original", "trace")
         }
         found.append({"name": unit.name, "is_special": unit.is_special, "value": unit.value, **values})
     return found
@@ -183,9 +183,9 @@ def maps_table(sample: Mapping[str, Any]) -> str:
     """Return the maps of a text or a row as CSV, with one line per token or feature."""
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
-    writer.writerow(["name", "value", "special", "dense", "dense_absolute", "spade", "spade_absolute"])
+    writer.writerow(["name", "value", "special", "original", "original_absolute", "trace", "trace_absolute"])
     for unit in sample["map_values"]:
-        values = [unit[side][reduced] for side in ("dense", "sparse") for reduced in ("signed", "absolute")]
+        values = [unit[side][reduced] for side in ("original", "trace") for reduced in ("signed", "absolute")]
         value = "" if unit["value"] is None else unit["value"]
         writer.writerow([csv_cell(unit["name"]), value, int(unit["is_special"]), *values])
     return written.getvalue()
@@ -199,7 +199,7 @@ def _signed(heatmap: Heatmap) -> list[float]:
 
 def _files(explanation: Explanation) -> dict[str, str]:
     name = explanation.subject.name
-    maps = {"maps": "maps.csv"} if explanation.units else {"dense": "dense.png", "spade": "spade.png"}
+    maps = {"maps": "maps.csv"} if explanation.units else {"original_map": "original.png", "trace_map": "trace.png"}
     return {key: f"{name}/{file}" for key, file in {**maps, "trace": "trace.safetensors"}.items()}
 
 

@@ -86,7 +86,7 @@ def _cell(found: Mapping[str, Any] | None, row: str) -> str:
     if found is None:
         return ""
     gain = found.get("gain")
-    if gain is None or row == "dense":
+    if gain is None or row == "original":
         return f"{found['mean']:.1f}"
     return f"{found['mean']:.1f} ({gain['mean']:+.1f}{'*' if gain['p_value'] < _CERTAIN else ''})"
 

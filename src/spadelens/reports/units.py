@@ -9,7 +9,7 @@ from typing import Any
 
 UNIT_NOUNS: Mapping[str, str] = MappingProxyType({"photo": "pixel", "text": "token", "row": "feature"})
 MOST_BARS = 30
-_SIDES = ("dense", "sparse")
+_SIDES = ("original", "trace")
 _LEAST_SHOWN = 0.02  # fraction of the largest value; fainter values get no color
 _UNSEEN = "\N{MIDDLE DOT}"  # stands for a token that does not correspond to a piece of the text
 
@@ -23,7 +23,7 @@ class ShownUnit:
         text: What it is called.
         is_special: Whether it is a token that was added around the text.
         raw: The raw value of a feature; None for tokens.
-        values: Side ('dense', 'sparse') -> the value that is drawn.
+        values: Side ('original', 'trace') -> the value that is drawn.
         strengths: Side -> how large that is beside the largest of the map, in [-1, 1].
     """
 

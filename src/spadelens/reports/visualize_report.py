@@ -32,7 +32,7 @@ class Pictures:
 
     Attributes:
         photo: The photo as the model sees it.
-        plain: Model ('dense', 'sparse') -> its images.
+        plain: Model ('original', 'trace') -> its images.
         faded: The same with their opacity, over grey; empty where that is not how they are shown.
     """
 
@@ -86,7 +86,7 @@ def summarize_photo(found: Visualized, loaded: LoadedModel) -> dict[str, Any]:
     objective = task.objective
     predictions = {
         model: describe_prediction(prediction, prediction.probabilities[task.target], loaded)
-        for model, prediction in (("dense", report.dense), ("sparse", report.sparse))
+        for model, prediction in (("original", report.original_prediction), ("trace", report.trace_prediction))
     }
     return {
         "file": task.subject.file,
@@ -108,8 +108,8 @@ def summarize_photo(found: Visualized, loaded: LoadedModel) -> dict[str, Any]:
         "num_held_out_views": report.settings["num_held_out_views"],
         "seconds": dict(found.seconds),
         "files": {
-            "dense": f"{name}/dense.png",
-            "spade": f"{name}/spade.png",
+            "original_image": f"{name}/original.png",
+            "trace_image": f"{name}/trace.png",
             "trace": f"{name}/trace.safetensors",
         },
     }
@@ -132,7 +132,7 @@ def describe_unit(objective: Objective, loaded: LoadedModel) -> str:
 
 def draw(found: Visualized, settings: VisualizeSettings) -> Pictures:
     """Return the pictures of one photo; those of 'maco' with their opacity as well."""
-    both = {"dense": found.dense, "sparse": found.sparse}
+    both = {"original": found.original, "trace": found.pruned}
     is_faded = isinstance(settings.ascent.chosen[0], Maco)
     return Pictures(
         photo=png_bytes(photo_picture(found.task.subject.crop)),
@@ -161,7 +161,7 @@ def as_picture(image: Tensor, opacity: Tensor | None = None) -> Image.Image:
 def write_photo(folder: Path, found: Visualized, pictures: Pictures) -> None:
     """Write the files of one photo to a new folder."""
     folder.mkdir()
-    for name, model in (("dense", "dense"), ("spade", "sparse")):
+    for name, model in (("original", "original"), ("trace", "trace")):
         (folder / f"{name}.png").write_bytes(_side_by_side(pictures.shown(model)))
     found.trace.save(folder / "trace.safetensors")
 
@@ -189,10 +189,10 @@ def _photo_context(photo: Mapping[str, Any], pictures: Pictures) -> dict[str, An
         "report": photo,
         "is_prediction_explained": True,
         "photo": page_picture(f"photo {photo['name']!r}", pictures.photo),
-        "plain": {model: on_page(pictures.plain, model) for model in ("dense", "sparse")},
-        "faded": {model: on_page(pictures.faded, model) for model in ("dense", "sparse")},
+        "plain": {model: on_page(pictures.plain, model) for model in ("original", "trace")},
+        "faded": {model: on_page(pictures.faded, model) for model in ("original", "trace")},
         "thumbnails": [
-            page_thumbnail(png) for png in (pictures.photo, pictures.shown("dense")[0], pictures.shown("sparse")[0])
+            page_thumbnail(png) for png in (pictures.photo, pictures.shown("original")[0], pictures.shown("trace")[0])
         ],
         "classes": compare_classes(photo),
         "means": {

@@ -48,7 +48,7 @@ class StudyTable:
     """The results of a study.
 
     Attributes:
-        rates: 'dense', 'spade' and 'difference' (SPADE less dense, in points) -> response -> rate. Responses are
+        rates: 'original', 'trace' and 'difference' (SPADE less dense, in points) -> response -> rate. Responses are
             'undecided', 'disagree' and 'agree' (with Score-CAM), and 'agree_when_decided', of the decided answers.
         num_answers: Arm -> number of answers.
         num_tasks: The number of tasks with an answer.

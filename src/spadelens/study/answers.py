@@ -13,7 +13,7 @@ from typing import Any
 from spadelens.errors import InputError
 from spadelens.files import read_json, whole_file
 
-ARMS = ("dense", "spade")
+ARMS = ("original", "trace")
 UNDECIDED = "undecided"
 CHOICES = ("A", "B", UNDECIDED)
 KEY_FORMAT = "spadelens-study-key-1"
@@ -28,7 +28,7 @@ class KeyTask:
     Attributes:
         task: Its name.
         sample: The sample that it shows.
-        arm: 'dense' or 'spade': whose visualization it shows.
+        arm: 'original' or 'trace': whose visualization it shows.
         correct: 'A' or 'B': the region of the class whose visualization it shows.
     """
 

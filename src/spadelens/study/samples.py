@@ -176,6 +176,6 @@ def _described(trace: Trace) -> dict[str, Any]:
     return {
         "pruned_layers": len(layers),
         "is_prediction_kept": trace.report.is_prediction_kept,
-        "dense_probability": trace.report.dense.probabilities[trace.report.target],
-        "sparse_probability": trace.report.sparse.probabilities[trace.report.target],
+        "original_probability": trace.report.original_prediction.probabilities[trace.report.target],
+        "trace_probability": trace.report.trace_prediction.probabilities[trace.report.target],
     }

@@ -29,7 +29,9 @@ class Skill:
     right: float
 
 
-PUBLISHED_SKILLS: Mapping[str, Skill] = MappingProxyType({"dense": Skill(0.771, 0.736), "spade": Skill(0.874, 0.799)})
+PUBLISHED_SKILLS: Mapping[str, Skill] = MappingProxyType(
+    {"original": Skill(0.771, 0.736), "trace": Skill(0.874, 0.799)}
+)
 
 
 def simulate_answers(
@@ -51,7 +53,7 @@ def simulate_answers(
     Args:
         folder: The folder of the study.
         num_raters: The number of raters.
-        skills: 'dense' and 'spade' -> the skill of the raters; by default as in the paper.
+        skills: 'original' and 'trace' -> the skill of the raters; by default as in the paper.
         rater_spread: The spread between raters.
         sample_spread: The spread between samples.
         tasks_per_rater: The number of random tasks for each rater; None for all tasks.

@@ -30,7 +30,7 @@ class Panel:
 
     Attributes:
         title: For pictures.
-        name: 'dense', or the circle that the trace's sample is from.
+        name: 'original', or the circle that the trace's sample is from.
         sample: The trace's sample `[2]`; None for the original network.
         ends: Where all ascents end, `[N, 2]`.
         found: The best of eight ascents each, `[N / 8, 2]`: the visualizations.
@@ -127,7 +127,7 @@ def visualize_circles(seed: int = 0) -> TwoCircles:
         for circle, sample, trace, found in zip(CIRCLES, samples, traces, sparse, strict=True)
     )
     return TwoCircles(
-        seed, accuracy, (_make_panel("dense network", "dense", None, network, dense), large, small), seconds
+        seed, accuracy, (_make_panel("dense network", "original", None, network, dense), large, small), seconds
     )
 
 

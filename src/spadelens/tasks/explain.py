@@ -53,8 +53,8 @@ class Explanation:
         subject: What is explained.
         target: The class that is explained.
         trace: The sparse model, or an ensemble of several.
-        dense_map: The heatmap on the original model.
-        sparse_map: The heatmap on the trace.
+        original_map: The heatmap on the original model.
+        trace_map: The heatmap on the trace.
         target_probabilities: Of the explained class, by the original model and by the trace.
         scores: Of both heatmaps against the region, where it is known.
         seconds: Stage -> time taken.
@@ -64,8 +64,8 @@ class Explanation:
     subject: AnySubject
     target: int
     trace: Trace | TraceEnsemble
-    dense_map: Heatmap
-    sparse_map: Heatmap
+    original_map: Heatmap
+    trace_map: Heatmap
     target_probabilities: tuple[float, float]
     scores: tuple[Localization, Localization] | None
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -101,9 +101,12 @@ def explain(loaded: Loaded, subject: AnySubject, settings: ExplainSettings, prog
         subject=subject,
         target=target,
         trace=trace,
-        dense_map=maps[0],
-        sparse_map=maps[1],
-        target_probabilities=(trace.report.dense.probabilities[target], trace.report.sparse.probabilities[target]),
+        original_map=maps[0],
+        trace_map=maps[1],
+        target_probabilities=(
+            trace.report.original_prediction.probabilities[target],
+            trace.report.trace_prediction.probabilities[target],
+        ),
         scores=_scores(maps, subject),
         units=shown.units,
         seconds={**trace.report.seconds, "attribute": time.perf_counter() - start},

@@ -74,17 +74,17 @@ class Visualized:
     Attributes:
         task: The photo and the unit.
         trace: Of the photo.
-        dense: Images that the unit of the original model responds to, the same for all photos.
-        sparse: Images that the unit of the trace responds to.
-        responses: Model ('dense', 'sparse') -> input ('photo', 'dense', 'sparse') -> what the unit answers to each, to
-            images as they are seen in the ascent: the mean over 32 random transformations, the same for all.
+        original: Images that the unit of the original model responds to, the same for all photos.
+        pruned: Images that the unit of the trace responds to.
+        responses: Model ('original', 'trace') -> input ('photo', 'original', 'trace') -> what the unit answers to each,
+            to images as they are seen in the ascent: the mean over 32 random transformations, the same for all.
         seconds: Stage -> time taken.
     """
 
     task: Task
     trace: Trace
-    dense: Visualization
-    sparse: Visualization
+    original: Visualization
+    pruned: Visualization
     responses: Mapping[str, Mapping[str, list[float]]]
     seconds: Mapping[str, float]
 
@@ -143,19 +143,19 @@ def visualize_photo(
         for number, one in zip(missing, new, strict=True):
             _write(places[number], one)
             found[number] = one
-    dense, sparse = (one for one in found if one is not None)
+    original, pruned = (one for one in found if one is not None)
     return Visualized(
         task=task,
         trace=trace,
-        dense=dense,
-        sparse=sparse,
+        original=original,
+        pruned=pruned,
         responses={
             name: {
                 "photo": respond(each, task.objective, task.sample.unsqueeze(0)).tolist(),
-                "dense": _respond_as_seen(each, task, dense, loaded, settings),
-                "sparse": _respond_as_seen(each, task, sparse, loaded, settings),
+                "original": _respond_as_seen(each, task, original, loaded, settings),
+                "trace": _respond_as_seen(each, task, pruned, loaded, settings),
             }
-            for name, each in (("dense", model), ("sparse", trace))
+            for name, each in (("original", model), ("trace", trace))
         },
         seconds={**trace.report.seconds, "visualize": time.perf_counter() - start},
     )

@@ -253,7 +253,7 @@ class _Subject:
 
     @classmethod
     def of(cls, model: Trace | nn.Module) -> _Subject:
-        original = unwrapped(model.dense_model if isinstance(model, Trace) else model)
+        original = unwrapped(model.original_model if isinstance(model, Trace) else model)
         if not isinstance(original, nn.Module):
             raise InputError(f"Cannot visualize a unit of a {type(model).__name__}: expected a Trace or a module.")
         first = next((each for each in original.parameters() if each.is_floating_point()), torch.zeros(()))

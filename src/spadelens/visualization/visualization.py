@@ -143,7 +143,7 @@ def respond(
         TraceMismatchError: The original model has changed since the trace was made.
         VisualizationError: The unit's values are not finite.
     """
-    dense = unwrapped(model.dense_model if isinstance(model, Trace) else model)
+    dense = unwrapped(model.original_model if isinstance(model, Trace) else model)
     parsed = parse_objective(objective) if isinstance(objective, str) else objective
     first = next((each for each in dense.parameters() if each.is_floating_point()), inputs)
     if preprocessing is not None:

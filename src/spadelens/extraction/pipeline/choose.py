@@ -32,7 +32,7 @@ class Chosen:
         solved: Name of each layer that was solved -> the solver note and the seconds that it took.
         layers: Name of each layer that is pruned -> the candidate that was chosen.
         weights: Name of each layer that is pruned -> its weight.
-        sparse: What the trace predicts.
+        prediction: What the trace predicts.
         search: How it was chosen, where it was searched.
         held_out_errors: Set by `measure_held_out`.
     """
@@ -41,7 +41,7 @@ class Chosen:
     solved: Mapping[str, tuple[str, float]]
     layers: Mapping[str, Candidate]
     weights: Mapping[str, Tensor]
-    sparse: Prediction
+    prediction: Prediction
     search: SearchReport | None = None
     held_out_errors: dict[str, float] = field(default_factory=dict)
 
@@ -55,7 +55,7 @@ def choose_layers(job: Job, number: int, solved: Mapping[str, SolvedLayer]) -> C
         return pick(job, number, solved, {name: layer.candidates[0] for name, layer in solved.items()})
     with job.clock.stage("search"):
         found = search(solved, schedule, job.subjects[number], partial(job.request.progress, "search"))
-    return Chosen(number, _described_layers(solved), found.layers, found.weights, found.sparse, found.report)
+    return Chosen(number, _described_layers(solved), found.layers, found.weights, found.prediction, found.report)
 
 
 def pick(job: Job, number: int, solved: Mapping[str, SolvedLayer], picked: Mapping[str, Candidate]) -> Chosen:
@@ -118,7 +118,7 @@ def _make_report(job: Job, chosen: Chosen) -> TraceReport:
         if left is None and name not in chosen.solved:
             left = (Outcome.NOT_CALLED, "no view reaches it")
         elif left is None and name not in chosen.layers:
-            left = (Outcome.DENSE, "the search does not prune it")
+            left = (Outcome.UNPRUNED, "the search does not prune it")
         if left is None:
             notes = (chosen.solved[name][0], job.plan.arrangement.note(name))
             left = (Outcome.PRUNED, "; ".join(filter(None, notes)))
@@ -139,8 +139,8 @@ def _make_report(job: Job, chosen: Chosen) -> TraceReport:
         layers.append(LayerReport(name, kind, tuple(shape), Outcome.UNSUPPORTED, reason))
     return TraceReport(
         layers=tuple(layers),
-        dense=subject.dense,
-        sparse=chosen.sparse,
+        original_prediction=subject.prediction,
+        trace_prediction=chosen.prediction,
         settings=_described(job, subject),
         seconds={},
         versions=package_versions(),

@@ -30,7 +30,7 @@ class Subject:
         model: A private copy of the original model.
         sample: `[C, H, W]`.
         target: The explained class.
-        dense: What the original model predicts for the sample.
+        prediction: What the original model predicts for the sample.
         scale: What kind of numbers the scores are.
         source: The views of the sample.
         batch_size: Views per forward pass.
@@ -39,7 +39,7 @@ class Subject:
     model: nn.Module
     sample: Tensor
     target: int
-    dense: Prediction
+    prediction: Prediction
     scale: Scale
     source: ViewSource
     batch_size: int
@@ -60,7 +60,7 @@ def kept_probability(subject: Subject) -> Kept:
 
     Nothing counts as kept where the explained class was the likeliest and is so no longer.
     """
-    dense = subject.dense.probabilities[subject.target]
+    dense = subject.prediction.probabilities[subject.target]
 
     def kept(swap: Swap, sparse: Prediction) -> float:
         del swap
@@ -73,7 +73,7 @@ def kept_probability(subject: Subject) -> Kept:
 
 def kept_prediction(subject: Subject) -> Kept:
     """Measure whether the sample is predicted the same: 1 or 0."""
-    return lambda _, sparse: float(sparse.answer == subject.dense.answer)
+    return lambda _, sparse: float(sparse.answer == subject.prediction.answer)
 
 
 def agreement(subject: Subject) -> Kept:
@@ -125,9 +125,9 @@ CRITERIA: Mapping[str, Callable[[Subject], Kept]] = MappingProxyType(
 
 def _is_lost(subject: Subject, sparse: Prediction) -> bool:
     """Whether the explained class is no longer the likeliest, or the explained label no longer applies."""
-    if subject.dense.outputs == "labels":
-        return subject.target in subject.dense.answer and subject.target not in sparse.answer
-    return subject.dense.class_index == subject.target != sparse.class_index
+    if subject.prediction.outputs == "labels":
+        return subject.target in subject.prediction.answer and subject.target not in sparse.answer
+    return subject.prediction.class_index == subject.target != sparse.class_index
 
 
 def _saliency(subject: Subject) -> Tensor:

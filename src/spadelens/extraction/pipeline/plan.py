@@ -140,7 +140,7 @@ def make_plan(
         elif name not in sparsities:
             left[name] = (Outcome.EXCLUDED, "first convolution" if patterns is None else "not one of the chosen layers")
         elif not any(sparsities[name]):
-            left[name] = (Outcome.DENSE, "the schedule does not prune it")
+            left[name] = (Outcome.UNPRUNED, "the schedule does not prune it")
         elif (needed := _statistics_bytes(modules[name], looked.matrix_shapes[name], sampling)) > budget_mib * 2**20:
             what = "kept inputs take" if _is_factored(looked.matrix_shapes[name], sampling) else "Hessian takes"
             detail = f"its {what} {needed / 2**20:,.0f} MiB, but the memory budget is {budget_mib:,} MiB"

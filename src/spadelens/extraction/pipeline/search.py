@@ -81,13 +81,13 @@ class Found:
     Attributes:
         layers: Layer name -> its candidate, of the layers that are pruned.
         weights: Layer name -> the candidate's weight.
-        sparse: What the trace predicts for the sample.
+        prediction: What the trace predicts for the sample.
         report: How it was found.
     """
 
     layers: Mapping[str, Candidate]
     weights: Mapping[str, Tensor]
-    sparse: Prediction
+    prediction: Prediction
     report: SearchReport
 
 
@@ -111,7 +111,7 @@ def search(
     measure = CRITERIA[schedule.criterion](subject)
     most = 1 + math.ceil(math.log2(len(bounds) + 1))
     tried: dict[int, PathPoint] = {}
-    predictions = {-1: subject.dense}
+    predictions = {-1: subject.prediction}
     held = Held()
 
     def is_accepted(index: int) -> bool:
@@ -150,7 +150,7 @@ def _try_point(path: Path, bound: float, subject: Subject, measure: Kept, held: 
         error_bound=bound,
         sparsity=path.sparsity(bound),
         probability=sparse.probabilities[subject.target],
-        is_prediction_kept=sparse.answer == subject.dense.answer,
+        is_prediction_kept=sparse.answer == subject.prediction.answer,
         kept=measure(swap, sparse),
     )
     return point, sparse
