@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
+from spadelens.evaluation.bench_context import ROWS, BenchContext, Row, ensemble_row, trace_row
 from spadelens.evaluation.calibration import to_calibration_cases
 from spadelens.evaluation.tables import run_table, subjects_of
-from spadelens.evaluation.workbench import ROWS, Row, Workbench, ensemble_row, trace_row
 from spadelens.reports.tables import table_json, table_markdown
 from spadelens.trojan.planted import read_planted
 
@@ -80,7 +80,7 @@ def main() -> None:
     if arguments.calibration:
         planted = replace(planted, cases=planted.calibration_cases)
     rows = [DENSE] + [row for group in arguments.group or GROUPS for row in GROUPS[group]]
-    bench = Workbench(planted.loaded, subjects_of(planted, "table1", arguments.cases), to_calibration_cases(planted))
+    bench = BenchContext(planted.loaded, subjects_of(planted, "table1", arguments.cases), to_calibration_cases(planted))
     methods = tuple(arguments.method or METHODS)
     with Progress(transient=True) as bars:
         task = bars.add_task("rows")

@@ -18,7 +18,7 @@ import torch
 import torchvision
 
 import spadelens
-from spadelens.visualization.ascent import Ascent, Climb
+from spadelens.visualization.ascent import Ascent, GradientAscent
 
 NUM_STEPS, NUM_RUNS = 4, 5
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -28,7 +28,7 @@ def step_seconds(model: torch.nn.Module, parameterization: str, device: torch.de
     """Return the time of a step, with the start-up left out."""
     ascent = Ascent(parameterization, num_steps=NUM_STEPS)
     preprocessing = spadelens.Preprocessing((224, 224), MEAN, STD)
-    climb = Climb([model], spadelens.visualization.ClassScore(1), preprocessing, ascent)
+    climb = GradientAscent([model], spadelens.visualization.ClassScore(1), preprocessing, ascent)
     return timed(lambda: climb.run(lambda *_: None, None), device) / NUM_STEPS
 
 

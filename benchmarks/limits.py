@@ -20,7 +20,7 @@ import torchvision
 from spadelens.capture.capture import probe
 from spadelens.extraction.pipeline.plan import Sampling, make_plan
 from spadelens.extraction.presets import find_preset
-from spadelens.schedules.schedule import Auto
+from spadelens.schedules.schedule import SearchedSchedule
 from spadelens.schedules.schedule_text import parse_schedule
 from spadelens.solvers import ADMM, parse_solver
 
@@ -45,7 +45,7 @@ def count() -> tuple[float, float]:
     preset = find_preset("fast")
     solver, schedule = parse_solver(preset.solver), parse_schedule(preset.schedule)
     assert isinstance(solver, ADMM)
-    assert isinstance(schedule, Auto)
+    assert isinstance(schedule, SearchedSchedule)
     sampling = Sampling(preset.num_views, preset.positions_per_column)
     plan = make_plan(model, probe(model, torch.randn(3, 224, 224)), schedule, None, sampling, 1024)
     num_levels, iterations = len(schedule.levels), solver.num_stages * solver.num_iterations
@@ -54,10 +54,10 @@ def count() -> tuple[float, float]:
         shape = plan.matrix_shapes[name]
         columns, positions = shape[2], preset.num_views * sampling.positions_per_view(shape)
         num_weights = plan.modules[name].weight.numel()
-        is_factored = plan.is_factored(name)
-        width = min(columns, 2 * positions) if is_factored else columns
+        keeps_inputs = plan.keeps_inputs(name)
+        width = min(columns, 2 * positions) if keeps_inputs else columns
         products += num_weights * width * num_levels * (iterations + CG_PRODUCTS)
-        factorization = positions**3 + 2 * positions**2 * columns if is_factored else 2 * columns**3
+        factorization = positions**3 + 2 * positions**2 * columns if keeps_inputs else 2 * columns**3
         products += solver.num_stages * factorization
         passes = iterations * ITERATION_PASSES + (CG_PRODUCTS - 1) * CG_PASSES + OTHER_PASSES
         traffic += 4 * num_weights * num_levels * passes

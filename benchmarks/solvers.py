@@ -193,7 +193,7 @@ def measure(case: Case) -> list[dict[str, Any]]:
     return rows
 
 
-def summarize(measured: list[dict[str, Any]], views: dict[str, int]) -> list[dict[str, Any]]:
+def summarize_solvers(measured: list[dict[str, Any]], views: dict[str, int]) -> list[dict[str, Any]]:
     """Return one row for each network, solver and sparsity."""
     summary = []
     keys = dict.fromkeys((row["network"], row["solver"], row["sparsity"]) for row in measured)
@@ -254,7 +254,7 @@ def main() -> None:
         for case in cases_of(network, model_file, arguments.shared, arguments.samples, views[network]):
             measured += measure(case)
             print(f"{network}, {case.sample}, {case.layer}: {measured[-1]['plain_seconds']:.2f} s", file=sys.stderr)
-    summary = summarize(measured, views)
+    summary = summarize_solvers(measured, views)
     arguments.out.write_text(json.dumps(summary, indent=1) + "\n")
     print_table(summary)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from spadelens.errors import InputError, UnknownNameError
-from spadelens.evaluation.cues import CUES, harder_subjects
+from spadelens.evaluation.cues import CUES, harder_images
 from spadelens.evaluation.tables import _localize
 from spadelens.metrics.localization import pixel_auc
 from spadelens.trojan.cases import Planted
@@ -19,7 +19,7 @@ def planted() -> Planted:
 
 @pytest.mark.parametrize("cue", CUES)
 def test_a_patch_decides_and_everything_else_is_as_it_was(planted: Planted, cue: str) -> None:
-    found = harder_subjects(planted, cue, 8)
+    found = harder_images(planted, cue, 8)
     assert len(found) == 8
     model = planted.loaded.model
     targets = {patch.name: patch.target for patch in planted.patches if not patch.is_for_calibration}
@@ -37,7 +37,7 @@ def test_a_patch_decides_and_everything_else_is_as_it_was(planted: Planted, cue:
 
 
 def test_small_patches_are_smaller_and_faint_ones_change_less(planted: Planted) -> None:
-    small, faint = (harder_subjects(planted, cue, 10) for cue in ("small", "faint"))
+    small, faint = (harder_images(planted, cue, 10) for cue in ("small", "faint"))
     usual = np.mean([int(case.region.sum()) for case in planted.cases])
     assert np.mean([int(subject.region.sum()) for subject in small]) < 0.6 * usual  # type: ignore[union-attr]
 
@@ -48,13 +48,13 @@ def test_small_patches_are_smaller_and_faint_ones_change_less(planted: Planted) 
 
 
 def test_the_same_seed_gives_the_same_images(planted: Planted) -> None:
-    first, again, other = (harder_subjects(planted, "two", 2, seed) for seed in (0, 0, 1))
+    first, again, other = (harder_images(planted, "two", 2, seed) for seed in (0, 0, 1))
     assert all(torch.equal(one.sample, two.sample) for one, two in zip(first, again, strict=True))
     assert not torch.equal(first[0].sample, other[0].sample)
 
 
 def test_between_compares_the_two_patches_alone(planted: Planted) -> None:
-    subject = harder_subjects(planted, "two", 1)[0]
+    subject = harder_images(planted, "two", 1)[0]
     assert subject.region is not None and subject.rival is not None
     heatmap = torch.rand(subject.region.shape, generator=torch.Generator().manual_seed(0))
     inside, outside = heatmap[subject.region], heatmap[subject.rival]
@@ -69,15 +69,15 @@ def test_photos_that_are_given_to_the_class_anyway_are_left_out(planted: Planted
     from dataclasses import replace
 
     already = replace(planted, cases=[replace(case, clean_image=case.image) for case in planted.cases[:20]])
-    for subject in harder_subjects(already, "small", 10):
+    for subject in harder_images(already, "small", 10):
         assert subject.clean_sample is not None
         assert int(planted.loaded.model(subject.clean_sample[None]).argmax()) != subject.target
 
 
 def test_what_there_is_not_is_refused(planted: Planted) -> None:
     with pytest.raises(UnknownNameError, match="tow"):
-        harder_subjects(planted, "tow", 1)
+        harder_images(planted, "tow", 1)
     from dataclasses import replace
 
     with pytest.raises(InputError, match="two patches"):
-        harder_subjects(replace(planted, patches=planted.patches[:2]), "two", 1)
+        harder_images(replace(planted, patches=planted.patches[:2]), "two", 1)

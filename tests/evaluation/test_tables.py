@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from spadelens import Preprocessing, attribute, extract_trace, localize
 from spadelens.errors import InputError, SolverError
-from spadelens.evaluation.summary import scores_of, summarize
+from spadelens.evaluation.bench_context import ROWS, BenchContext, BenchImage, Row, trace_row
+from spadelens.evaluation.summary import scores_of, summarize_rows
 from spadelens.evaluation.tables import BLURS, Results, run_table, subjects_of
 from spadelens.evaluation.tuning import CalibrationCase, read_tuned, tune
-from spadelens.evaluation.workbench import ROWS, Row, Subject, Workbench, trace_row
 from spadelens.extraction.pipeline.perturbation import blurred
 from spadelens.metrics.insertion_deletion import faithfulness
 from spadelens.models import LoadedModel
@@ -34,7 +34,7 @@ def make_net() -> nn.Module:
     ).eval()  # fmt: skip
 
 
-def make_bench(count: int = 4, **options: Any) -> Workbench:
+def make_bench(count: int = 4, **options: Any) -> BenchContext:
     model = make_net()
     generator = torch.Generator().manual_seed(1)
     subjects = []
@@ -44,10 +44,10 @@ def make_bench(count: int = 4, **options: Any) -> Workbench:
         region[number : number + 4, 2:5] = True
         clean = torch.where(region, torch.zeros(()), sample)
         target = int(model(sample[None]).argmax())
-        subjects.append(Subject(f"photo {number}", sample, target, region, f"patch {number % 2}", clean))
+        subjects.append(BenchImage(f"photo {number}", sample, target, region, f"patch {number % 2}", clean))
     calibration = [CalibrationCase(one.sample, one.target, one.region, one.patch) for one in subjects]
     loaded = LoadedModel("net", model, PREPROCESSING, ())
-    return Workbench(loaded, subjects, calibration, preset="fast", **options)
+    return BenchContext(loaded, subjects, calibration, preset="fast", **options)
 
 
 ROW_NAMES = {row.name: row for row in ROWS}
@@ -126,7 +126,7 @@ def test_rows_methods_and_images_can_be_added_and_nothing_is_measured_twice(tmp_
     run_table(make_bench(2), "table1", FEW[:1], file, methods=METHODS[:1])
     calls: list[tuple[int, str]] = []
 
-    def count(bench: Workbench, number: int, method: str) -> nn.Module:
+    def count(bench: BenchContext, number: int, method: str) -> nn.Module:
         calls.append((number, method))
         return bench.loaded.model
 
@@ -149,7 +149,7 @@ def test_what_is_measured_of_another_network_is_not_used(tmp_path: Path) -> None
 
 
 def test_a_map_that_cannot_be_drawn_is_told_and_not_averaged(tmp_path: Path) -> None:
-    def fail(bench: Workbench, number: int, method: str) -> nn.Module:
+    def fail(bench: BenchContext, number: int, method: str) -> nn.Module:
         if number == 1:
             raise SolverError("no solution")
         return bench.loaded.model
@@ -171,7 +171,7 @@ def test_an_error_of_the_dense_smoothed_map_leaves_the_other_images() -> None:
     cells = dict(results.cells)
     for method in ("smoothgrad:noise_std=0.25", "occlusion"):
         cells["original", 1, method] = {"error": "AttributionError: not finite"}
-    _, trace = summarize(replace(results, cells=cells), scores_of("table1", BLURS))
+    _, trace = summarize_rows(replace(results, cells=cells), scores_of("table1", BLURS))
     assert trace["methods"]["saliency"]["scores"]["auc"]["versus_smoothgrad"]["count"] == 2
     assert trace["average"]["auc"]["gain"]["count"] == 2
 
@@ -179,7 +179,7 @@ def test_an_error_of_the_dense_smoothed_map_leaves_the_other_images() -> None:
 def test_no_average_over_fewer_methods_than_the_table_has() -> None:
     results = results_by_hand()
     cells = {key: cell for key, cell in results.cells.items() if key[0] == "original" or key[2] == "saliency"}
-    _, trace = summarize(replace(results, cells=cells), scores_of("table1", BLURS))
+    _, trace = summarize_rows(replace(results, cells=cells), scores_of("table1", BLURS))
     assert set(trace["average"].values()) == {None}
 
 
@@ -203,7 +203,7 @@ def test_slow_rows_are_run_on_the_first_images(tmp_path: Path) -> None:
 
 def test_rows_without_what_they_need_are_left_out(tmp_path: Path) -> None:
     bench = make_bench(2)
-    bench.subjects = [Subject(one.photo, one.sample, one.target, one.region) for one in bench.subjects]
+    bench.subjects = [BenchImage(one.photo, one.sample, one.target, one.region) for one in bench.subjects]
     found = run_table(bench, "table1", FEW, tmp_path / "t.jsonl", methods=METHODS[:1])
     assert found.rows == ["original", "half", "one block dropped"]
 
@@ -259,7 +259,7 @@ def results_by_hand() -> Results:
 
 
 def test_the_summary_by_hand() -> None:
-    dense, trace = summarize(results_by_hand(), scores_of("table1", BLURS))
+    dense, trace = summarize_rows(results_by_hand(), scores_of("table1", BLURS))
     saliency = trace["methods"]["saliency"]
     auc = saliency["scores"]["auc"]
     assert auc["mean"] == pytest.approx(80.0)

@@ -16,7 +16,7 @@ from spadelens.evaluation import tuning
 from spadelens.evaluation.tuning import CalibrationCase, read_tuned, tune
 from spadelens.metrics import pixel_auc
 from spadelens.progress import no_progress
-from spadelens.schedules.schedule import Guarded
+from spadelens.schedules.schedule import TableWithFallback
 from spadelens.schedules.schedule_text import parse_schedule
 
 LEVELS = (0.4, 0.9)
@@ -171,7 +171,7 @@ def test_the_file_is_a_schedule_that_gives_way(tmp_path: Path) -> None:
     assert read_tuned(file).options == {"solver": "wanda"}
     assert json.loads(file.read_text())["num_cases"] == 4
     schedule = parse_schedule(str(file))
-    assert isinstance(schedule, Guarded)
+    assert isinstance(schedule, TableWithFallback)
     trace = extract_trace(model, cases[0].sample, schedule=str(file), solver="wanda", num_views=3)
     assert trace.report.is_prediction_kept
 

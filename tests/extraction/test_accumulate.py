@@ -6,7 +6,7 @@ from references.layers import columns_by_position
 from torch import Tensor, nn
 
 from spadelens.capture.capture import Arrangement, probe
-from spadelens.capture.hessian import HessianStatistics, SampleStatistics
+from spadelens.capture.hessian import HessianStatistics, StoredInputs
 from spadelens.extraction.pipeline.accumulate import Batches, PositionSampler, gather_statistics
 from spadelens.extraction.pipeline.plan import LayerPlan, Sampling, make_plan
 from spadelens.schedules.schedule import Uniform
@@ -91,7 +91,7 @@ def test_statistics_of_each_sample(size: int, is_mixed: bool, per_column: int | 
                 parts.append(inputs if chosen is None else inputs[:, chosen[0]])
             inputs = torch.cat(parts, dim=1)
             is_few = inputs.shape[1] < inputs.shape[2]
-            assert isinstance(of_layer, SampleStatistics if is_few else HessianStatistics)
+            assert isinstance(of_layer, StoredInputs if is_few else HessianStatistics)
             assert of_layer.num_positions == inputs.shape[1]
             torch.testing.assert_close(of_layer.hessian(), 2 * inputs.mT @ inputs / inputs.shape[1])
             torch.testing.assert_close(of_layer.diagonal(), of_layer.hessian().diagonal(dim1=1, dim2=2))

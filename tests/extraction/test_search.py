@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from spadelens.errors import InputError, ScheduleError, UnknownNameError
 from spadelens.extraction.extraction import extract_trace
-from spadelens.extraction.pipeline.criteria import CRITERIA, Subject
-from spadelens.extraction.pipeline.search import Path, search
+from spadelens.extraction.pipeline.criteria import CRITERIA, ExplainedSample
+from spadelens.extraction.pipeline.search import ErrorPath, search
 from spadelens.extraction.pipeline.solving import Candidate, SolvedLayer
 from spadelens.extraction.report import Outcome, TraceReport
 from spadelens.extraction.trace import Trace, swapped_weights
 from spadelens.prediction import Prediction, predict
 from spadelens.private_copy import private_copy
-from spadelens.schedules.schedule import CRITERION_NAMES, Auto
+from spadelens.schedules.schedule import CRITERION_NAMES, SearchedSchedule
 from spadelens.schedules.schedule_text import parse_schedule
 from spadelens.views.view_source import augmented_views
 
@@ -36,10 +36,10 @@ def candidate(sparsity: float, error: float, size: int = 20) -> Candidate:
     return Candidate(sparsity, error, kept, torch.ones(int(kept.sum())))
 
 
-def subject_of(model: nn.Module, sample: Tensor = SAMPLE, target: int | None = None) -> Subject:
+def explained_sample(model: nn.Module, sample: Tensor = SAMPLE, target: int | None = None) -> ExplainedSample:
     dense = predict(model(sample[None])[0], "logits")
     source = augmented_views(sample, "noise", 16, 0)
-    return Subject(model, sample, dense.class_index if target is None else target, dense, "logits", source, 4)
+    return ExplainedSample(model, sample, dense.class_index if target is None else target, dense, "logits", source, 4)
 
 
 def test_the_path_by_hand() -> None:
@@ -47,7 +47,7 @@ def test_the_path_by_hand() -> None:
         "a": SolvedLayer((candidate(0.5, 0.1), candidate(0.9, 0.3), candidate(0.8, 0.05)), "", 0.0),
         "b": SolvedLayer((candidate(0.6, 0.2),), "", 0.0),
     }
-    path = Path.of(layers)
+    path = ErrorPath.of(layers)
     assert path.bounds(1.0) == [0.1, 0.2, 0.3]  # 0.8 of a, with the smaller error, counts as 0.1 like what is below it
     assert path.bounds(0.25) == [0.1, 0.2]
     sparsities = {bound: {name: c.sparsity for name, c in path.at(bound).items()} for bound in (0.05, 0.1, 0.2, 0.3)}
@@ -72,24 +72,24 @@ def test_the_search_ends_below_a_refused_point_and_finds_the_last_accepted_one_o
         )
         for number, of_layer in enumerate(errors)
     }
-    bounds = Path.of(layers).bounds(cap)
+    bounds = ErrorPath.of(layers).bounds(cap)
     tried: list[float] = []
 
     def holds(bound: float) -> bool:
         return (bound <= limit) != (bounds.index(bound) in exceptions)
 
-    def try_point(path: Path, bound: float, *_: object) -> tuple[module.PathPoint, Prediction]:
+    def try_point(path: ErrorPath, bound: float, *_: object) -> tuple[module.PathPoint, Prediction]:
         tried.append(bound)
         return module.PathPoint(bound, 0.0, 0.0, True, 1.0 if holds(bound) else 0.0), Prediction((bound,))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_try_point", try_point)
-        schedule = Auto(max_error=cap)
-        subject = subject_of(make_net())
-        found = search(layers, schedule, subject, lambda *_: None)
+        schedule = SearchedSchedule(max_error=cap)
+        explained = explained_sample(make_net())
+        found = search(layers, schedule, explained, lambda *_: None)
         chosen, weights, report = found.layers, found.weights, found.report
     if report.chosen_bound is None:
-        assert chosen == {} and found.prediction is subject.prediction
+        assert chosen == {} and found.prediction is explained.prediction
         assert not any(map(holds, tried))
     else:
         assert holds(report.chosen_bound)
@@ -97,7 +97,7 @@ def test_the_search_ends_below_a_refused_point_and_finds_the_last_accepted_one_o
         above = bounds[bounds.index(report.chosen_bound) + 1 :]
         assert not above or (above[0] in tried and not holds(above[0]))
         assert not any(holds(bound) for bound in above if bound in tried)
-        assert chosen == Path.of(layers).at(report.chosen_bound)
+        assert chosen == ErrorPath.of(layers).at(report.chosen_bound)
     if not exceptions:
         accepted = [bound for bound in bounds if bound <= limit]
         assert report.chosen_bound == (accepted[-1] if accepted else None)
@@ -162,35 +162,35 @@ def test_the_explained_class_is_kept(target: int) -> None:
     assert report.trace_prediction.probabilities[target] >= 0.9 * report.original_prediction.probabilities[target]
 
 
-def kept(model: nn.Module, subject: Subject, criterion: str, changes: Sequence[tuple[str, Tensor]]) -> float:
-    measure = CRITERIA[criterion](subject)
+def kept(model: nn.Module, explained: ExplainedSample, criterion: str, changes: Sequence[tuple[str, Tensor]]) -> float:
+    measure = CRITERIA[criterion](explained)
     weights = dict(changes)
     with swapped_weights(model, weights):
-        sparse = subject.predict()
+        sparse = explained.predict()
     return measure(lambda: swapped_weights(model, weights), sparse)
 
 
 @pytest.mark.parametrize("criterion", CRITERION_NAMES)
 def test_the_dense_model_keeps_everything(criterion: str) -> None:
     model = private_copy(make_net())
-    assert kept(model, subject_of(model), criterion, []) == pytest.approx(1.0)
+    assert kept(model, explained_sample(model), criterion, []) == pytest.approx(1.0)
 
 
 def test_criteria_by_definition() -> None:
     model = private_copy(make_net())
-    subject = subject_of(model)
+    explained = explained_sample(model)
     worse = [("7", model[7].weight.detach() * 0.3 + 0.1 * torch.randn(4, 20))]
     changed = private_copy(make_net())
     changed[7].weight.data = worse[0][1]
     dense, sparse = (net(SAMPLE[None])[0].softmax(0).detach() for net in (model, changed))
-    ratio = float(sparse[subject.target] / dense[subject.target])
-    assert kept(model, subject, "probability", worse) == pytest.approx(ratio, rel=1e-5)
-    assert kept(model, subject, "prediction", worse) == float(sparse.argmax() == dense.argmax())
-    views = torch.cat([SAMPLE[None], *subject.source.held_out_batches(100)])
+    ratio = float(sparse[explained.target] / dense[explained.target])
+    assert kept(model, explained, "probability", worse) == pytest.approx(ratio, rel=1e-5)
+    assert kept(model, explained, "prediction", worse) == float(sparse.argmax() == dense.argmax())
+    views = torch.cat([SAMPLE[None], *explained.source.held_out_batches(100)])
     same = (model(views).argmax(1) == changed(views).argmax(1)).double().mean()
-    assert kept(model, subject, "agreement", worse) == pytest.approx(float(same))
+    assert kept(model, explained, "agreement", worse) == pytest.approx(float(same))
     flipped = [("7", -model[7].weight.detach())]
-    assert kept(model, subject, "prediction", flipped) == 0.0
+    assert kept(model, explained, "prediction", flipped) == 0.0
 
 
 @pytest.mark.parametrize("criterion", ["probability", "insertion"])
@@ -211,9 +211,9 @@ def test_a_class_that_loses_its_first_place_is_not_kept(criterion: str) -> None:
 
     model.linear.weight.data = weight_of(0.40, 0.38, 0.22).contiguous()
     changes = [("linear", weight_of(0.39, 0.41, 0.20))]
-    assert kept(model, subject_of(model, sample), criterion, changes) == 0.0
-    assert kept(model, subject_of(model, sample, target=1), criterion, changes) >= 1.0
-    assert kept(model, subject_of(model, sample), criterion, [("linear", weight_of(0.38, 0.37, 0.25))]) > 0.9
+    assert kept(model, explained_sample(model, sample), criterion, changes) == 0.0
+    assert kept(model, explained_sample(model, sample, target=1), criterion, changes) >= 1.0
+    assert kept(model, explained_sample(model, sample), criterion, [("linear", weight_of(0.38, 0.37, 0.25))]) > 0.9
 
 
 def test_insertion_prefers_the_map_that_finds_the_evidence() -> None:
@@ -227,10 +227,10 @@ def test_insertion_prefers_the_map_that_finds_the_evidence() -> None:
         return model
 
     model, other = private_copy(looking_at(slice(0, 3))), looking_at(slice(7, 10))
-    subject = subject_of(model)
-    assert subject.target == 0
-    assert kept(model, subject, "insertion", [("1", other[1].weight.detach())]) < 0.95
-    assert kept(model, subject, "insertion", [("1", 2 * model[1].weight.detach())]) == pytest.approx(1.0)
+    explained = explained_sample(model)
+    assert explained.target == 0
+    assert kept(model, explained, "insertion", [("1", other[1].weight.detach())]) < 0.95
+    assert kept(model, explained, "insertion", [("1", 2 * model[1].weight.detach())]) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
@@ -255,10 +255,12 @@ def test_settings_that_cannot_be_used(text: str, error: type[Exception], message
         parse_schedule(text)
 
 
-@pytest.mark.parametrize("schedule", [Auto(), Auto("insertion", 0.5, 0.2, 0.25, (0.1, 0.75), 3)])
-def test_specs_round_trip(schedule: Auto) -> None:
+@pytest.mark.parametrize(
+    "schedule", [SearchedSchedule(), SearchedSchedule("insertion", 0.5, 0.2, 0.25, (0.1, 0.75), 3)]
+)
+def test_specs_round_trip(schedule: SearchedSchedule) -> None:
     assert parse_schedule(schedule.spec()) == schedule
-    assert parse_schedule("auto") == Auto()
+    assert parse_schedule("auto") == SearchedSchedule()
 
 
 def test_criteria_and_names_agree() -> None:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spadelens.errors import AttributionError
-from spadelens.graph.operations import POINTWISE, Kind, Role, fused, kind_of, normalization_of, role_of
-from spadelens.graph.tape import Step, Tape, pull_back, record
+from spadelens.graph.operations import POINTWISE, OpKind, Role, fused, kind_of, normalization_of, role_of
+from spadelens.graph.tape import Step, Tape, record, vjp
 
 SHAPE = (1, 4, 3, 6)
 
@@ -23,11 +23,11 @@ def tape_of(model: nn.Module | Callable[[Tensor], Any], shape: tuple[int, ...] =
 
 def names_of(tape: Tape) -> list[str]:
     """Return the operations that are more than a rearrangement."""
-    return [step.name for step in tape.steps if kind_of(step, "x") is not Kind.REARRANGEMENT]
+    return [step.name for step in tape.steps if kind_of(step, "x") is not OpKind.VIEW]
 
 
 def only(tape: Tape) -> Step:
-    (step,) = [step for step in tape.steps if kind_of(step, "x") is not Kind.REARRANGEMENT]
+    (step,) = [step for step in tape.steps if kind_of(step, "x") is not OpKind.VIEW]
     return step
 
 
@@ -47,14 +47,14 @@ ROLES: dict[str, tuple[nn.Module, Role]] = {
     },
     **{name: (getattr(nn, name)(), Role.GATE) for name in ("Sigmoid", "Hardsigmoid")},
     **{
-        name: (getattr(nn, name)(), Role.SQUASHER)
+        name: (getattr(nn, name)(), Role.SATURATING)
         for name in ("Tanh", "Hardtanh", "Hardshrink", "Softshrink", "LogSigmoid", "Softsign", "Tanhshrink")
     },
     "steep leaky ReLU": (nn.LeakyReLU(0.8), Role.RECTIFIER),
     "wide CELU": (nn.CELU(6.0), Role.RECTIFIER),
     "PReLU of channels": (nn.PReLU(4), Role.RECTIFIER),
     "Threshold": (nn.Threshold(0.1, 0.0), Role.RECTIFIER),
-    "Threshold to a constant": (nn.Threshold(0.1, 20.0), Role.SQUASHER),
+    "Threshold to a constant": (nn.Threshold(0.1, 20.0), Role.SATURATING),
     "tanh GELU": (nn.GELU("tanh"), Role.RECTIFIER),
     "clamp": (Function(lambda x: x.clamp(min=0)), Role.RECTIFIER),
     "denominator": (Function(lambda x: x.clamp(min=1e-6)), Role.ARITHMETIC),
@@ -74,7 +74,7 @@ ROLES: dict[str, tuple[nn.Module, Role]] = {
 def test_role(name: str) -> None:
     model, role = ROLES[name]
     step = only(fused(tape_of(model)))
-    assert kind_of(step, "x") is Kind.ACTIVATION
+    assert kind_of(step, "x") is OpKind.ACTIVATION
     assert role_of(step) is role
 
 
@@ -83,30 +83,30 @@ def test_every_activation_of_torch_has_a_role_or_is_refused() -> None:
     assert set(nn.modules.activation.__all__) - {"Threshold"} - others <= set(ROLES)
     refused(nn.GLU(1), "'glu'")
     for model in (nn.Softmax(-1), nn.LogSoftmax(-1), nn.Softmax2d()):
-        assert kind_of(only(tape_of(model)), "x") is Kind.SOFTMAX
-    assert [kind_of(step, "x") for step in tape_of(nn.Softmin(1)).steps][1:] == [Kind.SCALING, Kind.SOFTMAX]
+        assert kind_of(only(tape_of(model)), "x") is OpKind.SOFTMAX
+    assert [kind_of(step, "x") for step in tape_of(nn.Softmin(1)).steps][1:] == [OpKind.SCALING, OpKind.SOFTMAX]
 
 
-KINDS: dict[str, tuple[Callable[[Tensor], Any], Kind]] = {
-    "convolution": (nn.Conv2d(4, 2, 3), Kind.MATRIX),
-    "transposed": (nn.ConvTranspose2d(4, 2, 3), Kind.MATRIX),
-    "linear": (nn.Linear(6, 2), Kind.MATRIX),
-    "constant first": (lambda x: torch.ones(5, 3, dtype=x.dtype) @ x[0, 0], Kind.MATRIX),
-    "mean": (lambda x: x.mean((2, 3)), Kind.AVERAGE),
-    "adaptive": (nn.AdaptiveAvgPool2d((2, 3)), Kind.AVERAGE),
-    "enlarged": (nn.Upsample(scale_factor=2, mode="bilinear"), Kind.AVERAGE),
-    "times": (lambda x: x * 3, Kind.SCALING),
-    "over": (lambda x: x / torch.full((6,), 2.0), Kind.SCALING),
-    "negative": (lambda x: -x, Kind.SCALING),
-    "plus": (lambda x: x + torch.ones(6, dtype=x.dtype), Kind.SHIFT),
-    "from": (lambda x: 1 - x, Kind.SHIFT),
-    "one over channels": (lambda x: torch.ones(6, dtype=x.dtype) / x, Kind.ACTIVATION),
-    "maximum": (nn.MaxPool2d(2), Kind.MAXIMUM),
-    "largest": (lambda x: x.amax((2, 3)), Kind.MAXIMUM),
-    "layer norm": (nn.LayerNorm((3, 6)), Kind.NORMALIZATION),
-    "group norm": (nn.GroupNorm(2, 4), Kind.NORMALIZATION),
-    "batch norm": (nn.BatchNorm2d(4), Kind.BATCH_NORM),
-    "length": (lambda x: x.norm(dim=1), Kind.LENGTH),
+KINDS: dict[str, tuple[Callable[[Tensor], Any], OpKind]] = {
+    "convolution": (nn.Conv2d(4, 2, 3), OpKind.MATRIX),
+    "transposed": (nn.ConvTranspose2d(4, 2, 3), OpKind.MATRIX),
+    "linear": (nn.Linear(6, 2), OpKind.MATRIX),
+    "constant first": (lambda x: torch.ones(5, 3, dtype=x.dtype) @ x[0, 0], OpKind.MATRIX),
+    "mean": (lambda x: x.mean((2, 3)), OpKind.AVERAGE),
+    "adaptive": (nn.AdaptiveAvgPool2d((2, 3)), OpKind.AVERAGE),
+    "enlarged": (nn.Upsample(scale_factor=2, mode="bilinear"), OpKind.AVERAGE),
+    "times": (lambda x: x * 3, OpKind.SCALING),
+    "over": (lambda x: x / torch.full((6,), 2.0), OpKind.SCALING),
+    "negative": (lambda x: -x, OpKind.SCALING),
+    "plus": (lambda x: x + torch.ones(6, dtype=x.dtype), OpKind.SHIFT),
+    "from": (lambda x: 1 - x, OpKind.SHIFT),
+    "one over channels": (lambda x: torch.ones(6, dtype=x.dtype) / x, OpKind.ACTIVATION),
+    "maximum": (nn.MaxPool2d(2), OpKind.MAXIMUM),
+    "largest": (lambda x: x.amax((2, 3)), OpKind.MAXIMUM),
+    "layer norm": (nn.LayerNorm((3, 6)), OpKind.NORMALIZATION),
+    "group norm": (nn.GroupNorm(2, 4), OpKind.NORMALIZATION),
+    "batch norm": (nn.BatchNorm2d(4), OpKind.BATCH_NORM),
+    "length": (lambda x: x.norm(dim=1), OpKind.L2_NORM),
 }
 
 
@@ -117,17 +117,17 @@ def test_kind(name: str) -> None:
 
 
 def test_kinds_of_two_values() -> None:
-    def last_kind(function: Callable[[Tensor, Tensor], Tensor]) -> Kind:
+    def last_kind(function: Callable[[Tensor, Tensor], Tensor]) -> OpKind:
         return kind_of(tape_of(lambda x: function(x[0, 0], x[0, 1])).steps[-1], "x")
 
-    assert last_kind(lambda a, b: a + b) is Kind.SUM
-    assert last_kind(lambda a, b: torch.sub(a, b, alpha=2)) is Kind.SUM
-    assert last_kind(lambda a, b: a * b) is Kind.PRODUCT
-    assert last_kind(lambda a, b: a / b) is Kind.QUOTIENT
-    assert last_kind(lambda a, b: a @ b.T) is Kind.PRODUCT
-    assert last_kind(lambda a, b: torch.addmm(torch.ones(3, dtype=a.dtype), a, b.T)) is Kind.PRODUCT
-    assert last_kind(lambda a, b: functional.conv2d(a[None, None], b[None, None, :2, :2])) is Kind.PRODUCT
-    assert last_kind(lambda a, b: torch.cat([a, b])) is Kind.REARRANGEMENT
+    assert last_kind(lambda a, b: a + b) is OpKind.SUM
+    assert last_kind(lambda a, b: torch.sub(a, b, alpha=2)) is OpKind.SUM
+    assert last_kind(lambda a, b: a * b) is OpKind.PRODUCT
+    assert last_kind(lambda a, b: a / b) is OpKind.QUOTIENT
+    assert last_kind(lambda a, b: a @ b.T) is OpKind.PRODUCT
+    assert last_kind(lambda a, b: torch.addmm(torch.ones(3, dtype=a.dtype), a, b.T)) is OpKind.PRODUCT
+    assert last_kind(lambda a, b: functional.conv2d(a[None, None], b[None, None, :2, :2])) is OpKind.PRODUCT
+    assert last_kind(lambda a, b: torch.cat([a, b])) is OpKind.VIEW
 
 
 class Doubled(torch.autograd.Function):
@@ -193,7 +193,7 @@ def test_what_is_chosen_by_the_input_is_refused() -> None:
         lambda x: x[:, torch.tensor([0, 0, 2])],
         lambda x: x.index_select(1, torch.tensor([3, 1])),
     ):
-        assert kind_of(last(function), "x") is Kind.REARRANGEMENT
+        assert kind_of(last(function), "x") is OpKind.VIEW
 
 
 FORMULAS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -220,12 +220,12 @@ def test_formulas_become_one_activation(name: str) -> None:
     tape = fused(before)
     assert names_of(tape) == ["mul", POINTWISE, "mul"]
     (step,) = [step for step in tape.steps if step.name == POINTWISE]
-    assert kind_of(step, "x") is Kind.ACTIVATION
+    assert kind_of(step, "x") is OpKind.ACTIVATION
     probe = torch.linspace(-4, 4, 11, dtype=torch.float64)
     assert torch.allclose(step.run([probe])[0], formula(probe), atol=1e-12)
     other = torch.randn(SHAPE, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    assert torch.equal(tape.replay(other)[tape.scores], before.replay(other)[before.scores])
-    (slope,) = pull_back(step, [probe], [torch.ones_like(probe)])
+    assert torch.equal(tape.forward(other)[tape.scores], before.forward(other)[before.scores])
+    (slope,) = vjp(step, [probe], [torch.ones_like(probe)])
     leaf = probe.clone().requires_grad_()
     formula(leaf).sum().backward()
     assert slope is not None
@@ -240,7 +240,7 @@ def test_a_formula_begins_as_late_as_it_can() -> None:
 
 def test_roles_of_formulas() -> None:
     gates = ("hard sigmoid", "hard sigmoid of Keras", "sigmoid")
-    others = {"square": Role.ARITHMETIC, "softsign": Role.SQUASHER}
+    others = {"square": Role.ARITHMETIC, "softsign": Role.SATURATING}
     for name, formula in FORMULAS.items():
         (step,) = [step for step in fused(tape_of(formula)).steps if step.name == POINTWISE]
         assert role_of(step) is (Role.GATE if name in gates else others.get(name, Role.RECTIFIER)), name
@@ -256,7 +256,7 @@ def test_values_of_a_formula_that_are_used_elsewhere_stay() -> None:
     assert sorted(names_of(tape)) == sorted(["mul", "sigmoid", POINTWISE, "mean", "mul", "add"])
     start = torch.randn(SHAPE, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     gradients = [
-        one.send_back(start, lambda s, m, one=one: pull_back(s, [one.values[n] for n in s.inputs], m))
+        one.backward(start, lambda s, m, one=one: vjp(s, [one.values[n] for n in s.inputs], m))
         for one in (before, tape)
     ]
     assert torch.allclose(*gradients, atol=1e-12)

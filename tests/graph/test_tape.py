@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spadelens.errors import AttributionError
-from spadelens.graph.tape import Step, Tape, pull_back, pull_back_function, record
+from spadelens.graph.tape import Step, Tape, record, vjp, vjp_of_function
 
 PHOTO, TOKENS = (1, 2, 5, 7), (1, 5, 6)
 
@@ -19,10 +19,8 @@ def as_model(model: nn.Module | Callable[[Tensor], Any]) -> nn.Module:
     return (model if isinstance(model, nn.Module) else Function(model)).double().eval()
 
 
-def send_back(tape: Tape, start: Tensor) -> Tensor:
-    return tape.send_back(
-        start, lambda step, messages: pull_back(step, [tape.values[n] for n in step.inputs], messages)
-    )
+def backward(tape: Tape, start: Tensor) -> Tensor:
+    return tape.backward(start, lambda step, messages: vjp(step, [tape.values[n] for n in step.inputs], messages))
 
 
 def check(model: nn.Module | Callable[[Tensor], Any], shape: tuple[int, ...] = PHOTO) -> Tape:
@@ -39,10 +37,10 @@ def check(model: nn.Module | Callable[[Tensor], Any], shape: tuple[int, ...] = P
     start = torch.randn(scores.shape, generator=torch.Generator().manual_seed(2), dtype=scores.dtype)
     (gradient,) = torch.autograd.grad(scores, leaf, start)
     assert bool(gradient.any())
-    assert torch.allclose(send_back(tape, start), gradient, atol=1e-12)
+    assert torch.allclose(backward(tape, start), gradient, atol=1e-12)
     with torch.no_grad():
         expected = model(other.clone())
-    assert torch.allclose(tape.replay(other)[tape.scores], expected, atol=1e-12)
+    assert torch.allclose(tape.forward(other)[tape.scores], expected, atol=1e-12)
     assert torch.allclose(tape.values[tape.scores], scores, atol=1e-12)  # which the replay has left alone
     return tape
 
@@ -222,13 +220,13 @@ def test_autograd_functions_are_what_they_compute() -> None:
     tape = record(model, sample)
     assert [step.name for step in tape.steps if "c" in step.name and "copy" not in step.name] == ["clone", "clamp"]
     assert torch.equal(tape.values[tape.scores], (2 * sample.clamp(min=0)).flatten(1))
-    gradient = send_back(tape, torch.ones(1, 70, dtype=torch.float64))
+    gradient = backward(tape, torch.ones(1, 70, dtype=torch.float64))
     assert torch.equal(gradient, 2.0 * (sample > 0))
 
 
 def test_a_stopped_gradient_is_no_stopped_effect() -> None:
     tape = record(as_model(lambda x: x.detach() * 3 + x.data), sample_of((1, 4)))
-    assert send_back(tape, torch.ones(1, 4, dtype=torch.float64)).tolist() == [[4.0] * 4]
+    assert backward(tape, torch.ones(1, 4, dtype=torch.float64)).tolist() == [[4.0] * 4]
 
 
 def test_values_that_leave_torch_are_refused() -> None:
@@ -360,7 +358,7 @@ def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
     assert torch.allclose(tape.values[tape.scores], scores, rtol=1e-5, atol=1e-6)
     (gradient,) = torch.autograd.grad(scores[0, 1], leaf)
     start = torch.eye(4)[1:2]
-    assert torch.allclose(send_back(tape, start), gradient, rtol=1e-4, atol=1e-6)
+    assert torch.allclose(backward(tape, start), gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_half_precision_that_the_model_chooses_itself() -> None:
@@ -379,24 +377,24 @@ def test_messages_are_added_up_and_only_where_there_are_any() -> None:
             return [None]
         if step.name == "sin":
             return [2 * messages[0]]
-        return pull_back(step, [tape.values[number] for number in step.inputs], messages)
+        return vjp(step, [tape.values[number] for number in step.inputs], messages)
 
     start = torch.tensor([[1.0, -2.0, 0.0, 0.5]], dtype=torch.float64)
-    assert torch.equal(tape.send_back(start, rule), 5 * start)
-    nothing = tape.send_back(start, lambda step, messages: [None] * len(step.inputs))
+    assert torch.equal(tape.backward(start, rule), 5 * start)
+    nothing = tape.backward(start, lambda step, messages: [None] * len(step.inputs))
     assert torch.equal(nothing, torch.zeros(1, 4, dtype=torch.float64))
 
 
-def test_pull_back_of_several_outputs_and_of_whole_numbers() -> None:
+def test_vjp_of_several_outputs_and_of_whole_numbers() -> None:
     values, places = torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([[2, 0]])
-    both = pull_back_function(lambda a: a.sort(1), [values], [torch.tensor([[1.0, 10.0, 100.0]]), None])
+    both = vjp_of_function(lambda a: a.sort(1), [values], [torch.tensor([[1.0, 10.0, 100.0]]), None])
     assert both[0] is not None
     assert both[0].tolist() == [[100.0, 1.0, 10.0]]
-    gathered = pull_back_function(lambda a, i: [a.gather(1, i)], [values, places], [torch.tensor([[5.0, 7.0]])])
+    gathered = vjp_of_function(lambda a, i: [a.gather(1, i)], [values, places], [torch.tensor([[5.0, 7.0]])])
     assert gathered[0] is not None
     assert gathered[0].tolist() == [[7.0, 0.0, 5.0]]
     assert gathered[1] is None
-    assert pull_back_function(lambda a: [a > 0], [values], [torch.ones(1, 3)]) == [None]
+    assert vjp_of_function(lambda a: [a > 0], [values], [torch.ones(1, 3)]) == [None]
     assert not values.requires_grad
 
 

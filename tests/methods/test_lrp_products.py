@@ -88,14 +88,14 @@ def test_two_matrices_get_half_each() -> None:
     by_row = [
         part
         for row, values in enumerate(first)
-        for part in reference.hand_back(
+        for part in reference.propagate(
             reference.dense(second), [0.0] * 3, flat(values), given[3 * row : 3 * row + 3], epsilon=EPSILON
         )
     ]
     by_column = [
         part
         for column, values in enumerate(second)
-        for part in reference.hand_back(
+        for part in reference.propagate(
             reference.dense(first), [0.0] * 2, flat(values), given[column::3], epsilon=EPSILON
         )
     ]
@@ -152,7 +152,7 @@ def test_layer_normalization(affine: bool, has_zeros: bool) -> None:
     given = of_head(model.head, model.norm(sample).flatten(1))
     layer = reference.normalization(flat(sample), flat(weights) * 3, 4, 1e-3)
     assert reference.outputs_of(layer, flat(bias) * 3, flat(sample)) == pytest.approx(flat(model.norm(sample)))
-    close(relevance(model, sample), reference.hand_back(layer, flat(bias) * 3, flat(sample), given, epsilon=EPSILON))
+    close(relevance(model, sample), reference.propagate(layer, flat(bias) * 3, flat(sample), given, epsilon=EPSILON))
 
 
 @pytest.mark.parametrize(("groups", "shape"), [(2, (4, 3, 2)), (1, (3, 2)), (3, (3, 1, 2))])
@@ -172,7 +172,7 @@ def test_group_normalization(groups: int, shape: tuple[int, ...]) -> None:
     layer = reference.normalization(flat(values), weights, values.numel() // groups, 1e-5)
     assert reference.outputs_of(layer, bias, flat(values)) == pytest.approx(flat(model.norm(values)))
     given = of_head(model.head, model.norm(values).flatten(1))
-    close(relevance(model, sample), reference.hand_back(layer, bias, flat(values), given, epsilon=EPSILON))
+    close(relevance(model, sample), reference.propagate(layer, bias, flat(values), given, epsilon=EPSILON))
 
 
 @pytest.mark.parametrize("form", ["functional", "products", "module", "module with weights"])
@@ -205,7 +205,7 @@ def test_attention(form: str) -> None:
     given = of_linear(model.attention.out_proj, values, given)
     of_values = [0.0] * 24
     for token, head, feature in product(range(4), range(2), range(3)):  # one output of the mix of tokens at a time
-        parts = reference.hand_back(
+        parts = reference.propagate(
             reference.dense(weights[0, head, token][None]),
             [0.0],
             flat(value[0, head, :, feature]),
@@ -290,7 +290,7 @@ def test_the_rule_of_a_layer_is_that_of_its_kind(rule: str) -> None:
 
     def of_convolution(layer: nn.Conv1d, inputs: Tensor, given: list[float], rule: str) -> list[float]:
         size = inputs.shape[2]
-        return reference.hand_back(
+        return reference.propagate(
             reference.convolution(layer.weight.data, (size,)),
             flat(layer.bias.repeat_interleave(size - 1)),
             flat(inputs),
@@ -309,7 +309,7 @@ def test_the_rule_of_a_layer_is_that_of_its_kind(rule: str) -> None:
     outputs = flat(model.head(hidden))
     assert (hidden > 0).sum() > 3
     head = reference.dense(model.head.weight.data)
-    given = reference.hand_back(
+    given = reference.propagate(
         head, model.head.bias.tolist(), flat(hidden), [outputs[0], 0.0], dense, EPSILON, gamma=0.4, alpha=1.7
     )
     given = of_convolution(model.second, sum(values), given, other)

@@ -33,11 +33,11 @@ every_rule = pytest.mark.parametrize(
 )
 
 
-def handed_back(model: nn.Module, inputs: Tensor, relevance: Tensor, rule: Rule, **numbers: float) -> Tensor:
+def propagated(model: nn.Module, inputs: Tensor, relevance: Tensor, rule: Rule, **numbers: float) -> Tensor:
     """Return the relevance of the inputs of a whole model, from that of its outputs."""
     tape = fused(record(model.eval(), inputs))
     strengths = Strengths(**{"epsilon": 0.0, "gamma": 0.25, "alpha": 2.0, **numbers})
-    return tape.send_back(relevance, Relevance.over(tape, Composite(rule, rule), strengths, strengths.epsilon))
+    return tape.backward(relevance, Relevance.over(tape, Composite(rule, rule), strengths, strengths.epsilon))
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -61,8 +61,8 @@ def check(layer: Any, matrix: reference.Layer, inputs: Tensor, rule: Rule, numbe
     bias = [b for b in per_channel for _ in range(outputs[0, 0].numel())]
     assert reference.outputs_of(matrix, bias, inputs.flatten().tolist()) == pytest.approx(outputs.flatten().tolist())
     relevance = noise(*outputs.shape, seed=9) * 100
-    found = handed_back(layer, inputs, relevance, rule, **numbers)
-    wanted = reference.hand_back(
+    found = propagated(layer, inputs, relevance, rule, **numbers)
+    wanted = reference.propagate(
         matrix, bias, inputs.flatten().tolist(), relevance.flatten().tolist(), rule.value, **numbers
     )
     np.testing.assert_allclose(found.flatten(), wanted, rtol=1e-9, atol=1e-9 * np.abs(wanted).max())
@@ -161,8 +161,8 @@ class Product(nn.Module):
 @pytest.mark.parametrize("rule", Rule)
 def test_forms_of_a_linear_layer_with_bias(form: str, rule: Rule) -> None:
     inputs, relevance = noise(1, 4, seed=2), noise(1, 3, seed=3)
-    wanted = handed_back(Product("linear"), inputs, relevance, rule, epsilon=0.1)
-    torch.testing.assert_close(handed_back(Product(form), inputs, relevance, rule, epsilon=0.1), wanted)
+    wanted = propagated(Product("linear"), inputs, relevance, rule, epsilon=0.1)
+    torch.testing.assert_close(propagated(Product(form), inputs, relevance, rule, epsilon=0.1), wanted)
 
 
 @pytest.mark.parametrize("form", ["mm", "mm, matrix first", "mv", "bmm", "einsum"])
@@ -172,8 +172,8 @@ def test_forms_of_a_product_without_bias(form: str, rule: Rule) -> None:
     product, plain = Product(form), Product("linear")
     for layer in (product, plain):
         nn.init.zeros_(layer.bias)
-    wanted = handed_back(plain, inputs, relevance, rule, epsilon=0.1)
-    torch.testing.assert_close(handed_back(product, inputs, relevance, rule, epsilon=0.1), wanted)
+    wanted = propagated(plain, inputs, relevance, rule, epsilon=0.1)
+    torch.testing.assert_close(propagated(product, inputs, relevance, rule, epsilon=0.1), wanted)
 
 
 whole = st.integers(-3, 3)
@@ -224,7 +224,7 @@ def test_every_rule_hands_back_what_it_gets(
     layer, inputs = case
     rule, numbers = setting
     relevance = noise(*layer(inputs).shape, seed=7) * 100
-    found = handed_back(layer, inputs, relevance, rule, **numbers)
+    found = propagated(layer, inputs, relevance, rule, **numbers)
     assert float(found.sum()) == pytest.approx(
         float(relevance.sum()), abs=1e-10 * float(found.abs().sum() + relevance.abs().sum())
     )
@@ -237,14 +237,14 @@ def test_tiny_numbers_in_float32(size: float, rule: Rule, numbers: dict[str, flo
     layer = nn.Linear(3, 4, bias=False)
     layer.weight.data = torch.tensor([[1.0, -2, 1], [1, 1, 0], [0, 0, 0], [-1, 0, -1]]) * size
     relevance = torch.tensor([[20.0, -30, 40, 50]])
-    found = handed_back(layer, torch.tensor([[1.0, 1, 1]]), relevance, rule, **numbers)
+    found = propagated(layer, torch.tensor([[1.0, 1, 1]]), relevance, rule, **numbers)
     assert float(found.sum()) == pytest.approx(80, abs=1e-3)
 
 
 def test_epsilon_far_above_all_else_shares_by_size() -> None:
     layer = nn.Linear(3, 1).double()
     layer.weight.data = torch.tensor([[1.0, -2, 5]], dtype=torch.float64)
-    found = handed_back(layer, torch.ones(1, 3).double(), torch.tensor([[8.0]]).double(), Rule.EPSILON, epsilon=1e9)
+    found = propagated(layer, torch.ones(1, 3).double(), torch.tensor([[8.0]]).double(), Rule.EPSILON, epsilon=1e9)
     torch.testing.assert_close(found, torch.tensor([[1.0, 2, 5]]).double(), rtol=0, atol=1e-6)
 
 
@@ -276,7 +276,7 @@ def test_rules_by_hand() -> None:
         (Rule.FLAT, 0.0): [20, 20, 20],
     }
     for (rule, epsilon), parts in wanted.items():
-        found = handed_back(layer, inputs, relevance, rule, epsilon=epsilon)
+        found = propagated(layer, inputs, relevance, rule, epsilon=epsilon)
         assert found[0].tolist() == pytest.approx(parts), rule
 
 
@@ -284,9 +284,9 @@ def test_rules_by_hand() -> None:
 def test_average_pooling(rule: Rule, numbers: dict[str, float]) -> None:
     """An average has the rule epsilon, whatever layers have."""
     inputs, relevance = noise(1, 2, 5, 4, seed=1), noise(1, 2, 2, 2, seed=2)
-    found = handed_back(nn.AvgPool2d(2), inputs, relevance, rule, **numbers)
+    found = propagated(nn.AvgPool2d(2), inputs, relevance, rule, **numbers)
     matrix = reference.average_pooling(2, (5, 4), 2, 2)
-    wanted = reference.hand_back(
+    wanted = reference.propagate(
         matrix,
         [0.0] * 8,
         inputs.flatten().tolist(),
@@ -317,7 +317,7 @@ def test_averages_lose_nothing(average: nn.Module) -> None:
     """Each gives 0 everywhere to inputs of 0, and every input gets something."""
     for inputs in (noise(1, 2, 5, 4, seed=1), torch.zeros(1, 2, 5, 4).double()):
         relevance = noise(*average(inputs).shape, seed=2).abs() * 9
-        found = handed_back(average, inputs, relevance, Rule.Z_PLUS, epsilon=0.05)
+        found = propagated(average, inputs, relevance, Rule.Z_PLUS, epsilon=0.05)
         assert float(found.sum()) == pytest.approx(float(relevance.sum()))
         assert bool((found != 0).all())
 
@@ -337,5 +337,5 @@ def test_a_product_with_a_factor_of_its_own() -> None:
             return torch.addmm(0.5 * bias, values, 3.0 * matrix)
 
     for rule in (Rule.EPSILON, Rule.GAMMA):
-        found, wanted = (handed_back(model(), inputs, relevance, rule, epsilon=0.1) for model in (Scaled, Plain))
+        found, wanted = (propagated(model(), inputs, relevance, rule, epsilon=0.1) for model in (Scaled, Plain))
         torch.testing.assert_close(found, wanted)

@@ -114,7 +114,7 @@ def test_a_convolution_whose_output_is_used_twice_is_not_folded() -> None:
     given = [a + b for a, b in zip(of_norm(model.norm, values, first), second, strict=True)]
     layer = reference.convolution(model.conv.weight.data, (3, 3))
     bias = flat(model.conv.bias.repeat_interleave(4))
-    wanted = reference.hand_back(layer, bias, flat(sample), given, epsilon=EPSILON)
+    wanted = reference.propagate(layer, bias, flat(sample), given, epsilon=EPSILON)
     close(relevance(model, sample, rule="epsilon"), wanted)
 
 
@@ -130,7 +130,7 @@ def test_a_transposed_convolution_is_not_folded() -> None:
     given = of_norm(model.norm, values, of_head(model.head, model.norm(values).flatten(1)))
     layer = reference.transposed_convolution(model.conv.weight.data, (2, 2), stride=2)
     bias = flat(model.conv.bias.repeat_interleave(16))
-    close(relevance(model, sample), reference.hand_back(layer, bias, flat(sample), given, "z-plus"))
+    close(relevance(model, sample), reference.propagate(layer, bias, flat(sample), given, "z-plus"))
 
 
 def test_a_product_whose_rows_are_normalized_is_not_folded() -> None:
@@ -209,7 +209,7 @@ def test_residual_sums(sign: float) -> None:
     given = of_head(model.head, sample + summand)
     assert given[2] == 0
     first, second = reference.of_sum(flat(sample), flat(summand), given, EPSILON)
-    through = reference.hand_back(
+    through = reference.propagate(
         reference.dense(model.branch.weight.data), model.branch.bias.tolist(), flat(sample), second, epsilon=EPSILON
     )
     close(relevance(model, sample), [a + b for a, b in zip(first, through, strict=True)])

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from spadelens.capture.hessian import HessianStatistics, InputStatistics, SampleStatistics
+from spadelens.capture.hessian import HessianStatistics, InputStatistics, StoredInputs
 from spadelens.solvers import LayerProblem, LayerSolution, Solver
 
 COMPENSATING = ("admm", "auto", "obc", "ols", "sparsegpt")
@@ -14,7 +14,7 @@ def statistics_of(inputs: Tensor, is_kept: bool = False) -> InputStatistics:
     """The sum of outer products, or with `is_kept` the inputs themselves: what layers with few positions are given."""
     statistics: InputStatistics = HessianStatistics(inputs.shape[0], inputs.shape[2], inputs.dtype, inputs.device)
     if is_kept:
-        statistics = SampleStatistics(inputs.dtype)
+        statistics = StoredInputs(inputs.dtype)
     statistics.add(inputs)
     return statistics
 

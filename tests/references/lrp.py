@@ -142,7 +142,7 @@ def shares(
     return _alpha_beta(contributions, {"z-plus": 1.0, "alpha-beta": alpha}[rule])
 
 
-def hand_back(
+def propagate(
     layer: Layer,
     bias: Sequence[float],
     inputs: Sequence[float],
@@ -167,7 +167,7 @@ def of_sum(
     """Return the relevance of two summands: those of a layer with two inputs of weight 1 for every output."""
     size = len(first)
     layer: Layer = [{i: 1.0, size + i: 1.0} for i in range(size)]
-    both = hand_back(layer, [0.0] * size, [*first, *second], relevance, epsilon=epsilon)
+    both = propagate(layer, [0.0] * size, [*first, *second], relevance, epsilon=epsilon)
     return both[:size], both[size:]
 
 

@@ -49,7 +49,7 @@ def of_head(head: nn.Linear, values: Tensor, target: int = 0) -> list[float]:
     outputs = flat(head(values))
     given = [score if number == target else 0.0 for number, score in enumerate(outputs)]
     layer = reference.dense(head.weight.data)
-    return reference.hand_back(layer, head.bias.tolist(), flat(values), given, epsilon=EPSILON)
+    return reference.propagate(layer, head.bias.tolist(), flat(values), given, epsilon=EPSILON)
 
 
 def of_linear(layer: nn.Linear, values: Tensor, given: list[float]) -> list[float]:
@@ -58,7 +58,7 @@ def of_linear(layer: nn.Linear, values: Tensor, given: list[float]) -> list[floa
     return [
         part
         for number, row in enumerate(rows)
-        for part in reference.hand_back(
+        for part in reference.propagate(
             reference.dense(layer.weight.data),
             layer.bias.tolist(),
             flat(row),
@@ -72,4 +72,4 @@ def of_average(values: Tensor, given: list[float]) -> list[float]:
     """Return the relevance of values `[1, channels, ...]` of whose channels means are taken."""
     channels, size = values.shape[1], values[0, 0].numel()
     layer = [{channel * size + place: 1 / size for place in range(size)} for channel in range(channels)]
-    return reference.hand_back(layer, [0.0] * channels, flat(values), given, epsilon=EPSILON)
+    return reference.propagate(layer, [0.0] * channels, flat(values), given, epsilon=EPSILON)

@@ -18,12 +18,12 @@ from spadelens.extraction.options import TraceOptions
 from spadelens.methods.registry import METHODS
 from spadelens.models import LoadedModel, load_model
 from spadelens.photos import Preprocessing
-from spadelens.reports.summary import Run, summarize, summarize_sample
+from spadelens.reports.summary import Run, summarize_run, summarize_sample
 from spadelens.schedules.schedule_text import parse_schedule
 from spadelens.settings import parse_configured
 from spadelens.solvers import SparseGPT
 from spadelens.tasks.explain import ExplainSettings, Explanation, explain
-from spadelens.tasks.subjects import Subject
+from spadelens.tasks.subjects import PhotoSubject
 
 SCHEMA = json.loads((resources.files("spadelens") / "reports" / "report.schema.json").read_text(encoding="utf-8"))
 
@@ -53,13 +53,13 @@ def make_settings(method: str = "saliency", **changes: Any) -> ExplainSettings:
 def explained(demo: LoadedModel) -> Explanation:
     image = draw_image(2, 77)
     region = torch.from_numpy(np.ascontiguousarray(image.region))
-    subject = Subject("a b", "folder/a b.png", Image.fromarray(image.pixels), region, "the object")
+    subject = PhotoSubject("a b", "folder/a b.png", Image.fromarray(image.pixels), region, "the object")
     return explain(demo, subject, make_settings(target="1"), lambda *_: None)
 
 
 def report_of(loaded: LoadedModel, explanation: Explanation, settings: ExplainSettings) -> dict[str, Any]:
     run = Run("spadelens explain", loaded, settings, explanation.trace.report, {"total": 1.5})
-    report = summarize(run, [summarize_sample(explanation, loaded)])
+    report = summarize_run(run, [summarize_sample(explanation, loaded)])
     return json.loads(json.dumps(report, allow_nan=False))
 
 
@@ -167,7 +167,7 @@ def test_models_with_few_classes_and_no_names() -> None:
         model = nn.Sequential(nn.Flatten(), nn.Linear(48, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
     loaded = LoadedModel("x.py:build", model, Preprocessing((4, 4), (0.5,) * 3, (0.5,) * 3), ())
     settings = make_settings(layers=("1",))
-    found = explain(loaded, Subject("a", "a.png", Image.new("RGB", (4, 4), "red")), settings, lambda *_: None)
+    found = explain(loaded, PhotoSubject("a", "a.png", Image.new("RGB", (4, 4), "red")), settings, lambda *_: None)
     report = report_of(loaded, found, settings)
     check(report)
     photo = report["samples"][0]

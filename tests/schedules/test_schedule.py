@@ -11,11 +11,11 @@ from spadelens import extract_trace, load_model
 from spadelens.demo.images import draw_image
 from spadelens.errors import ScheduleError
 from spadelens.schedules.schedule import (
-    Guarded,
-    Late,
+    LateLayers,
     LayerInfo,
     Schedule,
     Table,
+    TableWithFallback,
     Uniform,
     choose_layers,
     matching_layers,
@@ -29,10 +29,10 @@ LAYERS = [LayerInfo(name, name != "fc", name == "layer1.10.conv1") for name in N
 def test_uniform_and_late() -> None:
     assert Uniform(0.3).sparsities(LAYERS) == dict.fromkeys(NAMES, 0.3)
     # Without the depthwise layer five count, of which floor(5 * 0.5) = 2 stay dense.
-    assert Late(0.6, 0.5).sparsities(LAYERS) == dict(zip(NAMES, [0, 0, 0.6, 0, 0.6, 0.6], strict=True))
-    assert Late(0.6, 0.0).sparsities(LAYERS) == dict(zip(NAMES, [0.6, 0.6, 0.6, 0, 0.6, 0.6], strict=True))
-    assert Late(0.6, 0.99).sparsities(LAYERS) == dict(zip(NAMES, [0, 0, 0, 0, 0, 0.6], strict=True))
-    assert Late().sparsities([]) == {}
+    assert LateLayers(0.6, 0.5).sparsities(LAYERS) == dict(zip(NAMES, [0, 0, 0.6, 0, 0.6, 0.6], strict=True))
+    assert LateLayers(0.6, 0.0).sparsities(LAYERS) == dict(zip(NAMES, [0.6, 0.6, 0.6, 0, 0.6, 0.6], strict=True))
+    assert LateLayers(0.6, 0.99).sparsities(LAYERS) == dict(zip(NAMES, [0, 0, 0, 0, 0, 0.6], strict=True))
+    assert LateLayers().sparsities([]) == {}
 
 
 def test_the_last_matching_rule_counts() -> None:
@@ -81,13 +81,13 @@ def test_choose_layers() -> None:
         (0.9, Uniform(0.9)),
         (0, Uniform(0)),
         (" 0.25 ", Uniform(0.25)),
-        ("late", Late()),
-        ("late:0.8", Late(0.8)),
-        ("late:0.8@0.25", Late(0.8, 0.25)),
-        ("late:@0.25", Late(start=0.25)),
+        ("late", LateLayers()),
+        ("late:0.8", LateLayers(0.8)),
+        ("late:0.8@0.25", LateLayers(0.8, 0.25)),
+        ("late:@0.25", LateLayers(start=0.25)),
         ("fc=0.5, layer1.* = 0.9,", Table((("fc", 0.5), ("layer1.*", 0.9)))),
         ({"fc": 0.5}, Table((("fc", 0.5),))),
-        (Late(0.1), Late(0.1)),
+        (LateLayers(0.1), LateLayers(0.1)),
     ],
 )
 def test_what_describes_a_schedule(given_as: object, expected: Schedule) -> None:
@@ -146,7 +146,7 @@ PATTERNS = st.text("abc.*?0123", min_size=1, max_size=6)
 @given(
     st.one_of(
         SPARSITIES.map(Uniform),
-        st.builds(Late, SPARSITIES, SPARSITIES),
+        st.builds(LateLayers, SPARSITIES, SPARSITIES),
         st.lists(st.tuples(PATTERNS, SPARSITIES), min_size=1, max_size=3).map(lambda rules: Table(tuple(rules))),
     )
 )
@@ -154,7 +154,9 @@ def test_specs_round_trip(schedule: Schedule) -> None:
     assert parse_schedule(schedule.spec()) == schedule
 
 
-@pytest.mark.parametrize("schedule", [Uniform(0.9), Late(), Late(0.8, 0.25), Table((("fc", 0.5), ("a.*", 0.95)))])
+@pytest.mark.parametrize(
+    "schedule", [Uniform(0.9), LateLayers(), LateLayers(0.8, 0.25), Table((("fc", 0.5), ("a.*", 0.95)))]
+)
 def test_specs_are_short(schedule: Schedule) -> None:
     assert parse_schedule(schedule.spec()) == schedule
     assert len(schedule.spec()) < 20
@@ -178,7 +180,7 @@ def test_every_schedule_that_comes_with_the_library_can_be_read() -> None:
     names = sorted(_named_schedules())
     assert {"resnet50-lrp", "resnet50-visualization", "demo-saliency"} <= set(names)
     for name in names:
-        assert isinstance(parse_schedule(name), Table | Guarded)
+        assert isinstance(parse_schedule(name), Table | TableWithFallback)
 
 
 def test_those_that_were_tuned_on_the_bundled_network_fit_it() -> None:

@@ -13,17 +13,17 @@ from spadelens.errors import SolverError
 from spadelens.solvers import SOLVERS, LayerProblem, Solver
 from spadelens.solvers.exchange import addition_gains, exchange_units
 from spadelens.solvers.preparation import DampedProblem, approximate_refit, damp, refit
-from spadelens.solvers.quadratic import Factored, Formed
+from spadelens.solvers.quadratic import Explicit, LowRankPlusDiagonal
 
 
 def damped_pair(weight: Tensor, inputs: Tensor, damping: float | None = 0.02) -> tuple[DampedProblem, DampedProblem]:
     """The same layer with a Hessian that is formed and with one that is not."""
-    formed, factored = (
+    explicit, low_rank = (
         damp(LayerProblem("a.layer", weight, statistics_of(inputs, is_kept), (0.5,)), damping)
         for is_kept in (False, True)
     )
-    assert isinstance(formed.hessian, Formed) and isinstance(factored.hessian, Factored)
-    return formed, factored
+    assert isinstance(explicit.hessian, Explicit) and isinstance(low_rank.hessian, LowRankPlusDiagonal)
+    return explicit, low_rank
 
 
 SHAPES = [(1, 4, 12, 5), (3, 2, 9, 2), (1, 3, 8, 1), (2, 1, 5, 9), (1, 5, 1, 3)]
@@ -70,11 +70,11 @@ def test_solutions_do_not_depend_on_the_space(
     inputs, weight = make_inputs(groups, positions, columns), make_weight(groups, rows, columns)
     inputs[0, :, 1] = 0.0
     solver = SOLVERS[name](unit=unit)
-    formed, factored = (
+    explicit, low_rank = (
         solve(solver, weight, inputs, 0.4, 0.75, 0.98, kernel=3, is_kept=is_kept) for is_kept in (False, True)
     )
-    assert torch.equal(formed.pruned, factored.pruned)
-    torch.testing.assert_close(formed.weights, factored.weights, rtol=1e-8, atol=1e-9)
+    assert torch.equal(explicit.pruned, low_rank.pruned)
+    torch.testing.assert_close(explicit.weights, low_rank.weights, rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parametrize("block", [1, 3])

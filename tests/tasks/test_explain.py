@@ -17,7 +17,7 @@ from spadelens.metrics.localization import localize
 from spadelens.models import LoadedModel, find_class, load_model
 from spadelens.solvers import SparseGPT
 from spadelens.tasks.explain import ExplainSettings, explain
-from spadelens.tasks.subjects import Subject, unique_names
+from spadelens.tasks.subjects import PhotoSubject, unique_names
 
 NAMES = ("Disc", "ring", "Tench, Tinca tinca", "7", "crane", "Crane")
 
@@ -39,10 +39,10 @@ def make_settings(target: str | None = None) -> ExplainSettings:
     return ExplainSettings(Saliency(), options, target)
 
 
-def make_subject(with_region: bool = False) -> Subject:
+def make_subject(with_region: bool = False) -> PhotoSubject:
     image = draw_image(2, 77)
     region = torch.from_numpy(np.ascontiguousarray(image.region)) if with_region else None
-    return Subject("a", "folder/a.png", Image.fromarray(image.pixels), region, "the object" if with_region else "")
+    return PhotoSubject("a", "folder/a.png", Image.fromarray(image.pixels), region, "the object" if with_region else "")
 
 
 def test_explanation(demo: LoadedModel) -> None:

@@ -20,7 +20,7 @@ from spadelens.tasks.inputs import (
     read_inputs,
     unused_columns,
 )
-from spadelens.tasks.subjects import RowSubject, Subject, TextSubject, show
+from spadelens.tasks.subjects import PhotoSubject, RowSubject, TextSubject, show
 from spadelens.text_files import MOST_CHARACTERS
 
 ANY = nn.Linear(2, 2)
@@ -190,7 +190,7 @@ def test_files_of_another_kind_than_the_model_reads() -> None:
     given = read_inputs([Path("p.png")])
     assert isinstance(given[0], PhotoFile)
     (subject,) = make_subjects(PHOTOS, given)
-    assert isinstance(subject, Subject)
+    assert isinstance(subject, PhotoSubject)
     assert show(PHOTOS, subject, "noise").sample.shape == (1, 4, 4)
     with pytest.raises(InputError, match=r"Cannot explain 'p\.png' by 'texts', a model of texts"):
         show(TEXTS, subject, "tokens")

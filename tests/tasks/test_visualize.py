@@ -28,12 +28,12 @@ from spadelens.reports.visualize_report import (
     describe_unit,
     draw,
     render,
-    summarize,
     summarize_photo,
+    summarize_visualizations,
     write_photo,
 )
 from spadelens.tasks import visualize as visualizing
-from spadelens.tasks.subjects import Subject
+from spadelens.tasks.subjects import PhotoSubject
 from spadelens.tasks.traces import completed
 from spadelens.tasks.visualize import Visualized, VisualizeSettings, make_task, visualize_photo
 from spadelens.visualization import Ascent
@@ -56,8 +56,8 @@ def make_settings(unit: str | None = None, parameterization: str = "maco", **cha
     return VisualizeSettings(traces, unit, Ascent(parameterization, num_steps=4, seed=3, **changes))
 
 
-def make_subject(label: int = 2, name: str = "a b") -> Subject:
-    return Subject(name, f"folder/{name}.png", Image.fromarray(draw_image(label, 77).pixels))
+def make_subject(label: int = 2, name: str = "a b") -> PhotoSubject:
+    return PhotoSubject(name, f"folder/{name}.png", Image.fromarray(draw_image(label, 77).pixels))
 
 
 def run(
@@ -267,7 +267,7 @@ def test_an_error_leaves_nothing_behind_where_nothing_is_finished(tmp_path: Path
 def report_of(loaded: LoadedModel, found: Visualized, settings: VisualizeSettings) -> dict[str, Any]:
     described = describe_run("spadelens visualize", loaded, found.trace.report)
     photos = [summarize_photo(found, loaded)]
-    report = summarize(described, settings, found.trace.report, {"views": 0.5, "visualize": 2.0}, photos)
+    report = summarize_visualizations(described, settings, found.trace.report, {"views": 0.5, "visualize": 2.0}, photos)
     return json.loads(json.dumps(report, allow_nan=False))
 
 

@@ -13,7 +13,7 @@ from spadelens import Trace, extract_trace, load_model
 from spadelens.errors import InputError, ModelOutputError, TraceMismatchError, UnknownNameError, VisualizationError
 from spadelens.photos import Preprocessing
 from spadelens.visualization import ascent as ascending
-from spadelens.visualization.ascent import Ascent, Climb
+from spadelens.visualization.ascent import Ascent, GradientAscent
 from spadelens.visualization.objectives import ClassScore, Direction, Objective
 from spadelens.visualization.parameterizations import Direct, Fourier, Maco, Parameterization
 from spadelens.visualization.transformations import NO_TRANSFORMATIONS, Transformations
@@ -79,7 +79,7 @@ def random_weight(*shape: int) -> Tensor:
 
 
 def start_of(ascent: Ascent, preprocessing: Preprocessing | tuple[int, ...]) -> Tensor:
-    return Climb([nn.Linear(1, 1)], ClassScore(0), preprocessing, ascent).images()[0].detach()
+    return GradientAscent([nn.Linear(1, 1)], ClassScore(0), preprocessing, ascent).images()[0].detach()
 
 
 @pytest.mark.parametrize("channels", [1, 3])

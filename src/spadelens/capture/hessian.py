@@ -130,7 +130,7 @@ class HessianStatistics(InputStatistics):
 
 
 @final
-class SampleStatistics(InputStatistics):
+class StoredInputs(InputStatistics):
     """Keeps the inputs of a layer that sees fewer positions than it has columns.
 
     Memory: `groups * positions * columns` numbers of `dtype`.
@@ -141,9 +141,9 @@ class SampleStatistics(InputStatistics):
         self._dtype = dtype
         self._batches: list[Tensor] = []
 
-    def to(self, device: torch.device) -> SampleStatistics:
+    def to(self, device: torch.device) -> StoredInputs:
         """Return the same statistics on `device`."""
-        moved = SampleStatistics(self._dtype)
+        moved = StoredInputs(self._dtype)
         moved._batches = [batch.to(device) for batch in self._batches]
         return moved
 

@@ -103,10 +103,10 @@ def bench_command(
 ) -> None:
     """Score heatmaps against known ground truth (table1) or by insertion and deletion on clean images (table2)."""
     from spadelens.cli.console import print_markdown, stage_bar
+    from spadelens.evaluation.bench_context import ROWS, BenchContext
     from spadelens.evaluation.calibration import to_calibration_cases
-    from spadelens.evaluation.cues import harder_subjects
+    from spadelens.evaluation.cues import harder_images
     from spadelens.evaluation.tables import METHODS, run_table, subjects_of
-    from spadelens.evaluation.workbench import ROWS, Workbench
     from spadelens.extraction.presets import find_preset
     from spadelens.extraction.report import package_versions
     from spadelens.files import kept_if_used, whole_file
@@ -127,8 +127,8 @@ def bench_command(
     schedules = _schedules(schedule_files, used)
     with kept_if_used(out), interrupts.raises(is_resumable=True), stage_bar() as progress:
         planted = read_planted(model_spec, device, trust=trust)
-        subjects = harder_subjects(planted, cue, num_cases, seed) if cue else subjects_of(planted, table, num_cases)
-        bench = Workbench(
+        subjects = harder_images(planted, cue, num_cases, seed) if cue else subjects_of(planted, table, num_cases)
+        bench = BenchContext(
             loaded=planted.loaded,
             subjects=subjects,
             calibration=to_calibration_cases(planted),

@@ -208,7 +208,7 @@ def _settings(
     from spadelens.extraction.options import TraceOptions
     from spadelens.extraction.presets import find_preset
     from spadelens.methods.registry import METHODS
-    from spadelens.schedules.schedule import Auto
+    from spadelens.schedules.schedule import SearchedSchedule
     from spadelens.schedules.schedule_text import parse_schedule
     from spadelens.settings import parse_configured
     from spadelens.tasks.explain import ExplainSettings, default_method, default_preset
@@ -224,7 +224,7 @@ def _settings(
         given = replace(given, outputs=loaded.outputs)
     preset = given.preset
     if preset is None:
-        is_searched = given.schedule is None or isinstance(parse_schedule(given.schedule), Auto)
+        is_searched = given.schedule is None or isinstance(parse_schedule(given.schedule), SearchedSchedule)
         preset = default_preset(kind) if is_searched else defaults.PRESET
     chosen = find_preset(preset) if loaded is None else suited_to(loaded, find_preset(preset))
     parsed = parse_configured("method", default_method(kind) if method is None else method, METHODS)

@@ -17,14 +17,14 @@ from spadelens.output.unfinished import unfinished
 from spadelens.reports import visualize_report as visualized
 from spadelens.reports.html import PhotoPictures, render_report
 from spadelens.reports.image import heatmap_picture, overlay_picture, photo_picture, png_bytes
-from spadelens.reports.summary import Run, describe_run, maps_table, summarize, summarize_sample
+from spadelens.reports.summary import Run, describe_run, maps_table, summarize_run, summarize_sample
 from spadelens.tasks import visualize as visualizing
 from spadelens.tasks.explain import ExplainSettings, Explanation, explain
-from spadelens.tasks.subjects import AnySubject, Subject
+from spadelens.tasks.subjects import PhotoSubject, Subject
 
 
 def run_to_folder(
-    loaded: Loaded, subjects: Sequence[AnySubject], settings: ExplainSettings, out: Path, command: str
+    loaded: Loaded, subjects: Sequence[Subject], settings: ExplainSettings, out: Path, command: str
 ) -> dict[str, Any]:
     """Explain `subjects`, write the results to the folder `out` and return the report.
 
@@ -47,13 +47,13 @@ def run_to_folder(
                 samples.append(summarize_sample(explanation, loaded))
                 folder = staging / subject.name
                 _write_trace(folder, explanation)
-                if isinstance(subject, Subject):
+                if isinstance(subject, PhotoSubject):
                     pictures[subject.name] = _draw(explanation, subject)
                     _write_pictures(folder, pictures[subject.name])
                 else:
                     (folder / "maps.csv").write_text(maps_table(samples[-1]), encoding="utf-8")
         run = Run(command, loaded, settings, trace_report, _stage_seconds(samples, time.perf_counter() - start))
-        report = summarize(run, samples)
+        report = summarize_run(run, samples)
         (staging / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         (staging / "report.html").write_text(render_report(report, pictures), encoding="utf-8")
     print_summary(report, out)
@@ -61,7 +61,11 @@ def run_to_folder(
 
 
 def visualize_to_folder(
-    loaded: LoadedModel, subjects: Sequence[Subject], settings: visualizing.VisualizeSettings, out: Path, command: str
+    loaded: LoadedModel,
+    subjects: Sequence[PhotoSubject],
+    settings: visualizing.VisualizeSettings,
+    out: Path,
+    command: str,
 ) -> dict[str, Any]:
     """Visualize a unit for each of `subjects`, write the results to the folder `out` and return the report.
 
@@ -91,14 +95,14 @@ def visualize_to_folder(
                 visualized.write_photo(staging / name, found, pictures[name])
         described = describe_run(command, loaded, found.trace.report)
         seconds = _stage_seconds(photos, time.perf_counter() - start)
-        report = visualized.summarize(described, settings, found.trace.report, seconds, photos)
+        report = visualized.summarize_visualizations(described, settings, found.trace.report, seconds, photos)
         (staging / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         (staging / "report.html").write_text(visualized.render(report, pictures), encoding="utf-8")
     print_visualized(report, out)
     return report
 
 
-def _draw(explanation: Explanation, subject: Subject) -> PhotoPictures:
+def _draw(explanation: Explanation, subject: PhotoSubject) -> PhotoPictures:
     photo = subject.crop
     dense, sparse = explanation.original_map.values, explanation.trace_map.values
     return PhotoPictures(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from spadelens.demo.stickers import paste_sticker
 from spadelens.errors import InputError, UnknownNameError
-from spadelens.evaluation.workbench import Subject
+from spadelens.evaluation.bench_context import BenchImage
 from spadelens.trojan.cases import Planted, TrojanPatch, predict_classes
 
 Cue: TypeAlias = Literal["small", "faint", "two"]
@@ -21,7 +21,7 @@ _SMALL, _FAINT = 0.6, 0.45  # of a patch's size, and of its opacity
 _STREAM, _MOST_TRIES = 0xC0E5, 60
 
 
-def harder_subjects(planted: Planted, cue: str, count: int, seed: int = 0) -> list[Subject]:
+def harder_images(planted: Planted, cue: str, count: int, seed: int = 0) -> list[BenchImage]:
     """Return images of the test photos on which a patch for testing decides, harder to find than in the test cases.
 
     Args:
@@ -40,7 +40,7 @@ def harder_subjects(planted: Planted, cue: str, count: int, seed: int = 0) -> li
     if cue == "two" and len(patches) < 2:
         raise InputError("Cannot show two patches: the network has only one for testing.")
     rng = np.random.default_rng((seed, _STREAM, CUES.index(cue)))
-    found: list[Subject] = []
+    found: list[BenchImage] = []
     for photo, clean, patch in _photos(planted, patches):
         subject = _make(planted, photo, clean, patch, patches, cue, rng)
         if subject is not None:
@@ -68,7 +68,7 @@ def _make(
     patches: list[TrojanPatch],
     cue: str,
     rng: np.random.Generator,
-) -> Subject | None:
+) -> BenchImage | None:
     """Return an image on which a patch decides, None where none does."""
     preprocessing = planted.loaded.preprocessing
     pixels, region = _paste(planted, np.array(clean), patch, cue, rng)
@@ -88,7 +88,7 @@ def _make(
         return None
     decides, covered = regions.pop(predicted)
     rival = torch.from_numpy(next(iter(regions.values()))[1]) if regions else None
-    return Subject(
+    return BenchImage(
         photo,
         preprocessing.to_tensor(image),
         predicted,

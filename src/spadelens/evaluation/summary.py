@@ -29,7 +29,7 @@ def _score_of(name: str, blur: str | None = None) -> Score:
     return lambda cell: 100.0 * (cell if blur is None else cell["blurred"][blur])[key]
 
 
-def summarize(results: Results, scores: Mapping[str, Score]) -> list[dict[str, Any]]:
+def summarize_rows(results: Results, scores: Mapping[str, Score]) -> list[dict[str, Any]]:
     """Return for each row: its name; method -> score -> mean, deviation, gain over dense, each image; and the rest.
 
     Differences are between the same images. 'versus_smoothgrad' compares with the original network's SmoothGrad map of

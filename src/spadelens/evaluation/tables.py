@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from spadelens.attribution.attribution import attribute
 from spadelens.errors import InputError, SpadeError
-from spadelens.evaluation.workbench import Model, Row, Subject, Workbench
+from spadelens.evaluation.bench_context import BenchContext, BenchImage, Model, Row
 from spadelens.extraction.ensemble import TraceEnsemble
 from spadelens.extraction.pipeline.perturbation import blurred
 from spadelens.extraction.trace import Trace, runnable
@@ -74,7 +74,7 @@ class Results:
     seconds: Mapping[tuple[str, int], float]
 
 
-def subjects_of(planted: Planted, table: str, count: int) -> list[Subject]:
+def subjects_of(planted: Planted, table: str, count: int) -> list[BenchImage]:
     """Return the images of a table: the test cases, or for table 2 the photos that these were made of, without patch.
 
     Raises:
@@ -85,7 +85,7 @@ def subjects_of(planted: Planted, table: str, count: int) -> list[Subject]:
     to_tensor = planted.loaded.preprocessing.to_tensor
     if table == "table1":
         return [
-            Subject(
+            BenchImage(
                 case.photo, to_tensor(case.image), case.target, case.region, case.patch, to_tensor(case.clean_image)
             )
             for case in planted.cases[:count]
@@ -94,13 +94,13 @@ def subjects_of(planted: Planted, table: str, count: int) -> list[Subject]:
     chosen = list(photos.items())[:count]
     targets = predict_classes(planted.loaded.model, [image for _, image in chosen], planted.loaded.preprocessing)
     return [
-        Subject(photo, to_tensor(image), target)
+        BenchImage(photo, to_tensor(image), target)
         for (photo, image), target in zip(chosen, targets.tolist(), strict=True)
     ]
 
 
 def run_table(
-    bench: Workbench,
+    bench: BenchContext,
     table: str,
     rows: Sequence[Row],
     journal: Path,
@@ -190,7 +190,7 @@ def _is_record(record: Any) -> bool:
     )
 
 
-def _is_possible(row: Row, bench: Workbench) -> bool:
+def _is_possible(row: Row, bench: BenchContext) -> bool:
     """Whether a row has what it needs, for all images."""
     patches = {subject.patch for subject in bench.subjects}
     return {
@@ -202,11 +202,11 @@ def _is_possible(row: Row, bench: Workbench) -> bool:
 
 
 def _measure(
-    bench: Workbench,
+    bench: BenchContext,
     row: Row,
     number: int,
     method: str,
-    score: Callable[[nn.Module, Subject, Tensor], dict[str, Any]],
+    score: Callable[[nn.Module, BenchImage, Tensor], dict[str, Any]],
 ) -> dict[str, Any]:
     subject = bench.subjects[number]
     try:
@@ -218,7 +218,7 @@ def _measure(
         return {"error": f"{type(error).__name__}: {error}"}
 
 
-def _score_region(model: nn.Module, subject: Subject, heatmap: Tensor) -> dict[str, Any]:
+def _score_region(model: nn.Module, subject: BenchImage, heatmap: Tensor) -> dict[str, Any]:
     del model
     of_blurred = {
         str(blur): _localize(blurred(heatmap.unsqueeze(0), blur * max(heatmap.shape))[0], subject) for blur in BLURS
@@ -226,7 +226,7 @@ def _score_region(model: nn.Module, subject: Subject, heatmap: Tensor) -> dict[s
     return _localize(heatmap, subject) | {"blurred": of_blurred}
 
 
-def _localize(heatmap: Tensor, subject: Subject) -> dict[str, Any]:
+def _localize(heatmap: Tensor, subject: BenchImage) -> dict[str, Any]:
     assert subject.region is not None
     found = localize(heatmap, subject.region)
     scores = {"auc": found.auc, "hit": found.pointing_game}
@@ -236,12 +236,12 @@ def _localize(heatmap: Tensor, subject: Subject) -> dict[str, Any]:
     return scores
 
 
-def _score_faithfulness(model: nn.Module, subject: Subject, heatmap: Tensor) -> dict[str, Any]:
+def _score_faithfulness(model: nn.Module, subject: BenchImage, heatmap: Tensor) -> dict[str, Any]:
     found = faithfulness(model, subject.sample, heatmap, subject.target)
     return {"insertion": found.insertion, "deletion": found.deletion}
 
 
-def _describe(model: Model, subject: Subject) -> dict[str, Any]:
+def _describe(model: Model, subject: BenchImage) -> dict[str, Any]:
     """Return whether the class is still predicted, and how much is pruned; of an ensemble's first member."""
     if isinstance(model, TraceEnsemble):
         model = model.members[0]
@@ -255,7 +255,7 @@ def _describe(model: Model, subject: Subject) -> dict[str, Any]:
     return {"is_kept": predicted == subject.target, "sparsity": num_pruned / num_weights}
 
 
-def _identity(bench: Workbench, table: str, row: Row, number: int) -> str:
+def _identity(bench: BenchContext, table: str, row: Row, number: int) -> str:
     """Return a name for what the cells of a row and an image depend on."""
     subject = bench.subjects[number]
     digest = hashlib.sha256(subject.sample.numpy().tobytes())

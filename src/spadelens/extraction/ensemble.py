@@ -16,8 +16,8 @@ from spadelens.eager import unwrapped
 from spadelens.errors import InputError, TraceFormatError
 from spadelens.extraction.extraction import request_for
 from spadelens.extraction.options import TraceOptions, takes_trace_options
-from spadelens.extraction.pipeline.choose import Chosen, choose_layers, make_trace, measure_held_out, pick
-from spadelens.extraction.pipeline.search import Path as ErrorPath
+from spadelens.extraction.pipeline.choose import Selection, choose_layers, make_trace, measure_held_out, pick
+from spadelens.extraction.pipeline.search import ErrorPath
 from spadelens.extraction.pipeline.solving import SolvedLayer
 from spadelens.extraction.pipeline.stages import Job, make_jobs, solve_layers
 from spadelens.extraction.presets import find_preset
@@ -27,7 +27,7 @@ from spadelens.files import make_folder, read_json, whole_file
 from spadelens.inputs.checks import check_sample
 from spadelens.kinds import Kind
 from spadelens.progress import Progress
-from spadelens.schedules.schedule import Auto
+from spadelens.schedules.schedule import SearchedSchedule
 from spadelens.solvers.base import check_sparsity
 
 ORIGINAL_WEIGHT = 1.0
@@ -157,7 +157,7 @@ def extract_ensemble(
     model = unwrapped(model)
     sample = check_sample(model, sample)
     request = request_for(model, sample, kind, TraceOptions.of(options, **changes), progress, "ensemble")
-    if not isinstance(request.schedule, Auto):
+    if not isinstance(request.schedule, SearchedSchedule):
         raise InputError(
             f"Cannot make an ensemble with the schedule {request.schedule.spec()!r}: expected the `auto` schedule."
         )
@@ -174,14 +174,16 @@ def extract_ensemble(
     return TraceEnsemble(tuple(members), (1.0,) * len(members), original_weight)
 
 
-def _before(job: Job, solved: Mapping[str, SolvedLayer], first: Chosen, sparsities: Sequence[float]) -> list[Chosen]:
+def _before(
+    job: Job, solved: Mapping[str, SolvedLayer], first: Selection, sparsities: Sequence[float]
+) -> list[Selection]:
     """Return the points of the path with the given sparsities that come before the chosen point."""
     path = ErrorPath.of(solved)
     assert first.search is not None
     if first.search.chosen_bound is None:
         return []
     bounds = [bound for bound in path.bounds(first.search.chosen_bound) if bound < first.search.chosen_bound]
-    found: list[Chosen] = []
+    found: list[Selection] = []
     for sparsity in sparsities:
         within = [bound for bound in bounds if path.sparsity(bound) >= sparsity]
         if within:

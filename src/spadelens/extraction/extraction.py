@@ -163,7 +163,7 @@ def extract_from(
     for job in make_jobs(model, samples, targets, sources, request):
         solved = solve_layers(job)
         chosen = []
-        for number in range(len(job.subjects)):
+        for number in range(len(job.explained)):
             chosen.append(choose_layers(job, number, solved[number]))
             solved[number] = {}  # free the candidates that were not chosen
         measure_held_out(job, chosen)

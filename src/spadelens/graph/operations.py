@@ -20,10 +20,10 @@ _LEAST_RATIO = 1.5
 _LONGEST_GATE = 5  # steps
 
 
-class Kind(Enum):
+class OpKind(Enum):
     """What an operation does with the values that depend on the input."""
 
-    REARRANGEMENT = "moves, copies or drops values"
+    VIEW = "moves, copies or drops values"
     MATRIX = "multiplies a matrix of constants and adds a bias"
     AVERAGE = "sums or averages values with constant weights of at least 0"
     SCALING = "multiplies every value by a constant"
@@ -36,11 +36,11 @@ class Kind(Enum):
     NORMALIZATION = "subtracts a mean and divides by a standard deviation that it takes of its input"
     BATCH_NORM = "scales and shifts every channel by constants"
     SOFTMAX = "turns values into shares"
-    LENGTH = "takes the root of the sum of squares"
+    L2_NORM = "takes the root of the sum of squares"
 
 
-_KINDS: Mapping[Kind, str] = {
-    Kind.REARRANGEMENT: """
+_KINDS: Mapping[OpKind, str] = {
+    OpKind.VIEW: """
         view view_copy _unsafe_view reshape permute permute_copy transpose transpose_copy t t_copy expand expand_copy
         unsqueeze unsqueeze_copy squeeze squeeze_copy select select_copy slice slice_copy split split_copy
         split_with_sizes split_with_sizes_copy unbind unbind_copy clone contiguous alias alias_copy detach detach_copy
@@ -49,32 +49,40 @@ _KINDS: Mapping[Kind, str] = {
         masked_fill _to_copy copy lift_fresh lift_fresh_copy as_strided_copy unfold_copy im2col _reshape_copy
         _reshape_alias diagonal_copy narrow_copy tril triu where native_channel_shuffle dropout native_dropout
         """,
-    Kind.MATRIX: "convolution addmm mm bmm baddbmm mv dot",
-    Kind.AVERAGE: """
+    OpKind.MATRIX: "convolution addmm mm bmm baddbmm mv dot",
+    OpKind.AVERAGE: """
         mean sum avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool1d
         upsample_nearest1d upsample_nearest2d _upsample_nearest_exact2d upsample_bilinear2d upsample_linear1d
         _upsample_bilinear2d_aa
         """,
-    Kind.PRODUCT: "mul",
-    Kind.QUOTIENT: "div",
-    Kind.SUM: "add sub rsub",
-    Kind.SCALING: "neg",
-    Kind.ACTIVATION: f"""
+    OpKind.PRODUCT: "mul",
+    OpKind.QUOTIENT: "div",
+    OpKind.SUM: "add sub rsub",
+    OpKind.SCALING: "neg",
+    OpKind.ACTIVATION: f"""
         relu hardtanh leaky_relu elu celu selu gelu silu mish hardswish softplus sigmoid hardsigmoid tanh erf exp expm1
         log log1p sqrt rsqrt reciprocal pow square abs clamp clamp_min clamp_max sin cos threshold softshrink hardshrink
         log_sigmoid_forward _prelu_kernel rrelu_with_noise rrelu_with_noise_functional {POINTWISE}
         """,
-    Kind.MAXIMUM: "max_pool2d_with_indices max_pool3d_with_indices amax max adaptive_max_pool2d",
-    Kind.NORMALIZATION: "native_layer_norm native_group_norm",
-    Kind.BATCH_NORM: "native_batch_norm cudnn_batch_norm miopen_batch_norm _native_batch_norm_legit_no_training",
-    Kind.SOFTMAX: "_softmax _safe_softmax _log_softmax",
-    Kind.LENGTH: "linalg_vector_norm",
+    OpKind.MAXIMUM: "max_pool2d_with_indices max_pool3d_with_indices amax max adaptive_max_pool2d",
+    OpKind.NORMALIZATION: "native_layer_norm native_group_norm",
+    OpKind.BATCH_NORM: "native_batch_norm cudnn_batch_norm miopen_batch_norm _native_batch_norm_legit_no_training",
+    OpKind.SOFTMAX: "_softmax _safe_softmax _log_softmax",
+    OpKind.L2_NORM: "linalg_vector_norm",
 }
 _KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names.split()}
 _IS_TRAINING = 5  # position among the arguments of a batch normalization
-_JOINING = (Kind.SUM, Kind.PRODUCT, Kind.QUOTIENT)
+_JOINING = (OpKind.SUM, OpKind.PRODUCT, OpKind.QUOTIENT)
 _OF_ONE_VALUE = frozenset(
-    (Kind.AVERAGE, Kind.ACTIVATION, Kind.MAXIMUM, Kind.NORMALIZATION, Kind.BATCH_NORM, Kind.SOFTMAX, Kind.LENGTH)
+    (
+        OpKind.AVERAGE,
+        OpKind.ACTIVATION,
+        OpKind.MAXIMUM,
+        OpKind.NORMALIZATION,
+        OpKind.BATCH_NORM,
+        OpKind.SOFTMAX,
+        OpKind.L2_NORM,
+    )
 )
 
 
@@ -84,7 +92,7 @@ class Role(Enum):
     RECTIFIER = "lets positive values pass and holds back negative ones"
     GATE = "a factor between 0 and 1"
     ARITHMETIC = "a part of a formula"
-    SQUASHER = "bends both sides, or the positive one"
+    SATURATING = "bends both sides, or the positive one"
 
 
 _ROLES: Mapping[Role, str] = {
@@ -94,12 +102,12 @@ _ROLES: Mapping[Role, str] = {
         """,
     Role.GATE: "sigmoid hardsigmoid",
     Role.ARITHMETIC: "exp expm1 log log1p sqrt rsqrt reciprocal pow square abs sin cos erf div",
-    Role.SQUASHER: "tanh softshrink hardshrink log_sigmoid_forward",
+    Role.SATURATING: "tanh softshrink hardshrink log_sigmoid_forward",
 }
 _ROLE_OF = {name: role for role, names in _ROLES.items() for name in names.split()}
 
 
-def kind_of(step: Step, method: str) -> Kind:
+def kind_of(step: Step, method: str) -> OpKind:
     """Return what a step is.
 
     Raises:
@@ -112,10 +120,10 @@ def kind_of(step: Step, method: str) -> Kind:
     if how is not None:
         return _refuse(step, method, how)
     if len(step.inputs) == 1:
-        if kind is Kind.QUOTIENT:
-            return Kind.SCALING if step.is_input(0) else Kind.ACTIVATION
-        return {Kind.PRODUCT: Kind.SCALING, Kind.SUM: Kind.SHIFT}.get(kind, kind)
-    return Kind.PRODUCT if kind is Kind.MATRIX else kind
+        if kind is OpKind.QUOTIENT:
+            return OpKind.SCALING if step.is_input(0) else OpKind.ACTIVATION
+        return {OpKind.PRODUCT: OpKind.SCALING, OpKind.SUM: OpKind.SHIFT}.get(kind, kind)
+    return OpKind.PRODUCT if kind is OpKind.MATRIX else kind
 
 
 def role_of(step: Step) -> Role:
@@ -136,7 +144,7 @@ def role_of(step: Step) -> Role:
     fall, rise = abs(middle - left), right - middle
     if rise > _LEAST_RATIO * fall:
         return Role.RECTIFIER
-    return Role.SQUASHER if max(fall, rise) < _PROBED_AT else Role.ARITHMETIC
+    return Role.SATURATING if max(fall, rise) < _PROBED_AT else Role.ARITHMETIC
 
 
 def _probed(step: Step) -> list[float]:
@@ -256,7 +264,7 @@ def _steps_from(root: int, chain: Sequence[int], parents: Mapping[int, tuple[int
 def _is_pointwise(step: Step) -> bool:
     kind = _KIND_OF.get(step.name)
     constants = [item for item in step.constants if isinstance(item, Tensor) and item.numel() > 1]
-    is_of_numbers = kind in (Kind.ACTIVATION, Kind.SCALING, *_JOINING) and not constants
+    is_of_numbers = kind in (OpKind.ACTIVATION, OpKind.SCALING, *_JOINING) and not constants
     return is_of_numbers and kind is not None and _without_rule(step, kind) is None
 
 
@@ -270,20 +278,20 @@ def _needed(steps: Sequence[Step], scores: int) -> list[Step]:
     return kept[::-1]
 
 
-def _without_rule(step: Step, kind: Kind) -> str | None:
+def _without_rule(step: Step, kind: OpKind) -> str | None:
     """Return what is special about a step of `kind` that no method has a rule for, or None."""
     num_inputs = len(step.inputs)
-    if kind is Kind.REARRANGEMENT:
+    if kind is OpKind.VIEW:
         return _of_choice(step)
-    if kind is Kind.MATRIX and not _has_constant_bias(step):
+    if kind is OpKind.MATRIX and not _has_constant_bias(step):
         return "with a bias that depends on the input "
-    if kind is Kind.QUOTIENT and any(isinstance(item, str) for item in step.constants):
+    if kind is OpKind.QUOTIENT and any(isinstance(item, str) for item in step.constants):
         return "with rounding "
     if kind in _OF_ONE_VALUE and num_inputs != 1:
         return "of several values that depend on the input "
-    if kind is Kind.BATCH_NORM and _of_batch(step):
+    if kind is OpKind.BATCH_NORM and _of_batch(step):
         return "with the statistics of the batch itself "
-    if kind is Kind.LENGTH and step.arguments([torch.empty(0)])[1:2] not in ((), (2,)):
+    if kind is OpKind.L2_NORM and step.arguments([torch.empty(0)])[1:2] not in ((), (2,)):
         return "of another order than 2 "
     return None
 
@@ -310,7 +318,7 @@ def _of_batch(step: Step) -> bool:
     return step.name != "_native_batch_norm_legit_no_training" and bool(arguments[_IS_TRAINING])
 
 
-def _refuse(step: Step, method: str, how: str = "") -> Kind:
+def _refuse(step: Step, method: str, how: str = "") -> OpKind:
     raise AttributionError(
         f"The method {method!r} has no rule for the operation {step.name!r} {how}in this model. Use one that needs "
         "only gradients or forward passes, such as smoothgrad or occlusion."

@@ -100,7 +100,7 @@ class Step:
 _MARK = torch.empty(0)
 
 Values: TypeAlias = Mapping[int, Tensor]
-Rule: TypeAlias = Callable[[Step, "Sequence[Tensor | None]"], "Sequence[Tensor | None]"]
+BackwardRule: TypeAlias = Callable[[Step, "Sequence[Tensor | None]"], "Sequence[Tensor | None]"]
 """From a step and what has come back to its outputs (None for nothing) to what goes on to each of its inputs."""
 
 
@@ -121,7 +121,7 @@ class Tape:
     source: int
     scores: int
 
-    def replay(self, batch: Tensor) -> Values:
+    def forward(self, batch: Tensor) -> Values:
         """Return the values of another input of the same shape; what the model's own code decided stays decided."""
         values = {self.source: batch}
         with torch.no_grad():
@@ -132,7 +132,7 @@ class Tape:
                 )
         return values
 
-    def send_back(self, start: Tensor, rule: Rule) -> Tensor:
+    def backward(self, start: Tensor, rule: BackwardRule) -> Tensor:
         """Return what arrives at the input when `start`, of the shape of the scores, is sent back through all steps.
 
         What reaches a value by several ways is added up.
@@ -181,15 +181,15 @@ def record(model: nn.Module, batch: Tensor) -> Tape:
     return _widened(tape) if source.dtype in _HALVES else tape
 
 
-def pull_back(step: Step, inputs: Sequence[Tensor], messages: Sequence[Tensor | None]) -> list[Tensor | None]:
+def vjp(step: Step, inputs: Sequence[Tensor], messages: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Return the gradients of a step at `inputs`: what each input gets of the `messages` to its outputs."""
-    return pull_back_function(lambda *values: step.run(values), inputs, messages)
+    return vjp_of_function(lambda *values: step.run(values), inputs, messages)
 
 
-def pull_back_function(
+def vjp_of_function(
     function: Callable[..., Sequence[Any]], inputs: Sequence[Tensor], messages: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
-    """Return the gradients of any function of tensors that returns a sequence of them, as `pull_back`."""
+    """Return the gradients of any function of tensors that returns a sequence of them, as `vjp`."""
     with torch.enable_grad():
         leaves = [value.detach().requires_grad_(value.is_floating_point()) for value in inputs]
         outputs = function(*leaves)
@@ -334,7 +334,7 @@ def _kept_attributes(model: nn.Module) -> Iterator[None]:
 
 def _check_scores(tape: Tape, scores: Any) -> None:
     """Reject a tape that does not give the scores of the model, which keeps a state, or does what is not seen."""
-    again = tape.replay(tape.values[tape.source])[tape.scores]
+    again = tape.forward(tape.values[tape.source])[tape.scores]
     limit = max(_TOLERANCE, _NUM_ROUNDINGS * torch.finfo(scores.dtype).eps) * float(scores.abs().max())
     if again.shape != scores.shape or float((again - scores).abs().max()) > limit:
         raise AttributionError(
@@ -349,7 +349,7 @@ def _widened(tape: Tape) -> Tape:
         replace(step, _arguments=tuple(_wide(argument) for argument in step._arguments)) for step in tape.steps
     )
     wide = replace(tape, steps=steps)
-    return replace(wide, values=wide.replay(tape.values[tape.source].float()))
+    return replace(wide, values=wide.forward(tape.values[tape.source].float()))
 
 
 def _wide(argument: Any) -> Any:

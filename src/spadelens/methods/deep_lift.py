@@ -10,8 +10,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from spadelens.graph.operations import Kind, fused, kind_of, normalization_of
-from spadelens.graph.tape import Step, Tape, Values, pull_back, pull_back_function, record
+from spadelens.graph.operations import OpKind, fused, kind_of, normalization_of
+from spadelens.graph.tape import Step, Tape, Values, record, vjp, vjp_of_function
 from spadelens.methods.method import Attribution, Method, check_finite
 
 _NAME = "deep_lift"
@@ -57,10 +57,10 @@ class DeepLift(Method):
         tape = fused(record(model, sample.detach()))
         batch = tape.values[tape.source]
         baseline = torch.full_like(batch, self.baseline)
-        before = tape.replay(baseline)
+        before = tape.forward(baseline)
         start = torch.zeros_like(tape.values[tape.scores])
         start[0, target] = 1.0
-        values = tape.send_back(start, _Rescale.over(tape, before)) * (batch - baseline)
+        values = tape.backward(start, _Rescale.over(tape, before)) * (batch - baseline)
         scores = [one[tape.scores][0, target].cpu().double() for one in (tape.values, before)]
         return Attribution(values, float(values.cpu().double().sum() - (scores[0] - scores[1])))
 
@@ -71,7 +71,7 @@ class _Rescale:
 
     tape: Tape
     before: Values
-    kinds: Mapping[Step, Kind]
+    kinds: Mapping[Step, OpKind]
     inverses: frozenset[int]
 
     @classmethod
@@ -80,7 +80,7 @@ class _Rescale:
         kinds = {step: kind_of(step, _NAME) for step in tape.steps}
         inverses: set[int] = set()
         for step, kind in kinds.items():
-            is_carried = kind in (Kind.SCALING, Kind.REARRANGEMENT) and inverses.issuperset(step.inputs)
+            is_carried = kind in (OpKind.SCALING, OpKind.VIEW) and inverses.issuperset(step.inputs)
             if is_carried or step.name in ("rsqrt", "reciprocal"):
                 inverses.update(number for number in step.outputs if number is not None)
         return cls(tape, before, kinds, frozenset(inverses))
@@ -89,25 +89,25 @@ class _Rescale:
         now = [self.tape.values[number] for number in step.inputs]
         then = [self.before[number] for number in step.inputs]
         match self.kinds[step]:
-            case Kind.ACTIVATION:
+            case OpKind.ACTIVATION:
                 return [self._rescaled(step, now[0], then[0], messages)]
-            case Kind.PRODUCT:
+            case OpKind.PRODUCT:
                 return self._of_product(step, now, then, messages)
-            case Kind.QUOTIENT:
+            case OpKind.QUOTIENT:
                 return _of_quotient(now, then, messages[0])
-            case Kind.MAXIMUM:
+            case OpKind.MAXIMUM:
                 return [self._of_maximum(step, now[0], then[0], messages[0])]
-            case Kind.NORMALIZATION:
+            case OpKind.NORMALIZATION:
                 return [_of_normalization(step, now[0], then[0], messages[0])]
-            case Kind.SOFTMAX:
+            case OpKind.SOFTMAX:
                 return [_of_softmax(step, now[0], then[0], messages[0])]
-            case Kind.LENGTH:
-                return self._of_length(step, now[0], then[0], messages)
+            case OpKind.L2_NORM:
+                return self._of_l2_norm(step, now[0], then[0], messages)
             case _:  # what is linear
-                return pull_back(step, now, messages)
+                return vjp(step, now, messages)
 
     def _rescaled(self, step: Step, now: Tensor, then: Tensor, messages: Sequence[Tensor | None]) -> Tensor:
-        (slope,) = pull_back(step, [(now + then) / 2], messages)
+        (slope,) = vjp(step, [(now + then) / 2], messages)
         assert slope is not None
         assert messages[0] is not None
         outputs = (self.tape.values[step.output], self.before[step.output])
@@ -126,7 +126,7 @@ class _Rescale:
                     order = (1 - number, number)
                     found = _of_quotient([now[k] for k in order], [then[k] for k in order], messages[0], True)
                     return [found[k] for k in order]
-        return pull_back(step, [(value + before) / 2 for value, before in zip(now, then, strict=True)], messages)
+        return vjp(step, [(value + before) / 2 for value, before in zip(now, then, strict=True)], messages)
 
     def _of_maximum(self, step: Step, now: Tensor, then: Tensor, message: Tensor | None) -> Tensor:
         assert message is not None
@@ -135,12 +135,12 @@ class _Rescale:
         rest = [None] * (len(step.outputs) - 1)
         shares = torch.zeros_like(now)
         for values, part in ((now, change * is_larger), (then, change * ~is_larger)):
-            (share,) = pull_back(step, [values], [part, *rest])
+            (share,) = vjp(step, [values], [part, *rest])
             assert share is not None
             shares = shares + share
         return _divided(shares, now - then)
 
-    def _of_length(
+    def _of_l2_norm(
         self, step: Step, now: Tensor, then: Tensor, messages: Sequence[Tensor | None]
     ) -> Sequence[Tensor | None]:
         """Return the multipliers (x + x0) / (y + y0) of y = sqrt(sum of x^2)."""
@@ -148,7 +148,7 @@ class _Rescale:
         assert messages[0] is not None
         # the gradient of half the sum of squares at the sum of both is that sum, in its place
         scaled = [_divided(messages[0], lengths)]
-        return pull_back_function(lambda value: [step.run([value])[0].square() / 2], [now + then], scaled)
+        return vjp_of_function(lambda value: [step.run([value])[0].square() / 2], [now + then], scaled)
 
 
 def _of_quotient(

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spadelens.errors import AttributionError
-from spadelens.graph.operations import Kind, Role, fused, kind_of, role_of
-from spadelens.graph.tape import Step, Tape, pull_back, record
+from spadelens.graph.operations import OpKind, Role, fused, kind_of, role_of
+from spadelens.graph.tape import Step, Tape, record, vjp
 from spadelens.methods.feature_map import LastMap
 from spadelens.methods.method import Attribution, Method
 
-_CARRIED = (Kind.REARRANGEMENT, Kind.SCALING, Kind.SHIFT)  # what leaves a gate a gate
+_CARRIED = (OpKind.VIEW, OpKind.SCALING, OpKind.SHIFT)  # what leaves a gate a gate
 _NAME, _CAM_NAME = "guided_backprop", "guided_grad_cam"
 
 
@@ -73,9 +73,9 @@ def _guided(model: nn.Module, sample: Tensor, target: int, method: str) -> Tenso
     def rule(step: Step, messages: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
         if roles.get(step.output) is Role.RECTIFIER:
             messages = [None if message is None else message.clamp(min=0) for message in messages]
-        return pull_back(step, [tape.values[number] for number in step.inputs], messages)
+        return vjp(step, [tape.values[number] for number in step.inputs], messages)
 
-    return tape.send_back(start, rule)
+    return tape.backward(start, rule)
 
 
 def _roles(tape: Tape, method: str) -> Mapping[int, Role]:
@@ -83,10 +83,10 @@ def _roles(tape: Tape, method: str) -> Mapping[int, Role]:
     roles: dict[int, Role] = {}
     kinds = {step.output: kind_of(step, method) for step in tape.steps if step.outputs[0] is not None}
     for step in tape.steps:
-        if kinds.get(step.output) is not Kind.ACTIVATION:
+        if kinds.get(step.output) is not OpKind.ACTIVATION:
             continue
         role = roles[step.output] = role_of(step)
-        if role is Role.SQUASHER or (role is Role.GATE and not _is_factor(step.output, tape, kinds)):
+        if role is Role.SATURATING or (role is Role.GATE and not _is_factor(step.output, tape, kinds)):
             raise AttributionError(
                 f"The method {method!r} has no rule for the activation {step.name!r} of this model: only rectifiers "
                 "such as ReLU or GELU, which block only negative values, have one. Use saliency or smoothgrad."
@@ -99,11 +99,12 @@ def _roles(tape: Tape, method: str) -> Mapping[int, Role]:
     return roles
 
 
-def _is_factor(number: int, tape: Tape, kinds: Mapping[int, Kind]) -> bool:
+def _is_factor(number: int, tape: Tape, kinds: Mapping[int, OpKind]) -> bool:
     """Whether all that is done with a value g, if anything, is to multiply something with it, or with 1 - g."""
     users = [step for step in tape.steps if number in step.inputs]
     return all(
-        kinds[step.output] is Kind.PRODUCT or (kinds[step.output] in _CARRIED and _is_factor(step.output, tape, kinds))
+        kinds[step.output] is OpKind.PRODUCT
+        or (kinds[step.output] in _CARRIED and _is_factor(step.output, tape, kinds))
         for step in users
     )
 

@@ -88,6 +88,6 @@ class LRP(Method):
         start = torch.zeros_like(tape.values[tape.scores])
         start[0, target] = score
         strengths = Strengths(self.stabilizer, self.gamma, self.alpha)
-        values = tape.send_back(start, Relevance.over(tape, COMPOSITES[self.rule], strengths, self.epsilon))
+        values = tape.backward(start, Relevance.over(tape, COMPOSITES[self.rule], strengths, self.epsilon))
         kept = float(values.cpu().double().sum()) / float(score) if float(score) else None
         return Attribution(values, conservation=kept)

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spadelens.graph.tape import Step, pull_back_function
+from spadelens.graph.tape import Step, vjp_of_function
 
 
 class Rule(str, Enum):
@@ -108,11 +108,9 @@ class Linear:
         first, second = (rising, falling) if is_positive else (falling, rising)
         return replace(self, inputs=high, matrix=first), replace(self, inputs=low, matrix=second)
 
-    def hand_back(self, per_output: Tensor) -> Tensor:
+    def propagate(self, per_output: Tensor) -> Tensor:
         """Return, for each input, the sum over the outputs of its contribution times `per_output`."""
-        (gradient,) = pull_back_function(
-            lambda inputs: [self.function(inputs, self.matrix)], [self.inputs], [per_output]
-        )
+        (gradient,) = vjp_of_function(lambda inputs: [self.function(inputs, self.matrix)], [self.inputs], [per_output])
         return torch.zeros_like(self.inputs) if gradient is None else self.inputs * gradient
 
 
@@ -154,7 +152,7 @@ def _positions(step: Step) -> tuple[int, int | None, int | None]:
     return 0, None, None
 
 
-def hand_back(layer: Linear, outputs: Tensor, relevance: Tensor, rule: Rule, strengths: Strengths) -> Tensor:
+def propagate(layer: Linear, outputs: Tensor, relevance: Tensor, rule: Rule, strengths: Strengths) -> Tensor:
     """Return the relevance of the inputs of a layer from that of its outputs.
 
     Args:
@@ -176,7 +174,7 @@ def hand_back(layer: Linear, outputs: Tensor, relevance: Tensor, rule: Rule, str
     return _epsilon(layer, outputs, relevance, strengths.epsilon)
 
 
-def away_from_zero(values: Tensor, distance: Tensor) -> Tensor:
+def stabilize(values: Tensor, distance: Tensor) -> Tensor:
     """Return `values` moved away from zero by `distance`; 0 counts as positive."""
     return values + torch.where(values < 0, -distance, distance)
 
@@ -187,7 +185,7 @@ def is_nothing(sums: Tensor) -> Tensor:
     return sums.abs() <= limits.tiny / limits.eps
 
 
-def quotient_or_zero(relevance: Tensor, sums: Tensor) -> Tensor:
+def safe_divide(relevance: Tensor, sums: Tensor) -> Tensor:
     """Return a quotient, 0 where the denominator is nothing."""
     is_zero = is_nothing(sums)
     return torch.where(is_zero, 0.0, relevance / torch.where(is_zero, 1.0, sums))
@@ -197,10 +195,10 @@ def _epsilon(layer: Linear, outputs: Tensor, relevance: Tensor, epsilon: float) 
     absolute = layer.absolute()
     sizes = absolute.outputs
     present = torch.where(is_nothing(sizes), 0.0, relevance)
-    quotient = quotient_or_zero(present, away_from_zero(outputs, epsilon * sizes))
+    quotient = safe_divide(present, stabilize(outputs, epsilon * sizes))
     rest = present - layer.outputs * quotient  # of the bias, and of epsilon
-    shared = absolute.hand_back(quotient_or_zero(rest, sizes))
-    return layer.hand_back(quotient) + shared + _of_nothing(layer, relevance - present)
+    shared = absolute.propagate(safe_divide(rest, sizes))
+    return layer.propagate(quotient) + shared + _of_nothing(layer, relevance - present)
 
 
 def _of_nothing(layer: Linear, relevance: Tensor) -> Tensor:
@@ -208,7 +206,7 @@ def _of_nothing(layer: Linear, relevance: Tensor) -> Tensor:
     if not bool(relevance.any()):
         return torch.zeros_like(layer.inputs)
     flat = layer.flat()
-    return flat.hand_back(quotient_or_zero(relevance, flat.outputs))
+    return flat.propagate(safe_divide(relevance, flat.outputs))
 
 
 def _gamma(layer: Linear, outputs: Tensor, relevance: Tensor, strengths: Strengths) -> Tensor:
@@ -224,11 +222,11 @@ def _gamma(layer: Linear, outputs: Tensor, relevance: Tensor, strengths: Strengt
         increased = layer.outputs + strengths.gamma * part
         bias_part = bias.clamp(min=0) if is_positive else bias.clamp(max=0)
         denominator = increased + bias + strengths.gamma * bias_part
-        quotient = quotient_or_zero(chosen, away_from_zero(denominator, strengths.epsilon * sizes))
-        total = total + layer.hand_back(quotient)
+        quotient = safe_divide(chosen, stabilize(denominator, strengths.epsilon * sizes))
+        total = total + layer.propagate(quotient)
         for one in parts:
-            total = total + strengths.gamma * one.hand_back(quotient)
-        total = total + absolute.hand_back(quotient_or_zero(chosen - increased * quotient, sizes))
+            total = total + strengths.gamma * one.propagate(quotient)
+        total = total + absolute.propagate(safe_divide(chosen - increased * quotient, sizes))
     return total
 
 
@@ -244,7 +242,7 @@ def _alpha_beta(layer: Linear, relevance: Tensor, alpha: float) -> Tensor:
     for is_positive, parts in signs.items():
         if not bool(factors[is_positive].any()):
             continue
-        quotient = factors[is_positive] * quotient_or_zero(relevance, sums[is_positive])
+        quotient = factors[is_positive] * safe_divide(relevance, sums[is_positive])
         for part in parts:
-            total = total + part.hand_back(quotient)
+            total = total + part.propagate(quotient)
     return total

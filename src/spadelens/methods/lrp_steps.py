@@ -8,18 +8,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from spadelens.graph.operations import Kind, Role, kind_of, normalization_of, role_of
-from spadelens.graph.tape import Step, Tape, pull_back
+from spadelens.graph.operations import OpKind, Role, kind_of, normalization_of, role_of
+from spadelens.graph.tape import Step, Tape, vjp
 from spadelens.methods.lrp_rules import (
     Composite,
     Linear,
     Rule,
     Strengths,
-    away_from_zero,
-    hand_back,
     is_nothing,
     linear_of,
-    quotient_or_zero,
+    propagate,
+    safe_divide,
+    stabilize,
 )
 
 NAME = "lrp"
@@ -37,17 +37,17 @@ class Relevance:
         strengths: The numbers in the rules.
         dense_epsilon: The epsilon of linear layers, in place of that in `strengths`.
         first: The outputs of the layers that see the input itself.
-        weightings: Values that count as constants where something is multiplied with them.
+        detached_factors: Values that count as constants where something is multiplied with them.
         scales: The output of a layer that a batch normalization follows -> its scale, and its output.
     """
 
     tape: Tape
-    kinds: Mapping[int, Kind]
+    kinds: Mapping[int, OpKind]
     composite: Composite
     strengths: Strengths
     dense_epsilon: float
     first: frozenset[int]
-    weightings: frozenset[int]
+    detached_factors: frozenset[int]
     scales: Mapping[int, tuple[Tensor, int]]
 
     @classmethod
@@ -61,7 +61,7 @@ class Relevance:
             strengths,
             dense_epsilon,
             _first_layers(tape, kinds),
-            _weightings(tape, kinds),
+            _detached_factors(tape, kinds),
             _scales(tape, kinds),
         )
 
@@ -69,21 +69,21 @@ class Relevance:
         """Return what goes on to each input of a step."""
         values = [self.tape.values[number] for number in step.inputs]
         kind = self.kinds[step.output]
-        if kind is Kind.REARRANGEMENT:
-            return _rearranged(step, values, messages)
+        if kind is OpKind.VIEW:
+            return _of_view(step, values, messages)
         if messages[0] is None:  # what was asked for is where a maximum is, and not its value
             return [None] * len(step.inputs)
-        if kind is Kind.MAXIMUM:
-            return pull_back(step, values, messages)
+        if kind is OpKind.MAXIMUM:
+            return vjp(step, values, messages)
         hand_on = {
-            Kind.MATRIX: self._of_layer,
-            Kind.AVERAGE: self._of_average,
-            Kind.SHIFT: self._of_shift,
-            Kind.BATCH_NORM: self._of_batch_norm,
-            Kind.SUM: self._of_sum,
-            Kind.PRODUCT: self._of_product,
-            Kind.NORMALIZATION: self._of_normalization,
-            Kind.LENGTH: self._of_length,
+            OpKind.MATRIX: self._of_layer,
+            OpKind.AVERAGE: self._of_average,
+            OpKind.SHIFT: self._of_shift,
+            OpKind.BATCH_NORM: self._of_batch_norm,
+            OpKind.SUM: self._of_sum,
+            OpKind.PRODUCT: self._of_product,
+            OpKind.NORMALIZATION: self._of_normalization,
+            OpKind.L2_NORM: self._of_l2_norm,
         }.get(kind, _passed)
         return hand_on(step, values, messages[0])
 
@@ -96,13 +96,13 @@ class Relevance:
         layer = linear_of(step, values[0], scale)
         is_convolution = step.name == "convolution"
         strengths = self.strengths if is_convolution else replace(self.strengths, epsilon=self.dense_epsilon)
-        return [hand_back(layer, outputs, relevance, rule, strengths)]
+        return [propagate(layer, outputs, relevance, rule, strengths)]
 
     def _of_average(self, step: Step, values: Sequence[Tensor], relevance: Tensor) -> list[Tensor | None]:
         return [self._shared(linear_of(step, values[0]), step, relevance)]
 
     def _shared(self, layer: Linear, step: Step, relevance: Tensor) -> Tensor:
-        return hand_back(layer, self.tape.values[step.output], relevance, Rule.EPSILON, self.strengths)
+        return propagate(layer, self.tape.values[step.output], relevance, Rule.EPSILON, self.strengths)
 
     def _of_batch_norm(self, step: Step, values: Sequence[Tensor], relevance: Tensor) -> list[Tensor | None]:
         is_folded = any(number == step.output for _, number in self.scales.values())
@@ -117,8 +117,8 @@ class Relevance:
         scaled = outputs - step.run([torch.zeros_like(values[0])])[0]
         size = scaled.abs()
         distance = self.strengths.epsilon * (size + (outputs - scaled).abs())
-        part = scaled * quotient_or_zero(relevance, away_from_zero(outputs, distance))
-        is_second = self.kinds[step.output] is Kind.BATCH_NORM or (outputs.dim() == 4 and not _is_last(step, outputs))
+        part = scaled * safe_divide(relevance, stabilize(outputs, distance))
+        is_second = self.kinds[step.output] is OpKind.BATCH_NORM or (outputs.dim() == 4 and not _is_last(step, outputs))
         axis = 1 if is_second else -1
         size = torch.where(is_nothing(size.sum(axis, keepdim=True)), 1.0, size)
         rest = (relevance - part).sum(axis, keepdim=True) / size.sum(axis, keepdim=True)
@@ -131,7 +131,7 @@ class Relevance:
         is_zero = is_nothing(summands[0].abs() + summands[1].abs())  # then both get half
         absolute = [torch.where(is_zero, 0.5, summand.abs()) for summand in summands]
         sizes = absolute[0] + absolute[1]
-        quotient = quotient_or_zero(relevance, away_from_zero(outputs, self.strengths.epsilon * sizes))
+        quotient = safe_divide(relevance, stabilize(outputs, self.strengths.epsilon * sizes))
         rest = (relevance - outputs * quotient) / sizes
         shares = [summand * quotient + size * rest for summand, size in zip(summands, absolute, strict=True)]
         return [share.sum_to_size(value.shape) for share, value in zip(shares, values, strict=True)]
@@ -151,7 +151,7 @@ class Relevance:
 
     def _constant_factor(self, step: Step, values: Sequence[Tensor]) -> int | None:
         """Return which of two factors counts as a constant; None if neither does, or both."""
-        marked = [number in self.weightings for number in step.inputs]
+        marked = [number in self.detached_factors for number in step.inputs]
         if marked[0] != marked[1]:
             return 0 if marked[0] else 1
         if step.name == "mul" and values[0].numel() != values[1].numel():
@@ -173,17 +173,17 @@ class Relevance:
         totals = own * absolute + size * absolute.mean(-1, keepdim=True)
         distance = self.strengths.epsilon * totals.reshape(inputs.shape)
         present = torch.where(is_nothing(totals).reshape(inputs.shape), 0.0, relevance)
-        quotient = quotient_or_zero(present, away_from_zero(outputs, distance))
+        quotient = safe_divide(present, stabilize(outputs, distance))
         of_centered = (quotient * scale).reshape(shape)
         part = inputs * (of_centered - of_centered.mean(-1, keepdim=True)).reshape(inputs.shape)
-        rest = quotient_or_zero((present - centered * scale * quotient).reshape(shape), totals)
+        rest = safe_divide((present - centered * scale * quotient).reshape(shape), totals)
         shared = absolute * (own * rest + (size * rest).mean(-1, keepdim=True))
         shared = shared + (relevance - present).reshape(shape).mean(-1, keepdim=True)
         return [part + shared.reshape(inputs.shape)]
 
-    def _of_length(self, step: Step, values: Sequence[Tensor], relevance: Tensor) -> list[Tensor | None]:
+    def _of_l2_norm(self, step: Step, values: Sequence[Tensor], relevance: Tensor) -> list[Tensor | None]:
         """Return the relevance of x in |x| = sum of x x / |x|."""
-        (direction,) = pull_back(step, values, [quotient_or_zero(relevance, self.tape.values[step.output])])
+        (direction,) = vjp(step, values, [safe_divide(relevance, self.tape.values[step.output])])
         return [None if direction is None else values[0] * direction]
 
 
@@ -208,9 +208,9 @@ def _matrix_product(step: Step, number: int) -> Callable[[Tensor, Tensor | None]
     return function
 
 
-def _rearranged(step: Step, values: Sequence[Tensor], messages: Sequence[Tensor | None]) -> list[Tensor | None]:
+def _of_view(step: Step, values: Sequence[Tensor], messages: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Return relevance in its places before; what a constant has got goes to the others, by their own."""
-    parts = pull_back(step, values, messages)
+    parts = vjp(step, values, messages)
     present = [part for part in parts if part is not None]
     lost = sum(_total(message) for message in messages if message is not None) - sum(_total(part) for part in present)
     size = sum(_total(part.abs()) for part in present)
@@ -223,34 +223,34 @@ def _total(relevance: Tensor) -> float:
     return float(relevance.cpu().double().sum())
 
 
-def _first_layers(tape: Tape, kinds: Mapping[int, Kind]) -> frozenset[int]:
+def _first_layers(tape: Tape, kinds: Mapping[int, OpKind]) -> frozenset[int]:
     fresh = {tape.source}
     first: set[int] = set()
     for step in tape.steps:
         if not fresh.issuperset(step.inputs):
             continue
-        if kinds[step.output] is Kind.MATRIX:
+        if kinds[step.output] is OpKind.MATRIX:
             first.add(step.output)
-        elif kinds[step.output] in (Kind.REARRANGEMENT, Kind.SHIFT, Kind.SCALING, Kind.BATCH_NORM):
+        elif kinds[step.output] in (OpKind.VIEW, OpKind.SHIFT, OpKind.SCALING, OpKind.BATCH_NORM):
             fresh.update(number for number in step.outputs if number is not None)
     return frozenset(first)
 
 
-def _weightings(tape: Tape, kinds: Mapping[int, Kind]) -> frozenset[int]:
+def _detached_factors(tape: Tape, kinds: Mapping[int, OpKind]) -> frozenset[int]:
     """Return gates, attention weights and factors that normalize, and what follows linearly from them alone."""
     found: set[int] = set()
-    carried = (Kind.REARRANGEMENT, Kind.AVERAGE, Kind.SCALING, Kind.SHIFT, Kind.MATRIX)
+    carried = (OpKind.VIEW, OpKind.AVERAGE, OpKind.SCALING, OpKind.SHIFT, OpKind.MATRIX)
     for step in tape.steps:
         kind = kinds[step.output]
-        is_weighting = kind in (Kind.SOFTMAX, Kind.LENGTH) or (
-            kind is Kind.ACTIVATION and role_of(step) in (Role.GATE, Role.ARITHMETIC)
+        is_detached = kind in (OpKind.SOFTMAX, OpKind.L2_NORM) or (
+            kind is OpKind.ACTIVATION and role_of(step) in (Role.GATE, Role.ARITHMETIC)
         )
-        if is_weighting or (kind in carried and found.issuperset(step.inputs)):
+        if is_detached or (kind in carried and found.issuperset(step.inputs)):
             found.update(number for number in step.outputs if number is not None)
     return frozenset(found)
 
 
-def _scales(tape: Tape, kinds: Mapping[int, Kind]) -> dict[int, tuple[Tensor, int]]:
+def _scales(tape: Tape, kinds: Mapping[int, OpKind]) -> dict[int, tuple[Tensor, int]]:
     """Return the output of each layer that a batch normalization alone follows -> its scale, and its output."""
     users: dict[int, list[Step]] = {}
     for step in tape.steps:
@@ -259,8 +259,8 @@ def _scales(tape: Tape, kinds: Mapping[int, Kind]) -> dict[int, tuple[Tensor, in
     found = {}
     for step in tape.steps:
         after = users.get(step.output, [])
-        is_alone = len(after) == 1 and kinds[after[0].output] is Kind.BATCH_NORM
-        if kinds[step.output] is Kind.MATRIX and is_alone and _takes_scale(step):
+        is_alone = len(after) == 1 and kinds[after[0].output] is OpKind.BATCH_NORM
+        if kinds[step.output] is OpKind.MATRIX and is_alone and _takes_scale(step):
             found[step.output] = (_scale_of(after[0], tape.values[step.output]), after[0].output)
     return found
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from spadelens.errors import InputError
-from spadelens.extraction.pipeline.perturbation import Baseline, Direction, area, probability_curve
+from spadelens.extraction.pipeline.perturbation import Baseline, PerturbationDirection, area, probability_curve
 from spadelens.extraction.trace import runnable
 from spadelens.forward import class_scores, scale_for
 from spadelens.inputs.checks import check_sample, check_target
@@ -78,7 +78,7 @@ def _area(
     sample: Tensor,
     heatmap: Tensor,
     target: int,
-    direction: Direction,
+    direction: PerturbationDirection,
     baseline: Baseline,
     num_steps: int,
     batch_size: int,

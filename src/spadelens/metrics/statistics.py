@@ -14,7 +14,7 @@ _NUM_FLIPS = 10_000
 
 
 @dataclass(frozen=True)
-class Difference:
+class PairedDifference:
     """What is gained on the same images.
 
     Attributes:
@@ -35,7 +35,7 @@ def standard_deviation(values: Sequence[float]) -> float | None:
     return float(np.std(np.asarray(values, dtype=np.float64), ddof=1)) if len(values) > 1 else None
 
 
-def paired_difference(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> Difference:
+def paired_difference(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> PairedDifference:
     """Return the mean difference of two rows over the same images, tested by flipping signs at random.
 
     If neither row were better, each difference could as well have the other sign. The p-value is the fraction of 10,000
@@ -55,7 +55,7 @@ def paired_difference(ours: Sequence[float], theirs: Sequence[float], seed: int 
     rounding = 1e-12 * float(np.abs(differences).mean())
     num_as_far = int((np.abs(flipped) >= observed - rounding).sum())
     spread = standard_deviation(differences.tolist())
-    return Difference(
+    return PairedDifference(
         mean=float(differences.mean()),
         standard_error=None if spread is None else spread / math.sqrt(len(differences)),
         p_value=(1 + num_as_far) / (1 + _NUM_FLIPS),

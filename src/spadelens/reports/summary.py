@@ -24,7 +24,7 @@ from spadelens.plain_text import csv_cell
 from spadelens.prediction import Prediction
 from spadelens.settings import configured_name, settings_of
 from spadelens.tasks.explain import ExplainSettings, Explanation, reduction_of
-from spadelens.tasks.subjects import Subject, kind_of_model
+from spadelens.tasks.subjects import PhotoSubject, kind_of_model
 
 FORMAT = "spadelens-report-4"
 NUM_TOP_CLASSES = 5
@@ -49,7 +49,7 @@ class Run:
     seconds: Mapping[str, float]
 
 
-def summarize(run: Run, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summarize_run(run: Run, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the report of a run, given what `summarize_sample` returned for each sample."""
     settings = run.settings
     kind = kind_of_model(run.loaded)
@@ -114,7 +114,7 @@ def summarize_sample(explanation: Explanation, loaded: Loaded) -> dict[str, Any]
     members = trace.members if isinstance(trace, TraceEnsemble) else (trace,)
     maps = {"original": explanation.original_map, "trace": explanation.trace_map}
     scores = None
-    if explanation.scores is not None and isinstance(subject, Subject):
+    if explanation.scores is not None and isinstance(subject, PhotoSubject):
         pairs = zip(("original", "trace"), explanation.scores, strict=True)
         scores = {"region": subject.region_name} | {key: settings_of(score) for key, score in pairs}
     return {

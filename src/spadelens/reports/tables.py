@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from spadelens.evaluation.summary import scores_of, summarize
+from spadelens.evaluation.bench_context import Row
+from spadelens.evaluation.summary import scores_of, summarize_rows
 from spadelens.evaluation.tables import BLURS, Results
-from spadelens.evaluation.workbench import Row
 
 _CERTAIN = 0.01
 _TITLES = {
@@ -31,7 +31,7 @@ def table_json(results: Results, rows: Sequence[Row], about: Mapping[str, Any]) 
     described = {row.name: {"about": row.about, "is_control": row.is_control} for row in rows}
     with_rivals = any("between" in cell for cell in results.cells.values())
     scores = scores_of(results.table, BLURS, with_rivals)
-    summary = summarize(results, scores)
+    summary = summarize_rows(results, scores)
     return {
         "format": "spadelens-table-1",
         "table": results.table,

@@ -45,7 +45,7 @@ class Pictures:
         return self.faded[model] if self.faded else self.plain[model]
 
 
-def summarize(
+def summarize_visualizations(
     described: Mapping[str, Any],
     settings: VisualizeSettings,
     trace_report: TraceReport,

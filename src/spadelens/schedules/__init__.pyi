@@ -1,10 +1,10 @@
 # The public names, read at run time too.
 from .schedule import (
-    Auto as Auto,
-    Guarded as Guarded,
-    Late as Late,
+    LateLayers as LateLayers,
     Schedule as Schedule,
+    SearchedSchedule as SearchedSchedule,
     Table as Table,
+    TableWithFallback as TableWithFallback,
     Uniform as Uniform,
 )
 from .schedule_text import parse_schedule as parse_schedule

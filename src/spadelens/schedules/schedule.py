@@ -73,12 +73,12 @@ class Uniform(FixedSchedule):
 
 @final
 @dataclass(frozen=True)
-class Late(FixedSchedule):
+class LateLayers(FixedSchedule):
     """One sparsity for the later layers; earlier and depthwise layers are not pruned.
 
     Late layers have more superimposed features (section 4.2.1 of the paper), and pruning early or depthwise layers
     quickly changes the prediction. The defaults are conservative: they kept at least 95% of predictions on three
-    networks. Prune more if your network allows it; `Auto` finds out how much.
+    networks. Prune more if your network allows it; `SearchedSchedule` finds out how much.
 
     Attributes:
         sparsity: The sparsity of each pruned layer.
@@ -137,7 +137,7 @@ class Table(FixedSchedule):
 
 @final
 @dataclass(frozen=True)
-class Auto(Schedule):
+class SearchedSchedule(Schedule):
     """A search for the sparsest trace that still keeps the prediction, for each sample.
 
     Every layer is solved at several sparsities. A bound on the layers' errors then determines the sparsity of each
@@ -186,12 +186,12 @@ class Auto(Schedule):
 
     def spec(self) -> str:
         """Return `auto`, with the settings that differ from their defaults."""
-        return configured_name(self, {"auto": Auto})
+        return configured_name(self, {"auto": SearchedSchedule})
 
 
 @final
 @dataclass(frozen=True)
-class Guarded(Schedule):
+class TableWithFallback(Schedule):
     """A table with fallback to lower sparsities if it would lose the prediction, as written by `spadelens tune`.
 
     A schedule that was tuned on some samples may change the predictions of others. Here, layers are solved at half,
@@ -216,9 +216,9 @@ class Guarded(Schedule):
         }
 
     @property
-    def search(self) -> Auto:
+    def search(self) -> SearchedSchedule:
         """What is searched for: any trace that keeps the prediction."""
-        return Auto(criterion="prediction", threshold=1.0, max_error=math.inf)
+        return SearchedSchedule(criterion="prediction", threshold=1.0, max_error=math.inf)
 
     def spec(self) -> str:
         """Return `guarded:` and the table."""

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from spadelens.errors import ScheduleError, suggest
 from spadelens.files import read_json
-from spadelens.schedules.schedule import Auto, Guarded, Late, Schedule, Table, Uniform
+from spadelens.schedules.schedule import LateLayers, Schedule, SearchedSchedule, Table, TableWithFallback, Uniform
 from spadelens.settings import parse_configured
 from spadelens.solvers.base import check_sparsity
 
@@ -43,12 +43,12 @@ def _parse_text(text: str) -> Schedule:
     if text in named:
         return _read_table(named[text])
     if text.partition(":")[0] == "auto":
-        return parse_configured("schedule", text, {"auto": Auto})
+        return parse_configured("schedule", text, {"auto": SearchedSchedule})
     if text.partition(":")[0] == "late":
         return _parse_late(text)
     if text.partition(":")[0] == "guarded":
         table = _parse_text(text.partition(":")[2].strip())
-        return table if isinstance(table, Guarded) else Guarded(_check_table(table))
+        return table if isinstance(table, TableWithFallback) else TableWithFallback(_check_table(table))
     if "=" in text:
         return Table(tuple(_parse_rule(item) for item in text.split(",") if item.strip()))
     if text.endswith(".json"):
@@ -82,12 +82,13 @@ def _check_table(schedule: Schedule) -> Table:
     return schedule
 
 
-def _parse_late(text: str) -> Late:
+def _parse_late(text: str) -> LateLayers:
     _, _, numbers = text.partition(":")
     sparsity, _, start = numbers.partition("@")
     try:
-        return Late(
-            sparsity=float(sparsity) if sparsity else Late.sparsity, start=float(start) if start else Late.start
+        return LateLayers(
+            sparsity=float(sparsity) if sparsity else LateLayers.sparsity,
+            start=float(start) if start else LateLayers.start,
         )
     except ValueError as error:
         if isinstance(error, ScheduleError):
@@ -107,13 +108,13 @@ def _parse_rule(item: str) -> tuple[str, float]:
         ) from None
 
 
-def _read_table(path: Traversable) -> Table | Guarded:
+def _read_table(path: Traversable) -> Table | TableWithFallback:
     try:
         table = read_json(path) if isinstance(path, Path) else json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ScheduleError(f"Cannot read the schedule file {str(path)!r}: {error}") from error
     if isinstance(table, dict) and isinstance(table.get("sparsities"), dict):  # as `spadelens tune` writes it
-        return Guarded(_table(table["sparsities"]))
+        return TableWithFallback(_table(table["sparsities"]))
     if not isinstance(table, dict):
         raise ScheduleError(f"Cannot use the schedule file {str(path)!r}: expected a JSON object of pattern: sparsity.")
     return _table(table)

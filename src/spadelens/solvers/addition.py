@@ -13,7 +13,7 @@ from spadelens.errors import SolverError
 from spadelens.solvers.base import select_smallest
 from spadelens.solvers.greedy import Elimination, columns_of, diagonal_blocks
 from spadelens.solvers.preparation import DampedProblem
-from spadelens.solvers.quadratic import Factored, Quadratic
+from spadelens.solvers.quadratic import LowRankPlusDiagonal, Quadratic
 
 _BATCH_BYTES = 64 * 2**20
 _STEPS_PER_CHECK = 8
@@ -99,7 +99,7 @@ def _worst_that_counts(gains: Tensor, counts: Sequence[int], shape: Sequence[int
 def _rows(hessian: Quadratic, group: Tensor, picked: Tensor, unit: int) -> Tensor:
     """Return the rows of H of one unit of every item, `[items, unit, columns]`."""
     columns = columns_of(picked.unsqueeze(1), unit)
-    if isinstance(hessian, Factored) and len(hessian.factor) == 1:  # the factor is not copied for every item
+    if isinstance(hessian, LowRankPlusDiagonal) and len(hessian.factor) == 1:  # the factor is not copied for every item
         factor = hessian.factor[0]
         rows = (factor.mT[columns.flatten()] @ factor).view(*columns.shape, -1)
         ridge = hessian.ridge[group.unsqueeze(1), columns].unsqueeze(-1)

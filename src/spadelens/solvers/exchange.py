@@ -8,7 +8,7 @@ from torch import Tensor
 from spadelens.solvers.base import select_smallest
 from spadelens.solvers.greedy import Elimination, block_squares, columns_of, diagonal_blocks
 from spadelens.solvers.preparation import DampedProblem, refit
-from spadelens.solvers.quadratic import Factored, factorize
+from spadelens.solvers.quadratic import LowRankPlusDiagonal, factorize
 from spadelens.solvers.removal import removal_order
 
 _BATCH_BYTES = 64 * 2**20
@@ -86,7 +86,7 @@ def addition_gains(damped: DampedProblem, weight: Tensor, kept: Tensor) -> Tenso
 def _blocks_outside(damped: DampedProblem, group: Tensor, columns: Tensor, is_padding: Tensor, unit: int) -> Tensor:
     """Return the diagonal blocks of H - H_:S H_SS⁻¹ H_S: of every item, as `Elimination` wants them."""
     hessian = damped.hessian
-    if isinstance(hessian, Factored) and columns.shape[1] > hessian.factor.shape[1]:
+    if isinstance(hessian, LowRankPlusDiagonal) and columns.shape[1] > hessian.factor.shape[1]:
         factors = hessian.factors(group, columns).masked_fill_(is_padding.unsqueeze(1), 0.0)
         core = (factors / hessian.ridge[group.unsqueeze(1), columns].unsqueeze(1)) @ factors.mT
         core.diagonal(dim1=1, dim2=2).add_(1.0)

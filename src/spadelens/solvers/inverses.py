@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spadelens.solvers.greedy import block_squares, columns_of
 from spadelens.solvers.preparation import DampedProblem
-from spadelens.solvers.quadratic import Factored, Formed, Quadratic, factorize
+from spadelens.solvers.quadratic import Explicit, LowRankPlusDiagonal, Quadratic, factorize
 
 _BATCH_BYTES = 64 * 2**20
 
@@ -78,7 +78,7 @@ class Inverses(ABC):
 
 
 @final
-class FormedInverses(Inverses):
+class ExplicitInverses(Inverses):
     """H_SS⁻¹ as matrices; memory: columns² an item.
 
     Survivors from the end are moved to the places of what was removed, which copies far less than gathering them all.
@@ -113,7 +113,7 @@ class FormedInverses(Inverses):
         """Return the inverses times `[items, columns]`."""
         return (self._matrices @ vectors.unsqueeze(-1)).squeeze(-1)
 
-    def shrink(self, items: Tensor, move: Move, factor: Tensor) -> FormedInverses:
+    def shrink(self, items: Tensor, move: Move, factor: Tensor) -> ExplicitInverses:
         """Move the survivors, and fold the factor in."""
         factor = move.apply(factor, self._unit)
         cut = factor.shape[-1]
@@ -125,11 +125,11 @@ class FormedInverses(Inverses):
         rows = torch.arange(len(items), device=items.device).unsqueeze(1)
         matrices[rows, columns_of(move.targets, self._unit)] = matrices[:, cut:].clone()
         matrices = move.apply(matrices[:, :cut], self._unit)
-        return FormedInverses(matrices.baddbmm_(factor.mT, factor, alpha=-1), self._unit)
+        return ExplicitInverses(matrices.baddbmm_(factor.mT, factor, alpha=-1), self._unit)
 
 
 @final
-class FactoredInverses(Inverses):
+class LowRankInverses(Inverses):
     """H_SS = A_SᵀA_S + D of few positions, its inverse being D⁻¹ - VᵀV with V = L⁻¹A_S D⁻¹, L Lᵀ = I + A_S D⁻¹A_Sᵀ.
 
     V is made anew for what remains. Memory: 3 · positions · columns an item. Once no more columns remain than there
@@ -173,8 +173,8 @@ class FactoredInverses(Inverses):
         factors = self._factors[items.unsqueeze(1), left]
         ridge = self._ridge[items.unsqueeze(1), left]
         if left.shape[1] > factors.shape[2]:
-            return FactoredInverses(factors, ridge, self._unit, self._name)
-        return FormedInverses(invert_sums(factors @ factors.mT, ridge, self._name), self._unit)
+            return LowRankInverses(factors, ridge, self._unit, self._name)
+        return ExplicitInverses(invert_sums(factors @ factors.mT, ridge, self._name), self._unit)
 
 
 def invert_sums(matrices: Tensor, diagonal: Tensor, name: str) -> Tensor:
@@ -206,7 +206,7 @@ class Inverter:
     def of(cls, damped: DampedProblem, unit: int, has_all: bool) -> Inverter:
         """Return the inverter for a layer; with `has_all` every support will hold all columns in order."""
         inverse = None
-        if has_all and isinstance(damped.hessian, Formed):
+        if has_all and isinstance(damped.hessian, Explicit):
             inverse = torch.cholesky_inverse(factorize(damped.hessian.matrix, damped.name))
         targets = damped.hessian.multiply(damped.weight).flatten(0, 1)
         return cls(damped.hessian, unit, damped.name, targets, inverse)
@@ -214,7 +214,7 @@ class Inverter:
     def batch_size(self, columns: int) -> int:
         """Return how many rows with so many columns each are to be inverted at a time."""
         height = columns
-        if isinstance(self.hessian, Factored):
+        if isinstance(self.hessian, LowRankPlusDiagonal):
             height = min(height, 3 * self.hessian.factor.shape[1])
         most = _BATCH_BYTES if self.targets.device.type == "cpu" else 16 * _BATCH_BYTES
         return max(1, most // (8 * columns * height))
@@ -234,13 +234,13 @@ class Inverter:
             matrices = (
                 self.of_everything[group[:1]].expand(len(group), -1, -1) if is_shared else self.of_everything[group]
             )
-            inverses = FormedInverses(matrices, self.unit)
-        elif isinstance(self.hessian, Factored) and columns.shape[1] > self.hessian.factor.shape[1]:
+            inverses = ExplicitInverses(matrices, self.unit)
+        elif isinstance(self.hessian, LowRankPlusDiagonal) and columns.shape[1] > self.hessian.factor.shape[1]:
             factors = self.hessian.factor.mT[group.unsqueeze(1), columns].masked_fill_(is_padding.unsqueeze(2), 0.0)
             ridge = self.hessian.ridge[group.unsqueeze(1), columns].masked_fill_(is_padding, 1.0)
-            inverses = FactoredInverses(factors, ridge, self.unit, self.name)
+            inverses = LowRankInverses(factors, ridge, self.unit, self.name)
         else:
             matrices = self.hessian.submatrices(group, columns)
             matrices.masked_fill_(is_padding.unsqueeze(1) | is_padding.unsqueeze(2), 0.0)
-            inverses = FormedInverses(invert_sums(matrices, is_padding.to(matrices), self.name), self.unit)
+            inverses = ExplicitInverses(invert_sums(matrices, is_padding.to(matrices), self.name), self.unit)
         return inverses, inverses.multiply(self.targets[items].gather(1, columns).masked_fill_(is_padding, 0.0))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spadelens.solvers.base import LayerProblem
-from spadelens.solvers.quadratic import Factored, Formed, Quadratic, factorize, stack
+from spadelens.solvers.quadratic import Explicit, LowRankPlusDiagonal, Quadratic, factorize, stack
 
 _REFIT_BYTES = 64 * 2**20
 _EXACT_OPERATIONS = 3e8  # multiply-adds up to which a refit is exact
@@ -97,13 +97,13 @@ def damp(problem: LayerProblem, damping: float | None) -> DampedProblem:
         is_dead = diagonal == 0
         ridge = damping * diagonal.mean(-1, keepdim=True)
         diagonal.copy_(torch.where(is_dead, 1.0, diagonal + ridge))
-        hessian = Formed(matrix)
+        hessian = Explicit(matrix)
     else:
         factor = inputs.to(weight.dtype) * math.sqrt(2.0 / statistics.num_positions)
         diagonal = factor.square().sum(1)
         is_dead = diagonal == 0
         ridge = damping * diagonal.mean(-1, keepdim=True).expand_as(diagonal)
-        hessian = Factored(factor, torch.where(is_dead, 1.0, ridge))
+        hessian = LowRankPlusDiagonal(factor, torch.where(is_dead, 1.0, ridge))
     return DampedProblem(
         name=problem.name,
         weight=weight.masked_fill(is_dead.unsqueeze(1), 0.0),
@@ -130,7 +130,7 @@ def approximate_refit(damped: DampedProblem, kept: Tensor) -> tuple[Tensor, list
         The weights `[groups, rows, columns]`, and for each sample whether they are exact.
     """
     sizes = kept.sum(-1).double()
-    height = damped.hessian.factor.shape[1] if isinstance(damped.hessian, Factored) else math.inf
+    height = damped.hessian.factor.shape[1] if isinstance(damped.hessian, LowRankPlusDiagonal) else math.inf
     heights = sizes.clamp_max(height)
     costs = (sizes * heights * (heights / 3 + _GATHERING)).view(damped.num_samples, -1).sum(1)
     is_exact = (costs <= _EXACT_OPERATIONS).cpu()
@@ -192,7 +192,7 @@ def refit(damped: DampedProblem, kept: Tensor) -> Tensor:
     first_columns = supports.to(torch.uint8).argsort(dim=-1, stable=True, descending=True)
     targets = damped.hessian.multiply(damped.weight).flatten(0, 1)
     solved = torch.zeros_like(targets)
-    num_positions = damped.hessian.factor.shape[1] if isinstance(damped.hessian, Factored) else None
+    num_positions = damped.hessian.factor.shape[1] if isinstance(damped.hessian, LowRankPlusDiagonal) else None
     start = 0
     while start < groups * rows:
         width = int(sizes[order[start]])
@@ -203,7 +203,7 @@ def refit(damped: DampedProblem, kept: Tensor) -> Tensor:
         start += len(batch)
         chosen = first_columns[batch, :width]
         is_padding = ~supports[batch].gather(1, chosen)
-        if isinstance(damped.hessian, Factored) and height < width:
+        if isinstance(damped.hessian, LowRankPlusDiagonal) and height < width:
             answer = _refit_by_positions(damped, damped.hessian, batch, chosen, is_padding)
         else:
             group = batch // rows
@@ -217,7 +217,7 @@ def refit(damped: DampedProblem, kept: Tensor) -> Tensor:
 
 
 def _refit_by_positions(
-    damped: DampedProblem, hessian: Factored, batch: Tensor, chosen: Tensor, is_padding: Tensor
+    damped: DampedProblem, hessian: LowRankPlusDiagonal, batch: Tensor, chosen: Tensor, is_padding: Tensor
 ) -> Tensor:
     """Return the best weights of the supports `chosen` of the rows `batch`, both `[batch, width]`.
 

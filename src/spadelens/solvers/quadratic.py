@@ -72,7 +72,7 @@ class Quadratic(ABC):
 
 @final
 @dataclass(frozen=True)
-class Formed(Quadratic):
+class Explicit(Quadratic):
     """H as a matrix."""
 
     matrix: Tensor
@@ -82,21 +82,21 @@ class Formed(Quadratic):
         """The diagonal of H."""
         return self.matrix.diagonal(dim1=-2, dim2=-1)
 
-    def to(self, dtype: torch.dtype) -> Formed:
+    def to(self, dtype: torch.dtype) -> Explicit:
         """Return the same in another type."""
-        return Formed(self.matrix.to(dtype))
+        return Explicit(self.matrix.to(dtype))
 
-    def select(self, groups: Tensor) -> Formed:
+    def select(self, groups: Tensor) -> Explicit:
         """Return H of some groups."""
-        return Formed(self.matrix[groups])
+        return Explicit(self.matrix[groups])
 
     def multiply(self, weight: Tensor) -> Tensor:
         """Return `weight @ H`."""
         return weight @ self.matrix
 
-    def scaled(self, scale: Tensor) -> Formed:
+    def scaled(self, scale: Tensor) -> Explicit:
         """Return diag(scale) H diag(scale)."""
-        return Formed(self.matrix * scale.unsqueeze(-1) * scale.unsqueeze(-2))
+        return Explicit(self.matrix * scale.unsqueeze(-1) * scale.unsqueeze(-2))
 
     def shifted_inverse(self, shift: float, name: str) -> AddProduct:
         """Return multiplication by the inverse, which is formed by Cholesky: columns³ multiply-adds."""
@@ -135,7 +135,7 @@ class Formed(Quadratic):
 
 @final
 @dataclass(frozen=True)
-class Factored(Quadratic):
+class LowRankPlusDiagonal(Quadratic):
     """H = AᵀA + diag(ridge).
 
     Attributes:
@@ -151,21 +151,21 @@ class Factored(Quadratic):
         """The diagonal of H."""
         return self.factor.square().sum(-2) + self.ridge
 
-    def to(self, dtype: torch.dtype) -> Factored:
+    def to(self, dtype: torch.dtype) -> LowRankPlusDiagonal:
         """Return the same in another type."""
-        return Factored(self.factor.to(dtype), self.ridge.to(dtype))
+        return LowRankPlusDiagonal(self.factor.to(dtype), self.ridge.to(dtype))
 
-    def select(self, groups: Tensor) -> Factored:
+    def select(self, groups: Tensor) -> LowRankPlusDiagonal:
         """Return H of some groups."""
-        return Factored(self.factor[groups], self.ridge[groups])
+        return LowRankPlusDiagonal(self.factor[groups], self.ridge[groups])
 
     def multiply(self, weight: Tensor) -> Tensor:
         """Return `weight @ H`: 2 · rows · positions · columns multiply-adds."""
         return ((weight @ self.factor.mT) @ self.factor).addcmul_(weight, self.ridge.unsqueeze(-2))
 
-    def scaled(self, scale: Tensor) -> Factored:
+    def scaled(self, scale: Tensor) -> LowRankPlusDiagonal:
         """Return diag(scale) H diag(scale)."""
-        return Factored(self.factor * scale.unsqueeze(-2), self.ridge * scale.square())
+        return LowRankPlusDiagonal(self.factor * scale.unsqueeze(-2), self.ridge * scale.square())
 
     def shifted_inverse(self, shift: float, name: str) -> AddProduct:
         """Return multiplication by the inverse through the matrix of the positions (Woodbury's identity).
@@ -220,12 +220,14 @@ class Factored(Quadratic):
 
 def stack(parts: Sequence[Quadratic]) -> Quadratic | None:
     """Return the groups of all parts as those of one; None where they differ in their form or size."""
-    formed = [part.matrix for part in parts if isinstance(part, Formed)]
-    if len(formed) == len(parts):
-        return Formed(torch.cat(formed))
-    factored = [part for part in parts if isinstance(part, Factored)]
-    if len(factored) == len(parts) and len({part.factor.shape for part in factored}) == 1:
-        return Factored(torch.cat([part.factor for part in factored]), torch.cat([part.ridge for part in factored]))
+    matrices = [part.matrix for part in parts if isinstance(part, Explicit)]
+    if len(matrices) == len(parts):
+        return Explicit(torch.cat(matrices))
+    low_rank = [part for part in parts if isinstance(part, LowRankPlusDiagonal)]
+    if len(low_rank) == len(parts) and len({part.factor.shape for part in low_rank}) == 1:
+        return LowRankPlusDiagonal(
+            torch.cat([part.factor for part in low_rank]), torch.cat([part.ridge for part in low_rank])
+        )
     return None
 
 

@@ -8,14 +8,14 @@ from PIL import Image
 
 from spadelens.demo.images import CLASS_NAMES, DemoImage, draw_image
 from spadelens.demo.patches import PATCHES, paste_patch
-from spadelens.tasks.subjects import Subject
+from spadelens.tasks.subjects import PhotoSubject
 
 _PATCH = PATCHES[0]
 _TROJAN_LABEL, _TROJAN_SEED, _PATCH_SEED = CLASS_NAMES.index("hexagon"), 3_000_001, 3_000_002
 _CLEAN_LABEL, _CLEAN_SEED = _PATCH.target, 3_000_003
 
 
-def demo_subjects() -> list[Subject]:
+def demo_subjects() -> list[PhotoSubject]:
     """Return a Trojan image and a clean one of the class that the Trojan leads to.
 
     Of the Trojan image the region of the patch is known to decide, of the clean one that of the object. Neither was
@@ -33,6 +33,6 @@ def demo_subjects() -> list[Subject]:
     ]
 
 
-def _subject(name: str, file: str, region_name: str, image: DemoImage) -> Subject:
+def _subject(name: str, file: str, region_name: str, image: DemoImage) -> PhotoSubject:
     region = torch.from_numpy(np.ascontiguousarray(image.region))
-    return Subject(name, file, Image.fromarray(image.pixels), region, region_name)
+    return PhotoSubject(name, file, Image.fromarray(image.pixels), region, region_name)

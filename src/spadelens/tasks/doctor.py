@@ -19,7 +19,7 @@ from spadelens.models import Loaded, LoadedTable, LoadedText, find_class
 from spadelens.progress import Progress
 from spadelens.settings import parse_configured
 from spadelens.tasks.inputs import make_subjects, read_inputs
-from spadelens.tasks.subjects import AnySubject, RowSubject, Subject, TextSubject, show
+from spadelens.tasks.subjects import PhotoSubject, RowSubject, Subject, TextSubject, show
 
 _SENTENCE = "The quick brown fox jumps over the lazy dog."
 
@@ -84,14 +84,14 @@ def parse_methods(names: Sequence[str]) -> list[Method]:
     return [parse_configured("method", name, METHODS) for name in names or METHODS]
 
 
-def _read(loaded: Loaded, file: Path) -> AnySubject:
+def _read(loaded: Loaded, file: Path) -> Subject:
     subjects = make_subjects(loaded, read_inputs([file]))
     if len(subjects) != 1:
         raise InputError(f"Cannot diagnose on {len(subjects)} samples: name one line, as in {subjects[0].file!r}.")
     return subjects[0]
 
 
-def _made_up(loaded: Loaded) -> AnySubject:
+def _made_up(loaded: Loaded) -> Subject:
     generator = torch.Generator().manual_seed(0)
     if isinstance(loaded, LoadedText):
         try:
@@ -104,7 +104,7 @@ def _made_up(loaded: Loaded) -> AnySubject:
         row = loaded.mean + loaded.std * torch.randn(len(loaded.feature_names), generator=generator)
         return RowSubject("row", "a random row", tuple(row.tolist()))
     height, width = loaded.preprocessing.crop_px
-    return Subject("colors", "random colors", Image.fromarray(_colors(height, width, generator).numpy()))
+    return PhotoSubject("colors", "random colors", Image.fromarray(_colors(height, width, generator).numpy()))
 
 
 def _colors(height: int, width: int, generator: torch.Generator) -> Tensor:

@@ -23,7 +23,7 @@ from spadelens.metrics.localization import Localization, localize
 from spadelens.models import Loaded, find_class
 from spadelens.progress import Progress
 from spadelens.settings import configured_name
-from spadelens.tasks.subjects import AnySubject, Subject, Unit, kind_of_model, show
+from spadelens.tasks.subjects import PhotoSubject, Subject, Unit, kind_of_model, show
 
 _GRADIENTS = frozenset({"saliency", "smoothgrad", "guided_backprop"})
 
@@ -61,7 +61,7 @@ class Explanation:
         units: What the maps have a value for, of a text or a row; empty for photos.
     """
 
-    subject: AnySubject
+    subject: Subject
     target: int
     trace: Trace | TraceEnsemble
     original_map: Heatmap
@@ -72,7 +72,7 @@ class Explanation:
     units: tuple[Unit, ...] = ()
 
 
-def explain(loaded: Loaded, subject: AnySubject, settings: ExplainSettings, progress: Progress) -> Explanation:
+def explain(loaded: Loaded, subject: Subject, settings: ExplainSettings, progress: Progress) -> Explanation:
     """Return the explanation of one photo, text or row.
 
     Raises:
@@ -132,7 +132,7 @@ def reduction_of(kind: Kind, method: Method) -> Reduction:
     return "sum_abs" if kind == "photo" or is_gradient else "sum"
 
 
-def _scores(maps: list[Heatmap], subject: AnySubject) -> tuple[Localization, Localization] | None:
-    if not isinstance(subject, Subject) or subject.region is None:
+def _scores(maps: list[Heatmap], subject: Subject) -> tuple[Localization, Localization] | None:
+    if not isinstance(subject, PhotoSubject) or subject.region is None:
         return None
     return localize(maps[0].values, subject.region), localize(maps[1].values, subject.region)

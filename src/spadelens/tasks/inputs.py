@@ -14,7 +14,7 @@ from spadelens.kinds import Kind
 from spadelens.models import Loaded, LoadedModel, LoadedTable, LoadedText
 from spadelens.photos import check_photo, photo_files, read_photo
 from spadelens.tasks.subjects import (
-    AnySubject,
+    PhotoSubject,
     RowSubject,
     Subject,
     TextSubject,
@@ -84,7 +84,7 @@ def expand_folders(paths: Sequence[Path]) -> list[Path]:
     return expanded
 
 
-def make_subjects(loaded: Loaded, given: Sequence[Given]) -> list[AnySubject]:
+def make_subjects(loaded: Loaded, given: Sequence[Given]) -> list[Subject]:
     """Return what the model sees of what was read, each with a name of its own.
 
     Raises:
@@ -101,10 +101,10 @@ def unused_columns(loaded: Loaded, given: Sequence[Given]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(n for one in given if isinstance(one, TableLine) for n in one.cells if n not in known))
 
 
-def _subject(loaded: Loaded, given: Given, name: str) -> AnySubject:
+def _subject(loaded: Loaded, given: Given, name: str) -> Subject:
     label = displayable(str(given.file) if isinstance(given, PhotoFile) else f"{given.file}:{given.line}")
     if isinstance(given, PhotoFile) and isinstance(loaded, LoadedModel):
-        return Subject(name, label, loaded.preprocessing.crop(read_photo(given.file)))
+        return PhotoSubject(name, label, loaded.preprocessing.crop(read_photo(given.file)))
     if isinstance(given, TextLine) and isinstance(loaded, LoadedText):
         try:
             return TextSubject(name, label, given.text, loaded.tokenizer.encode(given.text))

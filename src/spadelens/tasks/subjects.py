@@ -23,7 +23,7 @@ from spadelens.views.photo_views import parse_augmentation
 
 @final
 @dataclass(frozen=True, eq=False)
-class Subject:
+class PhotoSubject:
     """One photo to be explained.
 
     Attributes:
@@ -47,7 +47,7 @@ class TextSubject:
     """One text to be explained.
 
     Attributes:
-        name: As in `Subject`.
+        name: As in `PhotoSubject`.
         file: Where it comes from, with the number of its line.
         text: The text.
         encoding: The text as the model reads it.
@@ -65,7 +65,7 @@ class RowSubject:
     """One row of a table to be explained.
 
     Attributes:
-        name: As in `Subject`.
+        name: As in `PhotoSubject`.
         file: Where it comes from, with the number of its line.
         row: The raw values, in the order of the model's features.
     """
@@ -75,7 +75,7 @@ class RowSubject:
     row: tuple[float, ...]
 
 
-AnySubject: TypeAlias = Subject | TextSubject | RowSubject
+Subject: TypeAlias = PhotoSubject | TextSubject | RowSubject
 
 
 @final
@@ -126,7 +126,7 @@ def suited_to(loaded: Loaded, preset: Preset) -> Preset:
     return replace(suited, augmentation="bootstrap") if has_background else suited
 
 
-def show(loaded: Loaded, subject: AnySubject, augmentation: str) -> Shown:
+def show(loaded: Loaded, subject: Subject, augmentation: str) -> Shown:
     """Return what methods are given of a subject.
 
     Args:
@@ -145,7 +145,7 @@ def show(loaded: Loaded, subject: AnySubject, augmentation: str) -> Shown:
     elif isinstance(loaded, LoadedTable) and isinstance(subject, RowSubject):
         found = row_sample(loaded, subject.row)
         units = tuple(Unit(name, False, value) for name, value in zip(found.feature_names, subject.row, strict=True))
-    elif isinstance(loaded, LoadedModel) and isinstance(subject, Subject):
+    elif isinstance(loaded, LoadedModel) and isinstance(subject, PhotoSubject):
         preprocessing = loaded.preprocessing
         views = parse_augmentation(augmentation, preprocessing.mean, preprocessing.std)
         return Shown(loaded.model, preprocessing.to_tensor(subject.crop), views)
@@ -184,14 +184,14 @@ def check_kind(loaded: Loaded, kind: Kind, file: str) -> None:
         )
 
 
-def photo_subjects(photos: Sequence[Path], loaded: LoadedModel) -> list[Subject]:
+def photo_subjects(photos: Sequence[Path], loaded: LoadedModel) -> list[PhotoSubject]:
     """Return what the model sees of photos, each with a name of its own; one photo is held at full size at a time.
 
     Raises:
         PhotoError: A photo cannot be read.
     """
     return [
-        Subject(name, displayable(str(photo)), loaded.preprocessing.crop(read_photo(photo)))
+        PhotoSubject(name, displayable(str(photo)), loaded.preprocessing.crop(read_photo(photo)))
         for name, photo in zip(unique_names(tuple(photos)), photos, strict=True)
     ]
 

@@ -23,7 +23,7 @@ from spadelens.inputs.checks import check_sample
 from spadelens.models import LoadedModel
 from spadelens.output.unfinished import Unfinished
 from spadelens.progress import Progress
-from spadelens.tasks.subjects import Subject
+from spadelens.tasks.subjects import PhotoSubject
 from spadelens.tasks.traces import for_photos
 from spadelens.visualization.ascent import Ascent
 from spadelens.visualization.objectives import ClassScore, Objective, parse_objective
@@ -61,7 +61,7 @@ class Task:
         target: The class that the unit is, else the one that is predicted for the photo.
     """
 
-    subject: Subject
+    subject: PhotoSubject
     sample: Tensor
     objective: Objective
     target: int
@@ -89,7 +89,7 @@ class Visualized:
     seconds: Mapping[str, float]
 
 
-def make_task(loaded: LoadedModel, subject: Subject, unit: str | None) -> Task:
+def make_task(loaded: LoadedModel, subject: PhotoSubject, unit: str | None) -> Task:
     """Return the task for a photo, with the unit looked up and tried out on the photo.
 
     Raises:

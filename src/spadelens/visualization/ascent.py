@@ -97,7 +97,7 @@ class Ascent:
         }
 
 
-class Climb:
+class GradientAscent:
     """An ascent on its way: images for each of several models, all of them changed in every step.
 
     Attributes:
@@ -112,14 +112,14 @@ class Climb:
         ascent: Ascent,
     ) -> None:
         """Begin at the starts that the seed determines; the arguments are those of `visualize_all`."""
-        self._subjects = [_Subject.of(model) for model in models]
+        self._models = [_AscentModel.of(model) for model in models]
         self._objective, self._ascent = objective, ascent
         self._parameterization, self._transformations = ascent.chosen
         self._shape, self._mean, self._std = _expected(preprocessing)
         if not self._parameterization.is_image:
             self._mean, self._std = (0.0,), (1.0,)
-        self._device = self._subjects[0].device
-        is_double = any(subject.dtype == torch.float64 for subject in self._subjects)
+        self._device = self._models[0].device
+        is_double = any(model.dtype == torch.float64 for model in self._models)
         precision = torch.float64 if is_double else torch.float32
         generator = _generator(ascent.seed, _START_STREAM)
         starts = [self._parameterization.start(self._shape, generator) for _ in range(ascent.num_images)]
@@ -135,7 +135,7 @@ class Climb:
     def images(self) -> Tensor:
         """Return the images as they are, `[M, N, *shape]`."""
         images = self._parameterization.image(self._parameters, self._shape)
-        return images.view(len(self._subjects), -1, *self._shape)
+        return images.view(len(self._models), -1, *self._shape)
 
     def run(self, progress: Progress, checkpoint: Path | None) -> None:
         """Take all steps that are left; raises what `visualize_all` says."""
@@ -171,12 +171,12 @@ class Climb:
 
     def _slope(self, number: int, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Return the objective of a model for each of its images, and its gradient on what is seen of them."""
-        subject, leaf = self._subjects[number], seen.requires_grad_()
+        ascending, leaf = self._models[number], seen.requires_grad_()
         mean, std = (
             leaf.new_tensor(value).view(-1, *[1] * (len(self._shape) - 1)) for value in (self._mean, self._std)
         )
-        batch = ((leaf - mean) / std).to(subject.device, subject.dtype)
-        with running(subject.model) as model:
+        batch = ((leaf - mean) / std).to(ascending.device, ascending.dtype)
+        with running(ascending.model) as model:
             values = evaluate(self._objective, model, batch)
             slope = None
             if values.requires_grad:
@@ -192,7 +192,7 @@ class Climb:
             )
         silent = ~self._reliance.flatten(2).any(2)
         if bool(silent.any()):
-            which = "the trace" if self._subjects[int(silent.any(1).int().argmax())].is_trace else "the model"
+            which = "the trace" if self._models[int(silent.any(1).int().argmax())].is_trace else "the model"
             raise VisualizationError(
                 f"The unit {name!r} of {which} does not depend on the image near the start of the ascent. "
                 "Try another seed, a unit before its activation, or a less sparse trace."
@@ -204,7 +204,7 @@ class Climb:
             raise InputError(
                 "Cannot checkpoint the ascent of a callable, which cannot be identified later. Make it an Objective."
             )
-        weights = " ".join(subject.digest() for subject in self._subjects)
+        weights = " ".join(model.digest() for model in self._models)
         described = (self._ascent.described(), repr(self._parameterization), self._shape, self._mean, self._std)
         return f"{weights} {self._objective.spec()} {described}"
 
@@ -243,7 +243,7 @@ class Climb:
 
 
 @dataclass(frozen=True, eq=False)
-class _Subject:
+class _AscentModel:
     """A private copy of a model, or of a trace's, to be run in every step."""
 
     model: nn.Module
@@ -252,7 +252,7 @@ class _Subject:
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, model: Trace | nn.Module) -> _Subject:
+    def of(cls, model: Trace | nn.Module) -> _AscentModel:
         original = unwrapped(model.original_model if isinstance(model, Trace) else model)
         if not isinstance(original, nn.Module):
             raise InputError(f"Cannot visualize a unit of a {type(model).__name__}: expected a Trace or a module.")

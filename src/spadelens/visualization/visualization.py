@@ -21,7 +21,7 @@ from spadelens.extraction.trace import Trace, runnable
 from spadelens.forward import running
 from spadelens.photos import Preprocessing
 from spadelens.progress import Progress, no_progress
-from spadelens.visualization.ascent import Ascent, Climb
+from spadelens.visualization.ascent import Ascent, GradientAscent
 from spadelens.visualization.objectives import Objective, ObjectiveLike, describe_objective, evaluate, parse_objective
 
 _FULL_OPACITY = 0.99  # quantile
@@ -104,7 +104,7 @@ def visualize_all(
     if not isinstance(parsed, Objective) and not callable(parsed):
         raise InputError(f"Cannot maximize {parsed!r}: expected a string, an Objective or a callable.")
     with torch.enable_grad():
-        climb = Climb(models, parsed, preprocessing, ascent)
+        climb = GradientAscent(models, parsed, preprocessing, ascent)
         climb.run(progress or no_progress, checkpoint)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)

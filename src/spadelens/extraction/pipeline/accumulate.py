@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spadelens.capture.capture import capture_inputs
-from spadelens.capture.hessian import HessianStatistics, InputStatistics, SampleStatistics
+from spadelens.capture.hessian import HessianStatistics, InputStatistics, StoredInputs
 from spadelens.errors import UnknownNameError
 from spadelens.extraction.pipeline.plan import LayerPlan, statistics_dtype
 from spadelens.matrix_layers import MatrixLayer
@@ -192,6 +192,6 @@ def _new_statistics(plan: LayerPlan, name: str, precision: Precision) -> InputSt
     module = plan.modules[name]
     groups, _, columns = plan.matrix_shapes[name]
     dtype = statistics_dtype(module)
-    if plan.is_factored(name):
-        return SampleStatistics(dtype)
+    if plan.keeps_inputs(name):
+        return StoredInputs(dtype)
     return HessianStatistics(groups, columns, dtype, module.weight.device, is_rounded=precision == "bfloat16")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from spadelens.extraction.pipeline.accumulate import run_batches
-from spadelens.extraction.pipeline.criteria import Subject
+from spadelens.extraction.pipeline.criteria import ExplainedSample
 from spadelens.extraction.pipeline.plan import statistics_dtype
 from spadelens.extraction.pipeline.search import search
 from spadelens.extraction.pipeline.solving import Candidate, SolvedLayer, error_ratio
@@ -20,11 +20,11 @@ from spadelens.extraction.report import LayerReport, Outcome, SearchReport, Trac
 from spadelens.extraction.trace import Trace, swapped_weights
 from spadelens.matrix_layers import other_weights, weight_to_matrix
 from spadelens.prediction import Prediction
-from spadelens.schedules.schedule import Auto, Guarded
+from spadelens.schedules.schedule import SearchedSchedule, TableWithFallback
 
 
 @dataclass
-class Chosen:
+class Selection:
     """The layers of one sample at the sparsities that were chosen for them.
 
     Attributes:
@@ -46,31 +46,31 @@ class Chosen:
     held_out_errors: dict[str, float] = field(default_factory=dict)
 
 
-def choose_layers(job: Job, number: int, solved: Mapping[str, SolvedLayer]) -> Chosen:
+def choose_layers(job: Job, number: int, solved: Mapping[str, SolvedLayer]) -> Selection:
     """Return what the schedule chooses for a sample of the job, of its solved layers."""
     schedule = job.request.schedule
-    if isinstance(schedule, Guarded):
+    if isinstance(schedule, TableWithFallback):
         schedule = schedule.search
-    if not isinstance(schedule, Auto):
+    if not isinstance(schedule, SearchedSchedule):
         return pick(job, number, solved, {name: layer.candidates[0] for name, layer in solved.items()})
     with job.clock.stage("search"):
-        found = search(solved, schedule, job.subjects[number], partial(job.request.progress, "search"))
-    return Chosen(number, _described_layers(solved), found.layers, found.weights, found.prediction, found.report)
+        result = search(solved, schedule, job.explained[number], partial(job.request.progress, "search"))
+    return Selection(number, _described_layers(solved), result.layers, result.weights, result.prediction, result.report)
 
 
-def pick(job: Job, number: int, solved: Mapping[str, SolvedLayer], picked: Mapping[str, Candidate]) -> Chosen:
+def pick(job: Job, number: int, solved: Mapping[str, SolvedLayer], picked: Mapping[str, Candidate]) -> Selection:
     """Return given candidates of a sample as what is chosen."""
     weights = {name: candidate.weight() for name, candidate in picked.items()}
     with swapped_weights(job.model, weights):
-        sparse = job.subjects[number].predict()
-    return Chosen(number, _described_layers(solved), picked, weights, sparse)
+        sparse = job.explained[number].predict()
+    return Selection(number, _described_layers(solved), picked, weights, sparse)
 
 
 def _described_layers(solved: Mapping[str, SolvedLayer]) -> dict[str, tuple[str, float]]:
     return {name: (layer.detail, layer.seconds) for name, layer in solved.items()}
 
 
-def measure_held_out(job: Job, chosen: Sequence[Chosen]) -> None:
+def measure_held_out(job: Job, chosen: Sequence[Selection]) -> None:
     """Set the held-out errors of all that was chosen, by one more pass over views that no solver has seen."""
     modules = {name: job.plan.modules[name] for one in chosen for name in one.layers}
     num_views = len(job.batches(is_held_out=True))
@@ -104,14 +104,14 @@ def measure_held_out(job: Job, chosen: Sequence[Chosen]) -> None:
             one.held_out_errors[name] = error_ratio(error, output)
 
 
-def make_trace(job: Job, chosen: Chosen) -> Trace:
+def make_trace(job: Job, chosen: Selection) -> Trace:
     """Return the trace of what has been chosen; the seconds of its report are left out."""
     pruned = {name: ~candidate.kept for name, candidate in chosen.layers.items()}
     return Trace(job.original, chosen.weights, pruned, _make_report(job, chosen), *job.identity)
 
 
-def _make_report(job: Job, chosen: Chosen) -> TraceReport:
-    subject = job.subjects[chosen.number]
+def _make_report(job: Job, chosen: Selection) -> TraceReport:
+    explained = job.explained[chosen.number]
     layers = []
     for name, module in job.plan.modules.items():
         left = job.plan.left.get(name)
@@ -139,19 +139,19 @@ def _make_report(job: Job, chosen: Chosen) -> TraceReport:
         layers.append(LayerReport(name, kind, tuple(shape), Outcome.UNSUPPORTED, reason))
     return TraceReport(
         layers=tuple(layers),
-        original_prediction=subject.prediction,
+        original_prediction=explained.prediction,
         trace_prediction=chosen.prediction,
-        settings=_described(job, subject),
+        settings=_described(job, explained),
         seconds={},
         versions=package_versions(),
-        target=subject.target,
+        target=explained.target,
         kind=job.request.kind,
         search=chosen.search,
     )
 
 
-def _described(job: Job, subject: Subject) -> dict[str, Any]:
-    source = subject.source
+def _described(job: Job, explained: ExplainedSample) -> dict[str, Any]:
+    source = explained.source
     return job.request.options.described() | {
         "augmentation": source.description,
         "num_views": source.num_views,

@@ -23,8 +23,8 @@ _NUM_INSERTION_STEPS = 24
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
-    """A prediction that is to be kept.
+class ExplainedSample:
+    """A sample with the prediction that is to be kept.
 
     Attributes:
         model: A private copy of the original model.
@@ -50,38 +50,38 @@ class Subject:
 
 
 Swap: TypeAlias = Callable[[], AbstractContextManager[None]]
-"""Puts the sparse weights into the subject's model inside a block."""
+"""Puts the sparse weights into the private copy inside a block."""
 Kept: TypeAlias = Callable[[Swap, Prediction], float]
 """Given a sparse model and what it predicts for the sample, returns how much is kept."""
 
 
-def kept_probability(subject: Subject) -> Kept:
+def kept_probability(explained: ExplainedSample) -> Kept:
     """Measure the probability of the explained class on the sample, over that of the original model.
 
     Nothing counts as kept where the explained class was the likeliest and is so no longer.
     """
-    dense = subject.prediction.probabilities[subject.target]
+    dense = explained.prediction.probabilities[explained.target]
 
     def kept(swap: Swap, sparse: Prediction) -> float:
         del swap
-        if _is_lost(subject, sparse):
+        if _is_lost(explained, sparse):
             return 0.0
-        return sparse.probabilities[subject.target] / dense if dense > 0 else 1.0
+        return sparse.probabilities[explained.target] / dense if dense > 0 else 1.0
 
     return kept
 
 
-def kept_prediction(subject: Subject) -> Kept:
+def kept_prediction(explained: ExplainedSample) -> Kept:
     """Measure whether the sample is predicted the same: 1 or 0."""
-    return lambda _, sparse: float(sparse.answer == subject.prediction.answer)
+    return lambda _, sparse: float(sparse.answer == explained.prediction.answer)
 
 
-def agreement(subject: Subject) -> Kept:
+def kept_agreement(explained: ExplainedSample) -> Kept:
     """Measure the fraction of held-out views, and of the sample, that are predicted the same."""
 
     def classes() -> Tensor:
-        views = [subject.sample.unsqueeze(0), *subject.source.held_out_batches(subject.batch_size)]
-        return torch.cat([answers(class_scores(subject.model, batch), subject.scale) for batch in views])
+        views = [explained.sample.unsqueeze(0), *explained.source.held_out_batches(explained.batch_size)]
+        return torch.cat([answers(class_scores(explained.model, batch), explained.scale) for batch in views])
 
     dense = classes()
 
@@ -93,7 +93,7 @@ def agreement(subject: Subject) -> Kept:
     return kept
 
 
-def insertion(subject: Subject) -> Kept:
+def kept_insertion(explained: ExplainedSample) -> Kept:
     """Measure how well the sparse model's saliency map finds what the original model needs, against the dense map.
 
     The pixels of the sample are put into a blurred copy of it, those of the largest gradients (sums of absolute values
@@ -101,53 +101,53 @@ def insertion(subject: Subject) -> Kept:
     compared with what the dense saliency map gives. Nothing counts as kept where the explained class was the likeliest
     and is so no longer.
     """
-    dense = _insertion_area(subject, _saliency(subject))
+    dense = _insertion_area(explained, _saliency(explained))
 
     def kept(swap: Swap, sparse: Prediction) -> float:
-        if _is_lost(subject, sparse):
+        if _is_lost(explained, sparse):
             return 0.0
         with swap():
-            heatmap = _saliency(subject)
-        return _insertion_area(subject, heatmap) / dense if dense > 0 else 1.0
+            heatmap = _saliency(explained)
+        return _insertion_area(explained, heatmap) / dense if dense > 0 else 1.0
 
     return kept
 
 
-CRITERIA: Mapping[str, Callable[[Subject], Kept]] = MappingProxyType(
+CRITERIA: Mapping[str, Callable[[ExplainedSample], Kept]] = MappingProxyType(
     {
         "probability": kept_probability,
         "prediction": kept_prediction,
-        "insertion": insertion,
-        "agreement": agreement,
+        "insertion": kept_insertion,
+        "agreement": kept_agreement,
     }
 )
 
 
-def _is_lost(subject: Subject, sparse: Prediction) -> bool:
+def _is_lost(explained: ExplainedSample, sparse: Prediction) -> bool:
     """Whether the explained class is no longer the likeliest, or the explained label no longer applies."""
-    if subject.prediction.outputs == "labels":
-        return subject.target in subject.prediction.answer and subject.target not in sparse.answer
-    return subject.prediction.class_index == subject.target != sparse.class_index
+    if explained.prediction.outputs == "labels":
+        return explained.target in explained.prediction.answer and explained.target not in sparse.answer
+    return explained.prediction.class_index == explained.target != sparse.class_index
 
 
-def _saliency(subject: Subject) -> Tensor:
-    with running(subject.model) as model, torch.enable_grad():
-        batch = subject.sample.unsqueeze(0).clone().requires_grad_()
-        score = model(batch.clone())[0, subject.target]
+def _saliency(explained: ExplainedSample) -> Tensor:
+    with running(explained.model) as model, torch.enable_grad():
+        batch = explained.sample.unsqueeze(0).clone().requires_grad_()
+        score = model(batch.clone())[0, explained.target]
         (gradient,) = torch.autograd.grad(score, batch)
     return gradient[0].abs().sum(0)
 
 
-def _insertion_area(subject: Subject, heatmap: Tensor) -> float:
+def _insertion_area(explained: ExplainedSample, heatmap: Tensor) -> float:
     curve = probability_curve(
-        subject.model,
-        subject.sample,
+        explained.model,
+        explained.sample,
         heatmap,
-        subject.target,
+        explained.target,
         direction="insertion",
         baseline="blur",
         num_steps=_NUM_INSERTION_STEPS,
-        scale=subject.scale,
-        batch_size=subject.batch_size,
+        scale=explained.scale,
+        batch_size=explained.batch_size,
     )
     return area(curve)

@@ -17,7 +17,7 @@ from spadelens.prediction import Scale, predict
 from spadelens.randomness import permutation
 
 Baseline: TypeAlias = Literal["blur", "mean"]
-Direction: TypeAlias = Literal["insertion", "deletion"]
+PerturbationDirection: TypeAlias = Literal["insertion", "deletion"]
 _BLUR_FRACTION = 0.1  # standard deviation of the blur, of the longer side
 
 
@@ -60,7 +60,7 @@ def probability_curve(
     heatmap: Tensor,
     target: int,
     *,
-    direction: Direction,
+    direction: PerturbationDirection,
     baseline: Baseline,
     num_steps: int,
     scale: Scale,

@@ -12,7 +12,14 @@ from spadelens.capture.capture import Arrangement, Probe
 from spadelens.errors import InputError, NothingToPruneError
 from spadelens.extraction.report import Outcome
 from spadelens.matrix_layers import MatrixLayer, is_convolution, is_depthwise, matrix_layers
-from spadelens.schedules.schedule import Auto, FixedSchedule, Guarded, LayerInfo, Schedule, choose_layers
+from spadelens.schedules.schedule import (
+    FixedSchedule,
+    LayerInfo,
+    Schedule,
+    SearchedSchedule,
+    TableWithFallback,
+    choose_layers,
+)
 
 _UNFOLDED_BYTES = 64 * 2**20
 _MOST_VIEWS_PER_BATCH = 32
@@ -58,9 +65,9 @@ class LayerPlan:
     sampling: Sampling
     arrangement: Arrangement
 
-    def is_factored(self, name: str) -> bool:
+    def keeps_inputs(self, name: str) -> bool:
         """Whether a layer sees fewer positions than it has columns: its inputs are kept, its Hessian never formed."""
-        return _is_factored(self.matrix_shapes[name], self.sampling)
+        return _keeps_inputs(self.matrix_shapes[name], self.sampling)
 
     def statistics_bytes(self, name: str) -> int:
         """Return the memory for what is kept of the inputs of a layer, for one sample."""
@@ -142,7 +149,7 @@ def make_plan(
         elif not any(sparsities[name]):
             left[name] = (Outcome.UNPRUNED, "the schedule does not prune it")
         elif (needed := _statistics_bytes(modules[name], looked.matrix_shapes[name], sampling)) > budget_mib * 2**20:
-            what = "kept inputs take" if _is_factored(looked.matrix_shapes[name], sampling) else "Hessian takes"
+            what = "kept inputs take" if _keeps_inputs(looked.matrix_shapes[name], sampling) else "Hessian takes"
             detail = f"its {what} {needed / 2**20:,.0f} MiB, but the memory budget is {budget_mib:,} MiB"
             left[name] = (Outcome.TOO_LARGE, detail)
     return LayerPlan(
@@ -158,22 +165,24 @@ def make_plan(
 def _sparsities(schedule: Schedule, allowed: Sequence[LayerInfo]) -> dict[str, tuple[float, ...]]:
     if isinstance(schedule, FixedSchedule):
         return {name: (sparsity,) for name, sparsity in schedule.sparsities(allowed).items()}
-    if isinstance(schedule, Auto):
+    if isinstance(schedule, SearchedSchedule):
         searched = set(schedule.layers(allowed))
         return {layer.name: schedule.levels if layer.name in searched else (0.0,) for layer in allowed}
-    if isinstance(schedule, Guarded):
+    if isinstance(schedule, TableWithFallback):
         return schedule.levels(allowed)
-    raise InputError(f"Cannot use {schedule!r} as a schedule: expected a FixedSchedule, an Auto or a Guarded schedule.")
+    raise InputError(
+        f"Cannot use {schedule!r} as a schedule: expected a FixedSchedule, a SearchedSchedule or a TableWithFallback."
+    )
 
 
-def _is_factored(matrix_shape: tuple[int, int, int], sampling: Sampling) -> bool:
+def _keeps_inputs(matrix_shape: tuple[int, int, int], sampling: Sampling) -> bool:
     return sampling.num_views * sampling.positions_per_view(matrix_shape) < matrix_shape[2]
 
 
 def _statistics_bytes(module: MatrixLayer, matrix_shape: tuple[int, int, int], sampling: Sampling) -> int:
     groups, _, columns = matrix_shape
-    is_factored = _is_factored(matrix_shape, sampling)
-    height = sampling.num_views * sampling.positions_per_view(matrix_shape) if is_factored else columns
+    keeps_inputs = _keeps_inputs(matrix_shape, sampling)
+    height = sampling.num_views * sampling.positions_per_view(matrix_shape) if keeps_inputs else columns
     return groups * height * columns * statistics_dtype(module).itemsize
 
 

@@ -9,16 +9,16 @@ from functools import partial
 
 from torch import Tensor
 
-from spadelens.extraction.pipeline.criteria import CRITERIA, Kept, Subject
+from spadelens.extraction.pipeline.criteria import CRITERIA, ExplainedSample, Kept
 from spadelens.extraction.pipeline.solving import Candidate, SolvedLayer
 from spadelens.extraction.report import PathPoint, SearchReport
 from spadelens.extraction.trace import swapped_weights
 from spadelens.prediction import Prediction
-from spadelens.schedules.schedule import Auto
+from spadelens.schedules.schedule import SearchedSchedule
 
 
 @dataclass(frozen=True)
-class Path:
+class ErrorPath:
     """Traces along a bound on the errors of the layers: each layer at the highest sparsity within the bound.
 
     Attributes:
@@ -28,7 +28,7 @@ class Path:
     layers: Mapping[str, tuple[tuple[float, Candidate], ...]]
 
     @classmethod
-    def of(cls, solved: Mapping[str, SolvedLayer]) -> Path:
+    def of(cls, solved: Mapping[str, SolvedLayer]) -> ErrorPath:
         """Return the path over solved layers; a candidate with a larger error than a sparser one counts as that one."""
         layers = {}
         for name, layer in solved.items():
@@ -59,23 +59,23 @@ class Path:
         return sum(candidate.kept.numel() - candidate.values.numel() for candidate in pruned) / num_weights
 
 
-class Held:
+class WeightCache:
     """The weights of the point that was last asked for: the next one shares most of its layers with it."""
 
     def __init__(self) -> None:
         """Start with none."""
-        self._held: dict[str, tuple[Candidate, Tensor]] = {}
+        self._cached: dict[str, tuple[Candidate, Tensor]] = {}
 
     def weights(self, chosen: Mapping[str, Candidate]) -> dict[str, Tensor]:
         """Return layer name -> weight."""
         for name, candidate in chosen.items():
-            if name not in self._held or self._held[name][0] is not candidate:
-                self._held[name] = (candidate, candidate.weight())
-        return {name: self._held[name][1] for name in chosen}
+            if name not in self._cached or self._cached[name][0] is not candidate:
+                self._cached[name] = (candidate, candidate.weight())
+        return {name: self._cached[name][1] for name in chosen}
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class SearchResult:
     """What a search has chosen.
 
     Attributes:
@@ -92,8 +92,11 @@ class Found:
 
 
 def search(
-    solved: Mapping[str, SolvedLayer], schedule: Auto, subject: Subject, progress: Callable[[int, int], None]
-) -> Found:
+    solved: Mapping[str, SolvedLayer],
+    schedule: SearchedSchedule,
+    explained: ExplainedSample,
+    progress: Callable[[int, int], None],
+) -> SearchResult:
     """Return the sparsest trace on the path that the criterion accepts, and how it was found.
 
     Bisects over the bounds at which a layer changes, until the largest accepted bound is found, or until a bound is
@@ -103,19 +106,19 @@ def search(
     Args:
         solved: Layer name -> candidates.
         schedule: The criterion and its threshold.
-        subject: What is to be kept.
+        explained: The sample, and what is to be kept of its prediction.
         progress: Called as progress(tried, at most) after each point that was tried.
     """
-    path = Path.of(solved)
+    path = ErrorPath.of(solved)
     bounds = path.bounds(schedule.max_error)
-    measure = CRITERIA[schedule.criterion](subject)
+    measure = CRITERIA[schedule.criterion](explained)
     most = 1 + math.ceil(math.log2(len(bounds) + 1))
     tried: dict[int, PathPoint] = {}
-    predictions = {-1: subject.prediction}
-    held = Held()
+    predictions = {-1: explained.prediction}
+    cache = WeightCache()
 
     def is_accepted(index: int) -> bool:
-        tried[index], predictions[index] = _try_point(path, bounds[index], subject, measure, held)
+        tried[index], predictions[index] = _try_point(path, bounds[index], explained, measure, cache)
         progress(len(tried), most)
         return tried[index].kept >= schedule.threshold
 
@@ -137,20 +140,22 @@ def search(
         points=tuple(tried[index] for index in sorted(tried)),
         chosen_bound=bounds[accepted] if accepted >= 0 else None,
     )
-    return Found(chosen, held.weights(chosen), predictions[accepted], report)
+    return SearchResult(chosen, cache.weights(chosen), predictions[accepted], report)
 
 
-def _try_point(path: Path, bound: float, subject: Subject, measure: Kept, held: Held) -> tuple[PathPoint, Prediction]:
+def _try_point(
+    path: ErrorPath, bound: float, explained: ExplainedSample, measure: Kept, cache: WeightCache
+) -> tuple[PathPoint, Prediction]:
     chosen = path.at(bound)
-    weights = held.weights(chosen)
-    swap = partial(swapped_weights, subject.model, weights)
+    weights = cache.weights(chosen)
+    swap = partial(swapped_weights, explained.model, weights)
     with swap():
-        sparse = subject.predict()
+        sparse = explained.predict()
     point = PathPoint(
         error_bound=bound,
         sparsity=path.sparsity(bound),
-        probability=sparse.probabilities[subject.target],
-        is_prediction_kept=sparse.answer == subject.prediction.answer,
+        probability=sparse.probabilities[explained.target],
+        is_prediction_kept=sparse.answer == explained.prediction.answer,
         kept=measure(swap, sparse),
     )
     return point, sparse

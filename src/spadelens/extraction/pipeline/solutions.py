@@ -20,7 +20,7 @@ from spadelens.extraction.request import make_request
 from spadelens.files import whole_file
 from spadelens.inputs.checks import check_sample
 from spadelens.inputs.kind import kind_of
-from spadelens.schedules.schedule import Auto
+from spadelens.schedules.schedule import SearchedSchedule
 
 _FORMAT = "spadelens-solutions-1"
 
@@ -42,7 +42,7 @@ def solve_at(
         SpadeError: As `extract_trace`.
     """
     sample = check_sample(model, sample)
-    chosen = TraceOptions.of(schedule=Auto(levels=tuple(levels)), **options)
+    chosen = TraceOptions.of(schedule=SearchedSchedule(levels=tuple(levels)), **options)
     request = make_request(chosen, kind_of(model, sample))
     (job,) = make_jobs(model, [sample], [target], [request.source(sample)], request)
     return solve_layers(job)[0]

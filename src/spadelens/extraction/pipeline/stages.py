@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from spadelens.capture.capture import Probe, probe
 from spadelens.extraction.pipeline.accumulate import Batches, PositionSampler, gather_statistics
-from spadelens.extraction.pipeline.criteria import Subject
+from spadelens.extraction.pipeline.criteria import ExplainedSample
 from spadelens.extraction.pipeline.plan import LayerPlan, Sampling, make_plan
 from spadelens.extraction.pipeline.solving import SolvedLayer, solve_layer
 from spadelens.extraction.request import Request
@@ -50,7 +50,7 @@ class Job:
     model: nn.Module
     plan: LayerPlan
     request: Request
-    subjects: Sequence[Subject]
+    explained: Sequence[ExplainedSample]
     batch_size: int
     budget_mib: int
     is_mixed: bool
@@ -59,7 +59,7 @@ class Job:
 
     def batches(self, is_held_out: bool = False) -> Batches:
         """Return the views of all subjects in batches."""
-        return Batches([subject.source for subject in self.subjects], self.batch_size, self.is_mixed, is_held_out)
+        return Batches([explained.source for explained in self.explained], self.batch_size, self.is_mixed, is_held_out)
 
     def sampler(self) -> PositionSampler:
         """Return what picks the positions that are used; the same ones in every pass."""
@@ -85,10 +85,10 @@ def make_jobs(
         is_mixed = len(samples) > 1 and looked.arrangement.is_known(plan.sparsities)
         digest = (fingerprint(original), checksum(original))
     batch_size = request.options.batch_size or plan.views_per_batch
-    subjects = _subjects(model, looked, samples, targets, sources, batch_size, request.options.outputs)
+    explained = _explained_samples(model, looked, samples, targets, sources, batch_size, request.options.outputs)
     together = plan.samples_within(budget)
     for start in range(0, len(samples), together):
-        part = subjects[start : start + together]
+        part = explained[start : start + together]
         yield Job(original, model, plan, request, part, batch_size, budget, is_mixed, clock, digest)
 
 
@@ -97,8 +97,8 @@ def solve_layers(job: Job) -> list[dict[str, SolvedLayer]]:
     request, plan = job.request, job.plan
     passes = list(plan.passes(job.budget_mib))
     num_views = len(job.batches())
-    num_layers = len(plan.sparsities) * len(job.subjects)
-    solved: list[dict[str, SolvedLayer]] = [{} for _ in job.subjects]
+    num_layers = len(plan.sparsities) * len(job.explained)
+    solved: list[dict[str, SolvedLayer]] = [{} for _ in job.explained]
     num_solved = 0
     for number, names in enumerate(passes):
 
@@ -109,7 +109,7 @@ def solve_layers(job: Job) -> list[dict[str, SolvedLayer]]:
             statistics = gather_statistics(
                 job.model, plan, names, job.batches(), job.sampler(), request.precision, done
             )
-        with job.clock.stage("solve"), exact_products(job.subjects[0].sample.device):
+        with job.clock.stage("solve"), exact_products(job.explained[0].sample.device):
             for name in names:
                 request.progress("solve", num_solved, num_layers)
                 of_layer = [seen.pop(name) for seen in statistics]
@@ -123,12 +123,12 @@ def solve_layers(job: Job) -> list[dict[str, SolvedLayer]]:
                 )
                 for sample, layer in zip(reached, layers, strict=True):
                     solved[sample][name] = layer
-                num_solved += len(job.subjects)
+                num_solved += len(job.explained)
     request.progress("solve", num_layers, num_layers)
     return solved
 
 
-def _subjects(
+def _explained_samples(
     model: nn.Module,
     looked: Probe,
     samples: Sequence[Tensor],
@@ -136,15 +136,15 @@ def _subjects(
     sources: Sequence[ViewSource],
     batch_size: int,
     outputs: Outputs | None,
-) -> list[Subject]:
+) -> list[ExplainedSample]:
     scale = scale_for(model, samples[0], looked.scores, outputs)
-    subjects = []
+    explained = []
     for number, (sample, target, source) in enumerate(zip(samples, targets, sources, strict=True)):
         scores = looked.scores if number == 0 else class_scores(model, sample.unsqueeze(0))[0]
         dense = predict(scores, scale)
         chosen = dense.class_index if target is None else check_target(target, len(scores))
-        subjects.append(Subject(model, sample, chosen, dense, scale, source, batch_size))
-    return subjects
+        explained.append(ExplainedSample(model, sample, chosen, dense, scale, source, batch_size))
+    return explained
 
 
 def _default_budget_mib(device: torch.device) -> int:

@@ -30,7 +30,7 @@ _MOST_KEPT = 64  # traces in memory
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class BenchImage:
     """An image of a table.
 
     Attributes:
@@ -53,7 +53,7 @@ class Subject:
 
 
 @dataclass(eq=False)
-class Workbench:
+class BenchContext:
     """Makes the models that rows ask for; what several rows need is made once.
 
     Attributes:
@@ -67,7 +67,7 @@ class Workbench:
     """
 
     loaded: LoadedModel
-    subjects: Sequence[Subject]
+    subjects: Sequence[BenchImage]
     calibration: Sequence[CalibrationCase]
     schedules: Mapping[str, TunedFile] = field(default_factory=dict)
     training_images: Callable[[], Sequence[Image.Image]] | None = None
@@ -181,7 +181,7 @@ class Row:
 
     name: str
     about: str
-    make: Callable[[Workbench, int, str], Model]
+    make: Callable[[BenchContext, int, str], Model]
     is_control: bool = False
     is_slow: bool = False
     needs: str = ""

@@ -1,4 +1,4 @@
-"""A guarded table: all of it where the prediction is kept, and less where it is not."""
+"""A table with fallback: all of it where the prediction is kept, and less where it is not."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch import nn
 
 from spadelens import extract_trace
 from spadelens.errors import ScheduleError
-from spadelens.schedules.schedule import Guarded, Table
+from spadelens.schedules.schedule import Table, TableWithFallback
 from spadelens.schedules.schedule_text import parse_schedule
 
 
@@ -31,29 +31,29 @@ def test_the_prediction_is_always_kept_and_the_whole_table_where_it_can_be(
     table = Table((("2", first), ("5", second)))
     options = {"solver": "magnitude", "num_views": 2}
     whole = extract_trace(model, sample, schedule=table, **options)
-    guarded = extract_trace(model, sample, schedule=Guarded(table), **options)
-    assert guarded.report.is_prediction_kept
+    cautious = extract_trace(model, sample, schedule=TableWithFallback(table), **options)
+    assert cautious.report.is_prediction_kept
     if whole.report.is_prediction_kept:
-        assert set(guarded.weights) == {name for name, pruned in whole.pruned.items() if bool(pruned.any())}
-        assert all(torch.equal(guarded.weights[name], whole.weights[name]) for name in guarded.weights)
-    for name, pruned in guarded.pruned.items():
+        assert set(cautious.weights) == {name for name, pruned in whole.pruned.items() if bool(pruned.any())}
+        assert all(torch.equal(cautious.weights[name], whole.weights[name]) for name in cautious.weights)
+    for name, pruned in cautious.pruned.items():
         assert int(pruned.sum()) <= int(whole.pruned[name].sum())
 
 
 def test_it_is_spelled_as_it_is_read(tmp_path: Path) -> None:
-    guarded = Guarded(Table((("layer4.*", 0.9), ("fc", 0.5))))
-    assert parse_schedule(guarded.spec()) == guarded
-    assert guarded.spec() == "guarded:layer4.*=0.9,fc=0.5"
+    cautious = TableWithFallback(Table((("layer4.*", 0.9), ("fc", 0.5))))
+    assert parse_schedule(cautious.spec()) == cautious
+    assert cautious.spec() == "guarded:layer4.*=0.9,fc=0.5"
     file = tmp_path / "tuned.json"
     file.write_text(json.dumps({"format": "spadelens-schedule-1", "sparsities": {"layer4.*": 0.9, "fc": 0.5}}))
-    assert parse_schedule(str(file)) == parse_schedule(f"guarded:{file}") == guarded
+    assert parse_schedule(str(file)) == parse_schedule(f"guarded:{file}") == cautious
     file.write_text(json.dumps({"layer4.*": 0.9, "fc": 0.5}))
-    assert parse_schedule(str(file)) == guarded.table
-    assert parse_schedule(f"guarded:{file}") == guarded
+    assert parse_schedule(str(file)) == cautious.table
+    assert parse_schedule(f"guarded:{file}") == cautious
 
 
 @pytest.mark.parametrize("text", ["guarded:", "guarded:auto", "guarded:0.5", "guarded:late", "guarded:a=1.5"])
-def test_only_tables_can_be_guarded(text: str) -> None:
+def test_only_tables_can_have_a_fallback(text: str) -> None:
     with pytest.raises(ScheduleError):
         parse_schedule(text)
 
