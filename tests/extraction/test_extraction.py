@@ -335,6 +335,11 @@ def test_a_layer_that_the_views_never_reach_is_not_pruned_in_silence() -> None:
         assert [layer.name for layer in trace.report.pruned_layers] == ["stem"]
 
 
+def test_an_error_of_a_solver_names_the_layer() -> None:
+    with pytest.raises(SolverError, match=r"^Cannot solve layer 'grouped'\. broken on purpose$"):
+        extract(make_net(), solver=Breaks())
+
+
 @pytest.mark.parametrize("solver", sorted(SOLVERS))
 def test_a_hessian_that_overflows_is_an_error(solver: str) -> None:
     torch.manual_seed(0)

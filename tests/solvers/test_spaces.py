@@ -47,14 +47,14 @@ def test_both_forms_do_the_same(groups: int, rows: int, columns: int, positions:
         shifted = torch.linalg.inv(matrix + 0.3 * torch.eye(columns, dtype=DTYPE))
         several = torch.stack([weight, 2 * weight])
         out, base = torch.full_like(several, torch.nan), torch.stack([weight, 0 * weight])
-        assert hessian.shifted_inverse(0.3, "a")(base, several, out) is out
+        assert hessian.shifted_inverse(0.3)(base, several, out) is out
         torch.testing.assert_close(out, base + several @ shifted)
         expected = torch.stack([matrix[g][c][:, c] for g, c in zip(group, chosen, strict=True)])
         torch.testing.assert_close(hessian.submatrices(group, chosen), expected)
         rows_of = torch.stack([matrix[g][c] for g, c in zip(group, chosen, strict=True)])
         torch.testing.assert_close(hessian.rows_of(group, chosen), rows_of)
         upper = torch.zeros_like(matrix)
-        for start, stop, part in hessian.sweep(4, "a"):
+        for start, stop, part in hessian.sweep(4):
             upper[:, start:stop, start:] = part
         torch.testing.assert_close(upper, upper.triu())
         torch.testing.assert_close(upper.mT @ upper, inverse)
@@ -200,5 +200,5 @@ def test_a_hessian_that_is_not_definite_is_an_error(name: str) -> None:
     statistics = statistics_of(make_inputs(1, 30, 6))
     problem = LayerProblem("a.layer", weight, statistics, (0.5,))
     statistics._sum[0, 0, 1] = statistics._sum[0, 1, 0] = -1e3 * statistics._sum[0, 0, 0]
-    with pytest.raises(SolverError, match=r"'a\.layer'.*[Rr]aise the damping"):
+    with pytest.raises(SolverError, match="Raise the damping"):
         make().solve(dataclasses.replace(problem))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spadelens.errors import SolverError
 from spadelens.solvers.base import select_smallest
-from spadelens.solvers.greedy import Elimination, columns_of, diagonal_blocks
+from spadelens.solvers.greedy import SINGULAR, Elimination, columns_of, diagonal_blocks
 from spadelens.solvers.preparation import DampedProblem
 from spadelens.solvers.quadratic import LowRankPlusDiagonal, Quadratic
 
@@ -59,7 +59,7 @@ def addition_order(damped: DampedProblem, unit: int, counts: Sequence[int]) -> A
     most = _BATCH_BYTES if targets.device.type == "cpu" else 16 * _BATCH_BYTES
     every_item = torch.arange(groups * rows, device=targets.device)
     for items in every_item.split(max(1, most // (8 * num_steps * unit * columns))):
-        elimination = Elimination(targets[items], blocks[items // rows], None, num_steps, damped.name)
+        elimination = Elimination(targets[items], blocks[items // rows], None, num_steps)
         lowest = targets.new_full((len(items),), torch.inf)
         for step in range(num_steps):
             best, picked = elimination.scores().sub_(elimination.taken).max(dim=1)
@@ -75,9 +75,7 @@ def addition_order(damped: DampedProblem, unit: int, counts: Sequence[int]) -> A
             ranks[items, picked] = step
             elimination.eliminate(picked, _rows(damped.hessian, items // rows, picked, unit))
     if bool(gains.isnan().any()):
-        raise SolverError(
-            f"Cannot solve layer {damped.name!r}: its Hessian is singular to rounding. Raise the damping."
-        )
+        raise SolverError(SINGULAR)
     return AdditionOrder(ranks.view(shape), gains)
 
 

@@ -150,7 +150,7 @@ class ADMM(Solver):
             stage, step_of_stage = divmod(step, self.num_iterations)
             if step_of_stage == 0:
                 penalty = _FIRST_PENALTY * growth**stage
-                add_product = hessian.shifted_inverse(_SHIFT + penalty, damped.name)
+                add_product = hessian.shifted_inverse(_SHIFT + penalty)
                 if stage:
                     dual.div_(growth)
             torch.add(gradient, torch.sub(sparse, dual, out=scratch), alpha=penalty, out=scratch)

@@ -28,7 +28,7 @@ class LayerProblem:
     """One layer to be solved.
 
     Attributes:
-        name: The qualified name of the layer, for messages.
+        name: The qualified name of the layer.
         weight: The dense weight `[groups, rows, columns]`.
         statistics: What is known of the layer's inputs.
         sparsities: The fractions of weights to set to zero, each in [0, 1).

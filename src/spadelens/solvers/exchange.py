@@ -77,7 +77,7 @@ def addition_gains(damped: DampedProblem, weight: Tensor, kept: Tensor) -> Tenso
         is_padding = ~supports[items].gather(1, units)
         columns, is_padding = columns_of(units, unit), is_padding.repeat_interleave(unit, dim=1)
         blocks = _blocks_outside(damped, items // rows, columns, is_padding, unit)
-        elimination = Elimination(gradient[items], blocks, None, 0, damped.name)
+        elimination = Elimination(gradient[items], blocks, None, 0)
         elimination.taken.masked_fill_(supports[items], torch.inf)
         gains[items] = elimination.scores()
     return gains.masked_fill_(supports, -torch.inf).view_as(kept)
@@ -90,7 +90,7 @@ def _blocks_outside(damped: DampedProblem, group: Tensor, columns: Tensor, is_pa
         factors = hessian.factors(group, columns).masked_fill_(is_padding.unsqueeze(1), 0.0)
         core = (factors / hessian.ridge[group.unsqueeze(1), columns].unsqueeze(1)) @ factors.mT
         core.diagonal(dim1=1, dim2=2).add_(1.0)
-        root = factorize(core, damped.name)
+        root = factorize(core)
         unexplained = block_squares(torch.linalg.solve_triangular(root, hessian.factor[group], upper=False), unit)
         ridge = hessian.ridge[group]
         return unexplained + (ridge if unit == 1 else torch.diag_embed(ridge.unflatten(1, (-1, unit))))
@@ -98,7 +98,7 @@ def _blocks_outside(damped: DampedProblem, group: Tensor, columns: Tensor, is_pa
     system.masked_fill_(is_padding.unsqueeze(1) | is_padding.unsqueeze(2), 0.0)
     system.diagonal(dim1=1, dim2=2).masked_fill_(is_padding, 1.0)
     across = hessian.rows_of(group, columns).masked_fill_(is_padding.unsqueeze(2), 0.0)
-    torch.linalg.solve_triangular(factorize(system, damped.name), across, upper=False, out=across)
+    torch.linalg.solve_triangular(factorize(system), across, upper=False, out=across)
     return diagonal_blocks(hessian, unit)[group] - block_squares(across, unit)
 
 

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from spadelens.solvers.quadratic import Quadratic, factorize
 
+SINGULAR = "The Hessian is singular to rounding. Raise the damping."
+
 
 class Elimination:
     """Symmetric matrices M, one an item of a batch, from which units are eliminated, each with a vector v.
@@ -28,7 +30,7 @@ class Elimination:
         taken: `[items, units]`, infinite for what has been eliminated, else zero.
     """
 
-    def __init__(self, values: Tensor, blocks: Tensor, prior: Tensor | None, num_steps: int, name: str) -> None:
+    def __init__(self, values: Tensor, blocks: Tensor, prior: Tensor | None, num_steps: int) -> None:
         """Start with nothing eliminated.
 
         Args:
@@ -36,14 +38,12 @@ class Elimination:
             blocks: See the attribute; they are overwritten.
             prior: Rows `[items or 1, rows, columns]` that F starts with, or None.
             num_steps: For how many units F is given room.
-            name: The layer, for messages.
         """
         self.values, self.blocks = values, blocks
         self.taken = blocks.new_zeros(blocks.shape[:2])
         self._num_units = blocks.shape[1]
         self._unit = values.shape[1] // self._num_units
         self._items = torch.arange(len(values), device=values.device)
-        self._name = name
         self._num_rows = 0 if prior is None else prior.shape[1]
         self._factor = values.new_empty(len(values), self._num_rows + num_steps * self._unit, values.shape[1])
         if prior is not None:
@@ -59,7 +59,7 @@ class Elimination:
         if self._unit == 1:
             return self.values.square().div_(self.blocks)
         identity = torch.eye(self._unit, dtype=self.blocks.dtype, device=self.blocks.device)
-        root = factorize(torch.where((self.taken > 0)[:, :, None, None], identity, self.blocks), self._name)
+        root = factorize(torch.where((self.taken > 0)[:, :, None, None], identity, self.blocks))
         by_unit = self.values.view(*self.taken.shape, self._unit, 1)
         scaled: Tensor = torch.linalg.solve_triangular(root, by_unit, upper=False)
         return scaled.square().sum((-2, -1))
@@ -104,7 +104,7 @@ class Elimination:
         if self._num_rows:
             at_picked = self.factor.gather(2, columns.unsqueeze(1).expand(-1, self._num_rows, -1))
             rows = torch.baddbmm(rows, at_picked.mT, self.factor, alpha=-1)
-        root = factorize(self.blocks[self._items, picked], self._name)
+        root = factorize(self.blocks[self._items, picked])
         new = torch.linalg.solve_triangular(root, rows, upper=False)
         scaled = torch.linalg.solve_triangular(root, self.values.gather(1, columns).unsqueeze(-1), upper=False)
         self._factor[:, self._num_rows : self._num_rows + unit] = new

@@ -136,13 +136,13 @@ class LowRankInverses(Inverses):
     are positions, the inverses are formed.
     """
 
-    def __init__(self, factors: Tensor, ridge: Tensor, unit: int, name: str) -> None:
+    def __init__(self, factors: Tensor, ridge: Tensor, unit: int) -> None:
         """Start from A_Sᵀ `[items, columns, positions]` and the diagonal of D `[items, columns]`."""
-        self._factors, self._ridge, self._unit, self._name = factors, ridge, unit, name
+        self._factors, self._ridge, self._unit = factors, ridge, unit
         over_ridge = (factors / ridge.unsqueeze(-1)).mT
         core = over_ridge @ factors
         core.diagonal(dim1=1, dim2=2).add_(1.0)
-        self._prior: Tensor = torch.linalg.solve_triangular(factorize(core, name), over_ridge, upper=False)
+        self._prior: Tensor = torch.linalg.solve_triangular(factorize(core), over_ridge, upper=False)
 
     @property
     def prior(self) -> Tensor:
@@ -173,14 +173,14 @@ class LowRankInverses(Inverses):
         factors = self._factors[items.unsqueeze(1), left]
         ridge = self._ridge[items.unsqueeze(1), left]
         if left.shape[1] > factors.shape[2]:
-            return LowRankInverses(factors, ridge, self._unit, self._name)
-        return ExplicitInverses(invert_sums(factors @ factors.mT, ridge, self._name), self._unit)
+            return LowRankInverses(factors, ridge, self._unit)
+        return ExplicitInverses(invert_sums(factors @ factors.mT, ridge), self._unit)
 
 
-def invert_sums(matrices: Tensor, diagonal: Tensor, name: str) -> Tensor:
+def invert_sums(matrices: Tensor, diagonal: Tensor) -> Tensor:
     """Return (matrices + diag(diagonal))⁻¹, `[items, columns, columns]`; the matrices are overwritten."""
     matrices.diagonal(dim1=1, dim2=2).add_(diagonal)
-    inverse: Tensor = torch.cholesky_inverse(factorize(matrices, name))
+    inverse: Tensor = torch.cholesky_inverse(factorize(matrices))
     return inverse
 
 
@@ -191,14 +191,12 @@ class Inverter:
     Attributes:
         hessian: Of the layer.
         unit: Columns per unit.
-        name: The layer, for messages.
         targets: What is multiplied by the inverse to give the best weight on a support, `[groups * rows, columns]`.
         of_everything: H⁻¹ of every group, where the supports hold all columns in order and H is formed.
     """
 
     hessian: Quadratic
     unit: int
-    name: str
     targets: Tensor
     of_everything: Tensor | None
 
@@ -207,9 +205,9 @@ class Inverter:
         """Return the inverter for a layer; with `has_all` every support will hold all columns in order."""
         inverse = None
         if has_all and isinstance(damped.hessian, Explicit):
-            inverse = torch.cholesky_inverse(factorize(damped.hessian.matrix, damped.name))
+            inverse = torch.cholesky_inverse(factorize(damped.hessian.matrix))
         targets = damped.hessian.multiply(damped.weight).flatten(0, 1)
-        return cls(damped.hessian, unit, damped.name, targets, inverse)
+        return cls(damped.hessian, unit, targets, inverse)
 
     def batch_size(self, columns: int) -> int:
         """Return how many rows with so many columns each are to be inverted at a time."""
@@ -238,9 +236,9 @@ class Inverter:
         elif isinstance(self.hessian, LowRankPlusDiagonal) and columns.shape[1] > self.hessian.factor.shape[1]:
             factors = self.hessian.factor.mT[group.unsqueeze(1), columns].masked_fill_(is_padding.unsqueeze(2), 0.0)
             ridge = self.hessian.ridge[group.unsqueeze(1), columns].masked_fill_(is_padding, 1.0)
-            inverses = LowRankInverses(factors, ridge, self.unit, self.name)
+            inverses = LowRankInverses(factors, ridge, self.unit)
         else:
             matrices = self.hessian.submatrices(group, columns)
             matrices.masked_fill_(is_padding.unsqueeze(1) | is_padding.unsqueeze(2), 0.0)
-            inverses = ExplicitInverses(invert_sums(matrices, is_padding.to(matrices), self.name), self.unit)
+            inverses = ExplicitInverses(invert_sums(matrices, is_padding.to(matrices)), self.unit)
         return inverses, inverses.multiply(self.targets[items].gather(1, columns).masked_fill_(is_padding, 0.0))

@@ -34,7 +34,6 @@ class DampedProblem:
         num_samples: Of how many samples it is, the groups of one after those of the other.
     """
 
-    name: str
     weight: Tensor
     hessian: Quadratic
     is_dead: Tensor
@@ -50,7 +49,6 @@ class DampedProblem:
         if hessian is None:
             return None
         return cls(
-            name=parts[0].name,
             weight=torch.cat([part.weight for part in parts]),
             hessian=hessian,
             is_dead=torch.cat([part.is_dead for part in parts]),
@@ -63,7 +61,6 @@ class DampedProblem:
         numbers = torch.arange(len(self.weight), device=self.weight.device).view(self.num_samples, -1)
         groups = numbers[samples.to(numbers.device)].flatten()
         return DampedProblem(
-            name=self.name,
             weight=self.weight[groups],
             hessian=self.hessian.select(groups),
             is_dead=self.is_dead[groups],
@@ -105,7 +102,6 @@ def damp(problem: LayerProblem, damping: float | None) -> DampedProblem:
         ridge = damping * diagonal.mean(-1, keepdim=True).expand_as(diagonal)
         hessian = LowRankPlusDiagonal(factor, torch.where(is_dead, 1.0, ridge))
     return DampedProblem(
-        name=problem.name,
         weight=weight.masked_fill(is_dead.unsqueeze(1), 0.0),
         hessian=hessian,
         is_dead=is_dead,
@@ -211,7 +207,7 @@ def refit(damped: DampedProblem, kept: Tensor) -> Tensor:
             system = system.masked_fill(is_padding[:, :, None] | is_padding[:, None, :], 0.0)
             system.diagonal(dim1=1, dim2=2).masked_fill_(is_padding, 1.0)
             right = targets[batch].gather(1, chosen).masked_fill(is_padding, 0.0)
-            answer = torch.cholesky_solve(right.unsqueeze(-1), factorize(system, damped.name)).squeeze(-1)
+            answer = torch.cholesky_solve(right.unsqueeze(-1), factorize(system)).squeeze(-1)
         solved[batch] = solved[batch].scatter(1, chosen, answer)
     return solved.view(groups, rows, -1)
 
@@ -235,6 +231,6 @@ def _refit_by_positions(
     over_ridge = factors / ridge.unsqueeze(1)
     core = over_ridge @ factors.mT
     core.diagonal(dim1=1, dim2=2).add_(1.0)
-    shares = torch.cholesky_solve(lost, factorize(core, damped.name))
+    shares = torch.cholesky_solve(lost, factorize(core))
     answer = dense.gather(1, chosen) + (over_ridge.mT @ shares).squeeze(-1)
     return answer.masked_fill(is_padding, 0.0)

@@ -46,15 +46,15 @@ class Quadratic(ABC):
         """Return diag(scale) H diag(scale) for a scale `[groups, columns]`."""
 
     @abstractmethod
-    def shifted_inverse(self, shift: float, name: str) -> AddProduct:
+    def shifted_inverse(self, shift: float) -> AddProduct:
         """Return a function that adds the product of a weight and (H + shift I)⁻¹ to something.
 
         Raises:
-            SolverError: The shifted matrix is not positive definite; `name` is the layer's, for the message.
+            SolverError: The shifted matrix is not positive definite.
         """
 
     @abstractmethod
-    def sweep(self, width: int, name: str) -> Iterator[tuple[int, int, Tensor]]:
+    def sweep(self, width: int) -> Iterator[tuple[int, int, Tensor]]:
         """Yield the rows of U, upper triangular with H⁻¹ = UᵀU, from the top, at most `width` at a time.
 
         Yields:
@@ -98,11 +98,11 @@ class Explicit(Quadratic):
         """Return diag(scale) H diag(scale)."""
         return Explicit(self.matrix * scale.unsqueeze(-1) * scale.unsqueeze(-2))
 
-    def shifted_inverse(self, shift: float, name: str) -> AddProduct:
+    def shifted_inverse(self, shift: float) -> AddProduct:
         """Return multiplication by the inverse, which is formed by Cholesky: columns³ multiply-adds."""
         shifted = self.matrix.clone()
         shifted.diagonal(dim1=-2, dim2=-1).add_(shift)
-        root = inverse_root(factorize(shifted, name))
+        root = inverse_root(factorize(shifted))
         inverse = root.mT @ root
 
         def add_product(base: Tensor, weight: Tensor, out: Tensor) -> Tensor:
@@ -112,13 +112,13 @@ class Explicit(Quadratic):
 
         return add_product
 
-    def sweep(self, width: int, name: str) -> Iterator[tuple[int, int, Tensor]]:
+    def sweep(self, width: int) -> Iterator[tuple[int, int, Tensor]]:
         """Yield the rows of U.
 
         The Cholesky factor of H with its columns in reverse order is, reversed again, an upper triangular R with
         H = R Rᵀ; so U = R⁻¹, and the inverse is never formed.
         """
-        upper = inverse_root(factorize(self.matrix.flip(1, 2), name)).flip(1, 2)
+        upper = inverse_root(factorize(self.matrix.flip(1, 2))).flip(1, 2)
         columns = upper.shape[-1]
         for start in range(0, columns, width):
             stop = min(start + width, columns)
@@ -167,14 +167,14 @@ class LowRankPlusDiagonal(Quadratic):
         """Return diag(scale) H diag(scale)."""
         return LowRankPlusDiagonal(self.factor * scale.unsqueeze(-2), self.ridge * scale.square())
 
-    def shifted_inverse(self, shift: float, name: str) -> AddProduct:
+    def shifted_inverse(self, shift: float) -> AddProduct:
         """Return multiplication by the inverse through the matrix of the positions (Woodbury's identity).
 
         With D = diag(ridge) + shift I:  H⁻¹ = D⁻¹ - D⁻¹Aᵀ (I + A D⁻¹Aᵀ)⁻¹ A D⁻¹.
         """
         inverse_ridge = 1.0 / (self.ridge + shift).unsqueeze(-2)
         over_ridge = self.factor * inverse_ridge
-        root = inverse_root(factorize(_plus_identity(over_ridge @ self.factor.mT), name))
+        root = inverse_root(factorize(_plus_identity(over_ridge @ self.factor.mT)))
         left = root @ over_ridge  # [groups, positions, columns]
 
         def add_product(base: Tensor, weight: Tensor, out: Tensor) -> Tensor:
@@ -185,18 +185,18 @@ class LowRankPlusDiagonal(Quadratic):
 
         return add_product
 
-    def sweep(self, width: int, name: str) -> Iterator[tuple[int, int, Tensor]]:
+    def sweep(self, width: int) -> Iterator[tuple[int, int, Tensor]]:
         """Yield the rows of U, each block from the inverse of H on the columns that are left (Woodbury's identity)."""
         over_ridge = self.factor / self.ridge.unsqueeze(-2)
         core = _plus_identity(over_ridge @ self.factor.mT)
         columns = self.ridge.shape[-1]
         for start in range(0, columns, width):
             stop = min(start + width, columns)
-            left = torch.linalg.solve_triangular(factorize(core, name), over_ridge[:, :, start:], upper=False)
+            left = torch.linalg.solve_triangular(factorize(core), over_ridge[:, :, start:], upper=False)
             block = left[:, :, : stop - start]
             inverse_rows = -(block.mT @ left)  # [groups, stop - start, columns - start]
             inverse_rows.diagonal(dim1=-2, dim2=-1).add_(1.0 / self.ridge[:, start:stop])
-            root = factorize(inverse_rows[:, :, : stop - start], name)
+            root = factorize(inverse_rows[:, :, : stop - start])
             yield start, stop, torch.linalg.solve_triangular(root, inverse_rows, upper=False)
             core = core - over_ridge[:, :, start:stop] @ self.factor[:, :, start:stop].mT
 
@@ -236,7 +236,7 @@ def _plus_identity(matrices: Tensor) -> Tensor:
     return matrices
 
 
-def factorize(matrices: Tensor, name: str) -> Tensor:
+def factorize(matrices: Tensor) -> Tensor:
     """Return the lower Cholesky factors of `[..., n, n]`.
 
     Raises:
@@ -247,8 +247,8 @@ def factorize(matrices: Tensor, name: str) -> Tensor:
     if bool((info != 0).any()):
         smallest = float(torch.linalg.eigvalsh(matrices[info != 0].double()).min())
         raise SolverError(
-            f"Cannot factorize the Hessian of layer {name!r}: expected a positive definite matrix, smallest "
-            f"eigenvalue {smallest:.1e}. Raise the damping or use more views."
+            f"Cannot factorize the Hessian: expected a positive definite matrix, smallest eigenvalue {smallest:.1e}. "
+            "Raise the damping or use more views."
         )
     return factor
 

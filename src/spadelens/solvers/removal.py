@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spadelens.errors import SolverError
 from spadelens.solvers.base import select_smallest
-from spadelens.solvers.greedy import Elimination, columns_of
+from spadelens.solvers.greedy import SINGULAR, Elimination, columns_of
 from spadelens.solvers.inverses import Inverses, Inverter, Move
 from spadelens.solvers.preparation import DampedProblem
 
@@ -71,7 +71,7 @@ def removal_order(damped: DampedProblem, kept: Tensor, unit: int, count: int) ->
         units = first_units[items, :width]
         is_padding = (~supports[items].gather(1, units)).repeat_interleave(unit, dim=1)
         inverses, values = inverter.invert(items, columns_of(units, unit), is_padding)
-        _remove(progress, inverses, values.masked_fill(is_padding, _PADDING), items, units, damped.name)
+        _remove(progress, inverses, values.masked_fill(is_padding, _PADDING), items, units)
     return RemovalOrder(ranks.masked_fill(~supports, -1).view(kept.shape), losses)
 
 
@@ -98,7 +98,7 @@ class _Progress:
         return (self.losses[items, num_steps - 1] <= bound).nonzero()[:, 0]
 
 
-def _remove(progress: _Progress, inverses: Inverses, values: Tensor, items: Tensor, units: Tensor, name: str) -> None:
+def _remove(progress: _Progress, inverses: Inverses, values: Tensor, items: Tensor, units: Tensor) -> None:
     """Remove the units of a batch of rows, as far as that counts.
 
     Args:
@@ -107,13 +107,12 @@ def _remove(progress: _Progress, inverses: Inverses, values: Tensor, items: Tens
         values: The best weight on the supports, `[items, columns]`; it is overwritten.
         items: The numbers of the rows.
         units: The supports, `[items, units]`.
-        name: The layer, for messages.
     """
     num_steps = units.shape[1]
     unit = values.shape[1] // num_steps
     for start in range(0, num_steps, _STEPS_PER_BLOCK):
         stop = min(start + _STEPS_PER_BLOCK, num_steps)
-        elimination = Elimination(values, inverses.blocks(), inverses.prior, stop - start, name)
+        elimination = Elimination(values, inverses.blocks(), inverses.prior, stop - start)
         picks, losses = [], []
         for _ in range(start, stop):
             loss, picked = elimination.scores().add_(elimination.taken).min(dim=1)
@@ -122,7 +121,7 @@ def _remove(progress: _Progress, inverses: Inverses, values: Tensor, items: Tens
             losses.append(loss)
         removed, lost = torch.stack(picks, dim=1), torch.stack(losses, dim=1)
         if not bool(torch.isfinite(lost).all()):
-            raise SolverError(f"Cannot solve layer {name!r}: its Hessian is singular to rounding. Raise the damping.")
+            raise SolverError(SINGULAR)
         progress.record(items, start, units.gather(1, removed), lost)
         alive = progress.can_go_on(items, stop)
         if stop == num_steps or len(alive) == 0:

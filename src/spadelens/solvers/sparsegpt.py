@@ -59,7 +59,7 @@ class SparseGPT(Solver):
         weights = damped.weight.to(dtype).repeat(len(totals), 1, 1, 1)  # [sparsities, groups, rows, columns]
         pruned = torch.zeros_like(weights, dtype=torch.bool)
         num_done = [0] * len(totals)
-        for start, stop, rows_of_factor in damped.hessian.sweep(unit * -(-self.block_size // unit), damped.name):
+        for start, stop, rows_of_factor in damped.hessian.sweep(unit * -(-self.block_size // unit)):
             factor = rows_of_factor.to(dtype)
             num_due = [total * stop // columns for total in totals]
             costs = _unit_costs(weights[..., start:stop], factor[:, :, : stop - start], unit)

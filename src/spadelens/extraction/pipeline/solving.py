@@ -72,7 +72,10 @@ def solve_layer(
     dense = weight_to_matrix(module, module.weight.detach().to(device))
     columns = unit_columns(module, "kernel")
     problems = [LayerProblem(name, dense, seen.to(device), sparsities, columns) for seen in statistics]
-    solutions = solver.solve_all(problems) if problems else []
+    try:
+        solutions = solver.solve_all(problems) if problems else []
+    except SolverError as error:
+        raise SolverError(f"Cannot solve layer {name!r}. {error}") from error
     found = []
     for problem, solution in zip(problems, solutions, strict=True):
         _check_solution(solver, problem, solution)
