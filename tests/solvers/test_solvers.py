@@ -21,6 +21,7 @@ from spadelens.solvers.obc import OBC
 from spadelens.solvers.ols import OLS
 from spadelens.solvers.preparation import DampedProblem, approximate_refit, damp, refit
 from spadelens.solvers.sparsegpt import SparseGPT
+from spadelens.solvers.supports import BatchBytes
 from spadelens.solvers.wanda import Wanda
 
 
@@ -162,7 +163,7 @@ def test_samples_are_solved_together_as_far_as_memory_goes(monkeypatch: pytest.M
     sizes: list[int] = []
     factorize = ADMM._settle
     monkeypatch.setattr(ADMM, "_settle", lambda *args: sizes.append(args[1].num_samples) or factorize(*args))
-    monkeypatch.setattr("spadelens.solvers.admm._BATCH_BYTES", 2 * 4 * 2 * weight.numel())
+    monkeypatch.setattr("spadelens.solvers.admm._BATCH_BYTES", BatchBytes(2 * 4 * 2 * weight.numel(), 0))
     for exact in (True, False):  # a refit of few weights is exact, of many it is not
         monkeypatch.setattr("spadelens.solvers.preparation._EXACT_OPERATIONS", 1e9 if exact else 0.0)
         together = solver.solve_all(problems)
@@ -356,8 +357,8 @@ def test_obc_blocks_do_not_change_the_order(monkeypatch: pytest.MonkeyPatch, uni
     solver = OBC(unit="weight" if unit == 1 else "kernel")
     whole = solve(solver, weight, inputs, 0.4, 0.9, kernel=unit)
     monkeypatch.setattr("spadelens.solvers.removal._STEPS_PER_BLOCK", 5)
-    monkeypatch.setattr("spadelens.solvers.inverses._BATCH_BYTES", 2 * 8 * 24 * 24)
-    monkeypatch.setattr("spadelens.solvers.preparation._REFIT_BYTES", 3 * 8 * 24 * 24)
+    monkeypatch.setattr("spadelens.solvers.supports._BATCH_BYTES", BatchBytes(2 * 8 * 24 * 24, 0))
+    monkeypatch.setattr("spadelens.solvers.preparation._REFIT_BYTES", BatchBytes(3 * 8 * 24 * 24, 0))
     blocked = solve(solver, weight, inputs, 0.4, 0.9, kernel=unit)
     assert torch.equal(whole.pruned, blocked.pruned)
     torch.testing.assert_close(whole.weights, blocked.weights)

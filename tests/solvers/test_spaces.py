@@ -14,6 +14,7 @@ from spadelens.solvers import SOLVERS, LayerProblem, Solver
 from spadelens.solvers.exchange import addition_gains, exchange_units
 from spadelens.solvers.preparation import DampedProblem, approximate_refit, damp, refit
 from spadelens.solvers.quadratic import Explicit, LowRankPlusDiagonal
+from spadelens.solvers.supports import BatchBytes, batches_of_supports
 
 
 def damped_pair(weight: Tensor, inputs: Tensor, damping: float | None = 0.02) -> tuple[DampedProblem, DampedProblem]:
@@ -82,7 +83,7 @@ def test_obc_in_small_batches_and_blocks_of_few_positions(monkeypatch: pytest.Mo
     inputs, weight = make_inputs(1, 6, 20), make_weight(1, 5, 20)
     expected = solve(SOLVERS["obc"](), weight, inputs, 0.3, 0.8, 0.95)
     monkeypatch.setattr("spadelens.solvers.removal._STEPS_PER_BLOCK", block)
-    monkeypatch.setattr("spadelens.solvers.inverses._BATCH_BYTES", 2 * 8 * 20 * 20)
+    monkeypatch.setattr("spadelens.solvers.supports._BATCH_BYTES", BatchBytes(2 * 8 * 20 * 20, 0))
     got = solve(SOLVERS["obc"](), weight, inputs, 0.3, 0.8, 0.95, is_kept=True)
     assert torch.equal(expected.pruned, got.pruned)
     torch.testing.assert_close(expected.weights, got.weights, rtol=1e-8, atol=1e-9)
@@ -97,7 +98,7 @@ def test_a_refit_is_the_best_on_every_support(
     kept = torch.rand(weight.shape, generator=torch.Generator().manual_seed(3)) < 0.6
     kept[0, 0] = False  # a row of which nothing is left
     if is_batched:
-        monkeypatch.setattr("spadelens.solvers.preparation._REFIT_BYTES", 2 * 8 * columns * columns)
+        monkeypatch.setattr("spadelens.solvers.preparation._REFIT_BYTES", BatchBytes(2 * 8 * columns * columns, 0))
     hessian = reference.damped_hessian(inputs, 0.02)
     for damped in damped_pair(weight, inputs):
         got = refit(damped, kept)
@@ -202,3 +203,20 @@ def test_a_hessian_that_is_not_definite_is_an_error(name: str) -> None:
     statistics._sum[0, 0, 1] = statistics._sum[0, 1, 0] = -1e3 * statistics._sum[0, 0, 0]
     with pytest.raises(SolverError, match="Raise the damping"):
         make().solve(dataclasses.replace(problem))
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 3, 100])
+def test_batches_hold_every_support_once_and_pad_little(rows_at_once: int) -> None:
+    supports = torch.rand(17, 9, generator=torch.Generator().manual_seed(1)) < torch.linspace(0, 1, 17)[:, None]
+    widths, seen = [], torch.zeros_like(supports)
+    for batch in batches_of_supports(supports, lambda _: rows_at_once):
+        widths.append(batch.units.shape[1])
+        assert torch.equal(batch.is_padding, ~supports[batch.items].gather(1, batch.units))
+        assert batch.is_padding.logical_not().sum(1).max() in (0, widths[-1])
+        assert not seen[batch.items].any()
+        seen[batch.items] = torch.zeros_like(seen[batch.items]).scatter(1, batch.units, ~batch.is_padding)
+        columns, is_padding = batch.columns(2)
+        assert torch.equal(columns[:, ::2], 2 * batch.units) and torch.equal(columns[:, 1::2], 2 * batch.units + 1)
+        assert torch.equal(is_padding[:, 1::2], batch.is_padding)
+    assert torch.equal(seen, supports)
+    assert widths == sorted(widths, reverse=True) and len(widths) == -(-17 // rows_at_once)

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from spadelens.errors import SolverError
 from spadelens.solvers.base import select_smallest
-from spadelens.solvers.greedy import SINGULAR, Elimination, columns_of, diagonal_blocks
+from spadelens.solvers.greedy import SINGULAR, Elimination, diagonal_blocks
 from spadelens.solvers.preparation import DampedProblem
 from spadelens.solvers.quadratic import LowRankPlusDiagonal, Quadratic
+from spadelens.solvers.supports import columns_of, items_per_batch
 
-_BATCH_BYTES = 64 * 2**20
 _STEPS_PER_CHECK = 8
 
 
@@ -56,9 +56,9 @@ def addition_order(damped: DampedProblem, unit: int, counts: Sequence[int]) -> A
     blocks = diagonal_blocks(damped.hessian, unit)
     gains = targets.new_full((groups * rows, num_steps), -torch.inf)
     ranks = torch.full((groups * rows, shape[2]), shape[2], device=targets.device)
-    most = _BATCH_BYTES if targets.device.type == "cpu" else 16 * _BATCH_BYTES
+    batch_size = items_per_batch(8 * num_steps * unit * columns, targets.device)
     every_item = torch.arange(groups * rows, device=targets.device)
-    for items in every_item.split(max(1, most // (8 * num_steps * unit * columns))):
+    for items in every_item.split(batch_size):
         elimination = Elimination(targets[items], blocks[items // rows], None, num_steps)
         lowest = targets.new_full((len(items),), torch.inf)
         for step in range(num_steps):

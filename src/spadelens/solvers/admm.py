@@ -21,12 +21,13 @@ from spadelens.solvers.base import (
 )
 from spadelens.solvers.exchange import exchange_units, pass_cost
 from spadelens.solvers.preparation import DampedProblem, approximate_refit, damp, refit
+from spadelens.solvers.supports import BatchBytes, items_per_batch
 
 _FIRST_PENALTY, _LAST_PENALTY = 0.003, 3.0
 _SHIFT = 1e-4
 _MOST_EXCHANGE = 4.0  # a pass is left out where it takes so many times longer than the iterations
 _UNITS_PER_THRESHOLD = 2**16
-_BATCH_BYTES = 16 * 2**20
+_BATCH_BYTES = BatchBytes(on_cpu=16 * 2**20, elsewhere=512 * 2**20)
 _APPROXIMATE = "refitted by conjugate gradients"
 _STEPS_PER_THRESHOLD = 4  # finding the k-th largest norm takes longer than a step, and it hardly moves
 
@@ -81,8 +82,8 @@ class ADMM(Solver):
     def solve_all(self, problems: Sequence[LayerProblem]) -> list[LayerSolution]:
         """Return the solutions of one layer for several samples, as many at a time as memory allows."""
         first = problems[0]
-        most = _BATCH_BYTES if first.weight.device.type == "cpu" else 32 * _BATCH_BYTES
-        size = max(1, most // (4 * first.weight.numel() * max(1, len(first.sparsities))))
+        sample_bytes = 4 * first.weight.numel() * max(1, len(first.sparsities))
+        size = items_per_batch(sample_bytes, first.weight.device, _BATCH_BYTES)
         solutions: list[LayerSolution] = []
         for start in range(0, len(problems), size):
             parts = [damp(problem, self.damping) for problem in problems[start : start + size]]

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from spadelens.solvers.base import select_smallest
-from spadelens.solvers.greedy import Elimination, block_squares, columns_of, diagonal_blocks
+from spadelens.solvers.greedy import Elimination, block_squares, diagonal_blocks
 from spadelens.solvers.preparation import DampedProblem, refit
-from spadelens.solvers.quadratic import LowRankPlusDiagonal, factorize
+from spadelens.solvers.quadratic import LowRankPlusDiagonal, factorize, padded_submatrices
 from spadelens.solvers.removal import removal_order
+from spadelens.solvers.supports import batches_of_supports, items_per_batch
 
-_BATCH_BYTES = 64 * 2**20
 _SHARE, _LEAST_ADDED = 0.2, 16
 _LEAST_GAIN = 0.05
 
@@ -59,27 +59,20 @@ def addition_gains(damped: DampedProblem, weight: Tensor, kept: Tensor) -> Tenso
 
     For a unit B and the gradient g = (W - W') H that is gᵦᵀ (H_BB - H_BS H_SS⁻¹ H_SB)⁻¹ gᵦ.
     """
-    groups, rows, num_units = kept.shape
+    rows, num_units = kept.shape[1:]
     unit = weight.shape[-1] // num_units
     gradient = damped.hessian.multiply(damped.weight - weight).flatten(0, 1)
     supports = kept.flatten(0, 1)
-    sizes = supports.sum(-1)
-    by_size = sizes.argsort(stable=True, descending=True)
-    first_units = supports.to(torch.uint8).argsort(dim=-1, stable=True, descending=True)
-    most = _BATCH_BYTES if weight.device.type == "cpu" else 16 * _BATCH_BYTES
     gains = torch.empty_like(supports, dtype=weight.dtype)
-    first = 0
-    while first < groups * rows:
-        width = max(1, int(sizes[by_size[first]]))
-        items = by_size[first : first + max(1, most // (8 * width * num_units * unit * unit))]
-        first += len(items)
-        units = first_units[items, :width]
-        is_padding = ~supports[items].gather(1, units)
-        columns, is_padding = columns_of(units, unit), is_padding.repeat_interleave(unit, dim=1)
-        blocks = _blocks_outside(damped, items // rows, columns, is_padding, unit)
-        elimination = Elimination(gradient[items], blocks, None, 0)
-        elimination.taken.masked_fill_(supports[items], torch.inf)
-        gains[items] = elimination.scores()
+
+    def batch_size(width: int) -> int:
+        return items_per_batch(8 * width * num_units * unit * unit, weight.device)
+
+    for batch in batches_of_supports(supports, batch_size):
+        blocks = _blocks_outside(damped, batch.items // rows, *batch.columns(unit), unit)
+        elimination = Elimination(gradient[batch.items], blocks, None, 0)
+        elimination.taken.masked_fill_(supports[batch.items], torch.inf)
+        gains[batch.items] = elimination.scores()
     return gains.masked_fill_(supports, -torch.inf).view_as(kept)
 
 
@@ -94,11 +87,9 @@ def _blocks_outside(damped: DampedProblem, group: Tensor, columns: Tensor, is_pa
         unexplained = block_squares(torch.linalg.solve_triangular(root, hessian.factor[group], upper=False), unit)
         ridge = hessian.ridge[group]
         return unexplained + (ridge if unit == 1 else torch.diag_embed(ridge.unflatten(1, (-1, unit))))
-    system = hessian.submatrices(group, columns)
-    system.masked_fill_(is_padding.unsqueeze(1) | is_padding.unsqueeze(2), 0.0)
-    system.diagonal(dim1=1, dim2=2).masked_fill_(is_padding, 1.0)
+    systems = padded_submatrices(hessian, group, columns, is_padding)
     across = hessian.rows_of(group, columns).masked_fill_(is_padding.unsqueeze(2), 0.0)
-    torch.linalg.solve_triangular(factorize(system), across, upper=False, out=across)
+    torch.linalg.solve_triangular(factorize(systems), across, upper=False, out=across)
     return diagonal_blocks(hessian, unit)[group] - block_squares(across, unit)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from spadelens.solvers.quadratic import Quadratic, factorize
+from spadelens.solvers.supports import columns_of
 
 SINGULAR = "The Hessian is singular to rounding. Raise the damping."
 
@@ -100,7 +101,7 @@ class Elimination:
 
     def _eliminate_block(self, picked: Tensor, rows: Tensor) -> None:
         unit = self._unit
-        columns = picked.unsqueeze(1) * unit + torch.arange(unit, device=picked.device)  # [items, unit]
+        columns = columns_of(picked.unsqueeze(1), unit)  # [items, unit]
         if self._num_rows:
             at_picked = self.factor.gather(2, columns.unsqueeze(1).expand(-1, self._num_rows, -1))
             rows = torch.baddbmm(rows, at_picked.mT, self.factor, alpha=-1)
@@ -111,13 +112,6 @@ class Elimination:
         self.values -= (new * scaled).sum(1)
         self.blocks -= block_squares(new, unit)
         self._num_rows += unit
-
-
-def columns_of(units: Tensor, unit: int) -> Tensor:
-    """Return the columns of the units `[items, count]`, `[items, count * unit]`."""
-    if unit == 1:
-        return units
-    return (units.unsqueeze(-1) * unit + torch.arange(unit, device=units.device)).flatten(1)
 
 
 def block_squares(rows: Tensor, unit: int) -> Tensor:

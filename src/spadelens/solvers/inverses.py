@@ -9,11 +9,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from spadelens.solvers.greedy import block_squares, columns_of
+from spadelens.solvers.greedy import block_squares
 from spadelens.solvers.preparation import DampedProblem
-from spadelens.solvers.quadratic import Explicit, LowRankPlusDiagonal, Quadratic, factorize
-
-_BATCH_BYTES = 64 * 2**20
+from spadelens.solvers.quadratic import Explicit, LowRankPlusDiagonal, Quadratic, factorize, padded_submatrices
+from spadelens.solvers.supports import columns_of, items_per_batch
 
 
 @dataclass(frozen=True)
@@ -174,14 +173,9 @@ class LowRankInverses(Inverses):
         ridge = self._ridge[items.unsqueeze(1), left]
         if left.shape[1] > factors.shape[2]:
             return LowRankInverses(factors, ridge, self._unit)
-        return ExplicitInverses(invert_sums(factors @ factors.mT, ridge), self._unit)
-
-
-def invert_sums(matrices: Tensor, diagonal: Tensor) -> Tensor:
-    """Return (matrices + diag(diagonal))⁻¹, `[items, columns, columns]`; the matrices are overwritten."""
-    matrices.diagonal(dim1=1, dim2=2).add_(diagonal)
-    inverse: Tensor = torch.cholesky_inverse(factorize(matrices))
-    return inverse
+        systems = factors @ factors.mT
+        systems.diagonal(dim1=1, dim2=2).add_(ridge)
+        return ExplicitInverses(torch.cholesky_inverse(factorize(systems)), self._unit)
 
 
 @dataclass(frozen=True)
@@ -214,8 +208,7 @@ class Inverter:
         height = columns
         if isinstance(self.hessian, LowRankPlusDiagonal):
             height = min(height, 3 * self.hessian.factor.shape[1])
-        most = _BATCH_BYTES if self.targets.device.type == "cpu" else 16 * _BATCH_BYTES
-        return max(1, most // (8 * columns * height))
+        return items_per_batch(8 * columns * height, self.targets.device)
 
     def invert(self, items: Tensor, columns: Tensor, is_padding: Tensor) -> tuple[Inverses, Tensor]:
         """Return H_SS⁻¹ and the best weight of the supports of a batch, `[items, columns]`.
@@ -238,7 +231,6 @@ class Inverter:
             ridge = self.hessian.ridge[group.unsqueeze(1), columns].masked_fill_(is_padding, 1.0)
             inverses = LowRankInverses(factors, ridge, self.unit)
         else:
-            matrices = self.hessian.submatrices(group, columns)
-            matrices.masked_fill_(is_padding.unsqueeze(1) | is_padding.unsqueeze(2), 0.0)
-            inverses = ExplicitInverses(invert_sums(matrices, is_padding.to(matrices)), self.unit)
+            systems = padded_submatrices(self.hessian, group, columns, is_padding)
+            inverses = ExplicitInverses(torch.cholesky_inverse(factorize(systems)), self.unit)
         return inverses, inverses.multiply(self.targets[items].gather(1, columns).masked_fill_(is_padding, 0.0))

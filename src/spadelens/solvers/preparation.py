@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from spadelens.solvers.base import LayerProblem
-from spadelens.solvers.quadratic import Explicit, LowRankPlusDiagonal, Quadratic, factorize, stack
+from spadelens.solvers.quadratic import Explicit, LowRankPlusDiagonal, Quadratic, factorize, padded_submatrices, stack
+from spadelens.solvers.supports import BatchBytes, SupportBatch, batches_of_supports, items_per_batch
 
-_REFIT_BYTES = 64 * 2**20
+_REFIT_BYTES = BatchBytes(on_cpu=64 * 2**20, elsewhere=64 * 2**20)
 _EXACT_OPERATIONS = 3e8  # multiply-adds up to which a refit is exact
 _NUM_CG_STEPS = 5
 _GATHERING = 256  # what a number costs that is gathered, in multiply-adds
@@ -181,47 +182,34 @@ def refit(damped: DampedProblem, kept: Tensor) -> Tensor:
     Raises:
         SolverError: A Hessian of a support is not positive definite.
     """
-    groups, rows, _ = damped.weight.shape
-    supports = kept.flatten(0, 1)
-    sizes = supports.sum(-1)
-    order = sizes.argsort(stable=True, descending=True)
-    first_columns = supports.to(torch.uint8).argsort(dim=-1, stable=True, descending=True)
-    targets = damped.hessian.multiply(damped.weight).flatten(0, 1)
+    hessian, rows = damped.hessian, damped.weight.shape[1]
+    targets = hessian.multiply(damped.weight).flatten(0, 1)
     solved = torch.zeros_like(targets)
-    num_positions = damped.hessian.factor.shape[1] if isinstance(damped.hessian, LowRankPlusDiagonal) else None
-    start = 0
-    while start < groups * rows:
-        width = int(sizes[order[start]])
-        if width == 0:
-            break
+    num_positions = hessian.factor.shape[1] if isinstance(hessian, LowRankPlusDiagonal) else None
+
+    def batch_size(width: int) -> int:
         height = width if num_positions is None else num_positions
-        batch = order[start : start + max(1, _REFIT_BYTES // (8 * width * height))]
-        start += len(batch)
-        chosen = first_columns[batch, :width]
-        is_padding = ~supports[batch].gather(1, chosen)
-        if isinstance(damped.hessian, LowRankPlusDiagonal) and height < width:
-            answer = _refit_by_positions(damped, damped.hessian, batch, chosen, is_padding)
+        return items_per_batch(8 * width * height, targets.device, _REFIT_BYTES)
+
+    for batch in batches_of_supports(kept.flatten(0, 1), batch_size):
+        if isinstance(hessian, LowRankPlusDiagonal) and hessian.factor.shape[1] < batch.units.shape[1]:
+            answer = _refit_by_positions(damped, hessian, batch)
         else:
-            group = batch // rows
-            system = damped.hessian.submatrices(group, chosen)
-            system = system.masked_fill(is_padding[:, :, None] | is_padding[:, None, :], 0.0)
-            system.diagonal(dim1=1, dim2=2).masked_fill_(is_padding, 1.0)
-            right = targets[batch].gather(1, chosen).masked_fill(is_padding, 0.0)
+            system = padded_submatrices(hessian, batch.items // rows, batch.units, batch.is_padding)
+            right = targets[batch.items].gather(1, batch.units).masked_fill(batch.is_padding, 0.0)
             answer = torch.cholesky_solve(right.unsqueeze(-1), factorize(system)).squeeze(-1)
-        solved[batch] = solved[batch].scatter(1, chosen, answer)
-    return solved.view(groups, rows, -1)
+        solved[batch.items] = solved[batch.items].scatter(1, batch.units, answer)
+    return solved.view_as(kept)
 
 
-def _refit_by_positions(
-    damped: DampedProblem, hessian: LowRankPlusDiagonal, batch: Tensor, chosen: Tensor, is_padding: Tensor
-) -> Tensor:
-    """Return the best weights of the supports `chosen` of the rows `batch`, both `[batch, width]`.
+def _refit_by_positions(damped: DampedProblem, hessian: LowRankPlusDiagonal, batch: SupportBatch) -> Tensor:
+    """Return the best weights of the supports of a batch, `[items, width]`.
 
     With the outputs b = A_P w_P of the pruned weights P and D the ridge:
     w'_S = w_S + D⁻¹A_Sᵀ (I + A_S D⁻¹A_Sᵀ)⁻¹ b.
     """
-    group = batch // damped.weight.shape[1]
-    dense = damped.weight.flatten(0, 1)[batch]
+    group, chosen, is_padding = batch.items // damped.weight.shape[1], batch.units, batch.is_padding
+    dense = damped.weight.flatten(0, 1)[batch.items]
     pruned = dense.scatter(1, chosen, torch.where(is_padding, dense.gather(1, chosen), 0.0))
     lost = (hessian.factor[group] @ pruned.unsqueeze(-1)) if hessian.factor.shape[0] > 1 else None
     if lost is None:

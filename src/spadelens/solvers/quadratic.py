@@ -231,6 +231,21 @@ def stack(parts: Sequence[Quadratic]) -> Quadratic | None:
     return None
 
 
+def padded_submatrices(hessian: Quadratic, group: Tensor, columns: Tensor, is_padding: Tensor) -> Tensor:
+    """Return H_SS of supports that are padded, `[batch, width, width]`: padding has the rows of an identity matrix.
+
+    Args:
+        hessian: H of every group.
+        group: The group of each support, `[batch]`.
+        columns: The supports, `[batch, width]`.
+        is_padding: Boolean `[batch, width]`.
+    """
+    matrices = hessian.submatrices(group, columns)
+    matrices.masked_fill_(is_padding.unsqueeze(1) | is_padding.unsqueeze(2), 0.0)
+    matrices.diagonal(dim1=1, dim2=2).masked_fill_(is_padding, 1.0)
+    return matrices
+
+
 def _plus_identity(matrices: Tensor) -> Tensor:
     matrices.diagonal(dim1=-2, dim2=-1).add_(1.0)
     return matrices

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from spadelens.errors import SolverError
 from spadelens.solvers.base import select_smallest
-from spadelens.solvers.greedy import SINGULAR, Elimination, columns_of
+from spadelens.solvers.greedy import SINGULAR, Elimination
 from spadelens.solvers.inverses import Inverses, Inverter, Move
 from spadelens.solvers.preparation import DampedProblem
+from spadelens.solvers.supports import batches_of_supports
 
 _STEPS_PER_BLOCK = 32
 _PADDING = 1e100  # squared it is still finite: padding goes last, and takes nothing with it
@@ -56,22 +57,14 @@ def removal_order(damped: DampedProblem, kept: Tensor, unit: int, count: int) ->
     """
     groups, rows, num_units = kept.shape
     supports = kept.flatten(0, 1)
-    sizes = supports.sum(-1)
-    by_size = sizes.argsort(stable=True, descending=True)
-    first_units = supports.to(torch.uint8).argsort(dim=-1, stable=True, descending=True)
-    ranks = torch.full_like(first_units, num_units)
-    losses = damped.weight.new_full((groups * rows, max(1, int(sizes.max()))), torch.inf)
+    ranks = torch.full_like(supports, num_units, dtype=torch.int64)
+    losses = damped.weight.new_full((groups * rows, max(1, int(supports.sum(-1).max()))), torch.inf)
     progress = _Progress(ranks, losses, count)
     inverter = Inverter.of(damped, unit, has_all=bool(kept.all()))
-    first = 0
-    while first < groups * rows and count > 0:
-        width = max(1, int(sizes[by_size[first]]))
-        items = by_size[first : first + inverter.batch_size(width * unit)]
-        first += len(items)
-        units = first_units[items, :width]
-        is_padding = (~supports[items].gather(1, units)).repeat_interleave(unit, dim=1)
-        inverses, values = inverter.invert(items, columns_of(units, unit), is_padding)
-        _remove(progress, inverses, values.masked_fill(is_padding, _PADDING), items, units)
+    for batch in batches_of_supports(supports, lambda width: inverter.batch_size(width * unit)) if count else ():
+        columns, is_padding = batch.columns(unit)
+        inverses, values = inverter.invert(batch.items, columns, is_padding)
+        _remove(progress, inverses, values.masked_fill(is_padding, _PADDING), batch.items, batch.units)
     return RemovalOrder(ranks.masked_fill(~supports, -1).view(kept.shape), losses)
 
 
