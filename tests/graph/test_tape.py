@@ -401,10 +401,17 @@ def test_vjp_of_several_outputs_and_of_whole_numbers() -> None:
 def test_steps_know_their_arguments() -> None:
     tape = record(as_model(lambda x: torch.cat([x[:, 1:], torch.sub(2.5, x, alpha=3)], 1)), sample_of((1, 4)))
     (sub,) = [step for step in tape.steps if step.name in ("sub", "rsub")]
-    assert sub.is_input(0) is (sub.name == "rsub")
+    assert sub.is_input("self") is (sub.name == "rsub")
     assert 2.5 in [float(item) for item in sub.constants if isinstance(item, float | Tensor)]
     assert sub.run([torch.ones(2)])[0].tolist() == [-0.5, -0.5]
-    assert not sub.is_input(5)
+    assert not sub.is_input("alpha")
+    probe = torch.ones(2)
+    arguments = sub.arguments([probe])
+    assert list(arguments) == ["self", "other", "alpha"] and float(arguments["alpha"]) == 3
+    assert arguments["self" if sub.name == "rsub" else "other"] is probe
+    pooled = record(as_model(lambda x: functional.max_pool2d(x, 2)[0]), sample_of((1, 1, 4, 4)))
+    (pool,) = [step for step in pooled.steps if step.name == "max_pool2d_with_indices"]
+    assert pool.arguments([probe])["ceil_mode"] is False  # a default
     own = Step.of("twice", lambda a, b: a + 2 * b, [3, 8], [9])
     assert (own.inputs, own.outputs, own.output, own.constants) == ((3, 8), (9,), 9, ())
     assert own.run([torch.tensor(1.0), torch.tensor(10.0)]) == (torch.tensor(21.0),)

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -70,8 +71,34 @@ _KINDS: Mapping[OpKind, str] = {
     OpKind.SOFTMAX: "_softmax _safe_softmax _log_softmax",
     OpKind.L2_NORM: "linalg_vector_norm",
 }
+
+
+class Factors(NamedTuple):
+    """The arguments of a matrix product, by their names in the operator's schema.
+
+    Attributes:
+        first: The one factor.
+        second: The other; of a convolution, the weight.
+        addend: What is added to the product, such as a bias, if the operator can do that.
+    """
+
+    first: str
+    second: str
+    addend: str | None = None
+
+
+FACTORS: Mapping[str, Factors] = MappingProxyType(
+    {
+        "convolution": Factors("input", "weight", "bias"),
+        "addmm": Factors("mat1", "mat2", "self"),
+        "baddbmm": Factors("batch1", "batch2", "self"),
+        "mm": Factors("self", "mat2"),
+        "bmm": Factors("self", "mat2"),
+        "mv": Factors("self", "vec"),
+        "dot": Factors("self", "tensor"),
+    }
+)
 _KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names.split()}
-_IS_TRAINING = 5  # position among the arguments of a batch normalization
 _JOINING = (OpKind.SUM, OpKind.PRODUCT, OpKind.QUOTIENT)
 _OF_ONE_VALUE = frozenset(
     (
@@ -121,7 +148,7 @@ def kind_of(step: Step, method: str) -> OpKind:
         return _refuse(step, method, how)
     if len(step.inputs) == 1:
         if kind is OpKind.QUOTIENT:
-            return OpKind.SCALING if step.is_input(0) else OpKind.ACTIVATION
+            return OpKind.SCALING if step.is_input("self") else OpKind.ACTIVATION
         return {OpKind.PRODUCT: OpKind.SCALING, OpKind.SUM: OpKind.SHIFT}.get(kind, kind)
     return OpKind.PRODUCT if kind is OpKind.MATRIX else kind
 
@@ -173,13 +200,14 @@ def normalization_of(step: Step, inputs: Tensor) -> tuple[tuple[int, ...], Tenso
     The weights broadcast over the inputs.
     """
     arguments = step.arguments([inputs])
+    weight, epsilon = arguments["weight"], float(arguments["eps"])
     if step.name == "native_layer_norm":
-        size = math.prod(arguments[1])
-        weight = inputs.new_ones(()) if arguments[2] is None else arguments[2]
-        return (*inputs.shape[: inputs.dim() - len(arguments[1])], size), weight, float(arguments[4])
-    batch, num_groups = inputs.shape[0], arguments[6]
-    weight = inputs.new_ones(()) if arguments[1] is None else arguments[1].view(-1, *[1] * (inputs.dim() - 2))
-    return (batch, num_groups, inputs.numel() // (batch * num_groups)), weight, float(arguments[7])
+        normalized = arguments["normalized_shape"]
+        kept = inputs.shape[: inputs.dim() - len(normalized)]
+        return (*kept, math.prod(normalized)), inputs.new_ones(()) if weight is None else weight, epsilon
+    batch, num_groups = inputs.shape[0], arguments["group"]
+    weight = inputs.new_ones(()) if weight is None else weight.view(-1, *[1] * (inputs.dim() - 2))
+    return (batch, num_groups, inputs.numel() // (batch * num_groups)), weight, epsilon
 
 
 def fused(tape: Tape) -> Tape:
@@ -291,15 +319,15 @@ def _without_rule(step: Step, kind: OpKind) -> str | None:
         return "of several values that depend on the input "
     if kind is OpKind.BATCH_NORM and _of_batch(step):
         return "with the statistics of the batch itself "
-    if kind is OpKind.L2_NORM and step.arguments([torch.empty(0)])[1:2] not in ((), (2,)):
+    if kind is OpKind.L2_NORM and step.arguments([torch.empty(0)])["ord"] != 2:
         return "of another order than 2 "
     return None
 
 
 def _of_choice(step: Step) -> str | None:
-    if (step.name == "where" and step.is_input(0)) or (step.name == "masked_fill" and step.is_input(1)):
+    if (step.name == "where" and step.is_input("condition")) or (step.name == "masked_fill" and step.is_input("mask")):
         return "on a condition that depends on the input "
-    if step.name in ("index", "index_select", "gather") and not (step.is_input(0) and len(step.inputs) == 1):
+    if step.name in ("index", "index_select", "gather") and not (step.is_input("self") and len(step.inputs) == 1):
         return "at positions that depend on the input "
     if any(isinstance(item, torch.dtype) and not item.is_floating_point for item in step.constants):
         return "to whole numbers "
@@ -308,14 +336,15 @@ def _of_choice(step: Step) -> str | None:
 
 def _has_constant_bias(step: Step) -> bool:
     """Whether what depends on the input is what is multiplied: one factor, or both, and nothing that is added."""
-    if step.name == "convolution":
-        return step.is_input(0) and len(step.inputs) == 1 + step.is_input(1)
-    return not (step.name in ("addmm", "baddbmm") and step.is_input(0))
+    first, _, addend = FACTORS[step.name]
+    if step.name == "convolution" and not step.is_input(first):
+        return False
+    return addend is None or not step.is_input(addend)
 
 
 def _of_batch(step: Step) -> bool:
     arguments = step.arguments([torch.empty(0)] * len(step.inputs))
-    return step.name != "_native_batch_norm_legit_no_training" and bool(arguments[_IS_TRAINING])
+    return bool(arguments.get("training"))  # one of the operators has no such argument
 
 
 def _refuse(step: Step, method: str, how: str = "") -> OpKind:

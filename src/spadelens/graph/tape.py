@@ -69,26 +69,22 @@ class Step:
         """What is among the arguments and does not depend on the input."""
         return tuple(item for item in self._arguments if not isinstance(item, _Slot))
 
-    @property
-    def keywords(self) -> Mapping[str, Any]:
-        """The arguments that are given by name, none of which depends on the input."""
-        named: Mapping[str, Any] = self._filled([_MARK] * len(self.inputs))[1]
-        return named
+    def arguments(self, values: Sequence[Tensor]) -> dict[str, Any]:
+        """Return all arguments by their names in the operator's schema, with `values` in place of the inputs.
 
-    def arguments(self, values: Sequence[Tensor]) -> tuple[Any, ...]:
-        """Return the positional arguments, with `values` in place of the inputs; constants are as recorded."""
-        positional: tuple[Any, ...] = self._filled(values)[0]
-        return positional
+        What was not given has its default. Only operators of torch have a schema, steps that `of` makes do not.
+        """
+        args, kwargs = self._filled(values)
+        return _named_arguments(self.operation, args, kwargs)
 
     def run(self, values: Sequence[Tensor]) -> tuple[Any, ...]:
         """Return the outputs for the given inputs."""
         args, kwargs = self._filled(values)
         return _as_tuple(self.operation(*args, **kwargs))
 
-    def is_input(self, position: int) -> bool:
-        """Whether the positional argument at `position` depends on the input."""
-        marked = self.arguments([_MARK] * len(self.inputs))
-        return position < len(marked) and marked[position] is _MARK
+    def is_input(self, name: str) -> bool:
+        """Whether the argument of this name depends on the input."""
+        return self.arguments([_MARK] * len(self.inputs))[name] is _MARK
 
     def _filled(self, values: Sequence[Tensor]) -> tuple[Any, Any]:
         remaining = iter(values)
@@ -298,11 +294,16 @@ def _is_random(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> b
     """Whether an operation draws random numbers, which dropout and its like do in training only."""
     if torch.Tag.nondeterministic_seeded not in func.tags:
         return False
-    for position, argument in enumerate(func._schema.arguments):
-        if argument.name in ("train", "training"):
-            given = args[position] if position < len(args) else kwargs.get(argument.name, argument.default_value)
-            return given is not False
-    return True
+    arguments = _named_arguments(func, args, kwargs)
+    return arguments.get("train", arguments.get("training")) is not False
+
+
+def _named_arguments(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call of an operator by their names in its schema, defaults included."""
+    return {
+        argument.name: args[position] if position < len(args) else kwargs.get(argument.name, argument.default_value)
+        for position, argument in enumerate(func._schema.arguments)
+    }
 
 
 def _copied(old: Tensor, new: Tensor, non_blocking: bool = False) -> Tensor:

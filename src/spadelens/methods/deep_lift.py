@@ -188,7 +188,7 @@ def _of_softmax(step: Step, now: Tensor, then: Tensor, message: Tensor | None) -
     As formulas of logarithms they neither overflow nor cancel: all factors are between 0 and 1.
     """
     assert message is not None
-    axis = step.arguments([now])[1]
+    axis = step.arguments([now])["dim"]
     totals = [_total(value, axis) for value in (now, then)]
     if step.name != "_log_softmax":
         message = message * _mean_power(now - totals[0], then - totals[1])

@@ -23,11 +23,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from spadelens.graph.operations import FACTORS
 from spadelens.graph.tape import Step, vjp_of_function
 
 
@@ -122,34 +122,22 @@ def linear_of(step: Step, inputs: Tensor, scale: Tensor | None = None) -> Linear
         inputs: What it is called with.
         scale: What each of its outputs is multiplied by right after, `[channels]`: a batch normalization.
     """
-    marked = step.arguments([inputs])
-    where, matrix_at, bias_at = _positions(step)
-    if matrix_at is None:
+    if step.name not in FACTORS:
         return Linear(lambda values, _matrix: step.run([values])[0], inputs)
-    matrix = marked[matrix_at]
+    first, second, bias = FACTORS[step.name]
+    factor, constant = (first, second) if step.is_input(first) else (second, first)
+    given = step.arguments([inputs])
+    if bias is not None and given[bias] is not None:
+        given[bias] = torch.zeros_like(given[bias])
+    matrix = given[constant]
     if scale is not None:
         matrix = matrix * (scale.view(-1, *[1] * (matrix.dim() - 1)) if step.name == "convolution" else scale)
 
     def function(values: Tensor, weights: Tensor | None) -> Tensor:
-        arguments: list[Any] = list(marked)
-        arguments[where], arguments[matrix_at] = values, weights
-        if bias_at is not None and arguments[bias_at] is not None:
-            arguments[bias_at] = torch.zeros_like(arguments[bias_at])
-        result: Tensor = step.operation(*arguments, **step.keywords)
+        result: Tensor = step.operation(**{**given, factor: values, constant: weights})
         return result
 
     return Linear(function, inputs, matrix)
-
-
-def _positions(step: Step) -> tuple[int, int | None, int | None]:
-    """Return where among the arguments are the input, the matrix and the bias."""
-    if step.name == "convolution":
-        return 0, 1, 2
-    if step.name in ("addmm", "baddbmm"):
-        return (1, 2, 0) if step.is_input(1) else (2, 1, 0)
-    if step.name in ("mm", "bmm", "mv", "dot"):
-        return (0, 1, None) if step.is_input(0) else (1, 0, None)
-    return 0, None, None
 
 
 def propagate(layer: Linear, outputs: Tensor, relevance: Tensor, rule: Rule, strengths: Strengths) -> Tensor:

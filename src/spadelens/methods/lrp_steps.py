@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from spadelens.graph.operations import OpKind, Role, kind_of, normalization_of, role_of
+from spadelens.graph.operations import FACTORS, OpKind, Role, kind_of, normalization_of, role_of
 from spadelens.graph.tape import Step, Tape, vjp
 from spadelens.methods.lrp_rules import (
     Composite,
@@ -200,7 +200,7 @@ def _matrix_product(step: Step, number: int) -> Callable[[Tensor, Tensor | None]
         assert other is not None
         factors = [inputs, other] if number == 0 else [other, inputs]
         product: Tensor = step.run(factors)[0]
-        if len(step.arguments(factors)) == 2:
+        if FACTORS[step.name].addend is None:
             return product
         bias: Tensor = step.run([torch.zeros_like(factor) for factor in factors])[0]
         return product - bias
@@ -268,14 +268,15 @@ def _scales(tape: Tape, kinds: Mapping[int, OpKind]) -> dict[int, tuple[Tensor, 
 def _takes_scale(step: Step) -> bool:
     """Whether a scale of the channels of its outputs can be multiplied into its matrix, as `linear_of` does it."""
     if step.name == "convolution":
-        return not step.arguments([torch.empty(0)])[6]  # transposed
-    return step.name in ("addmm", "mm") and step.is_input(1 if step.name == "addmm" else 0)
+        return not step.arguments([torch.empty(0)])["transposed"]
+    return step.name in ("addmm", "mm") and step.is_input(FACTORS[step.name].first)
 
 
 def _scale_of(step: Step, inputs: Tensor) -> Tensor:
     arguments = step.arguments([inputs])
-    weight, variance, epsilon = arguments[1], arguments[4], arguments[-1]
-    scale: Tensor = (variance + epsilon).rsqrt()
+    epsilon = arguments["eps"] if "eps" in arguments else arguments["epsilon"]
+    scale: Tensor = (arguments["running_var"] + epsilon).rsqrt()
+    weight = arguments["weight"]
     return scale if weight is None else scale * weight
 
 
