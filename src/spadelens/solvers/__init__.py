@@ -1,4 +1,4 @@
-"""The pruning solvers, one a file, and their names."""
+"""The pruning solvers, one per file, and the registry of their names."""
 
 from __future__ import annotations
 
@@ -43,10 +43,15 @@ __all__ = [
 
 
 def parse_solver(text: str) -> Solver:
-    """Return the solver that `NAME` or `NAME:setting=value,...` describes; raises what `parse_configured` raises."""
+    """Return the solver described by `NAME` or `NAME:setting=value,...`.
+
+    Raises:
+        UnknownNameError: There is no such solver or setting.
+        InputError: A value cannot be read or is out of range.
+    """
     return parse_configured("solver", text, SOLVERS)
 
 
 def solver_name(solver: Solver) -> str:
-    """Return the text that `parse_solver` turns into `solver`: settings at their defaults are left out."""
+    """Return the text from which `parse_solver` makes `solver`; defaults are omitted."""
     return configured_name(solver, SOLVERS)

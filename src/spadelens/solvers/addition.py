@@ -1,4 +1,4 @@
-"""The greedy order in which the rows of a layer gain units: orthogonal least squares."""
+"""Orthogonal least squares: the greedy order in which the rows of a layer gain units."""
 
 from __future__ import annotations
 
@@ -21,33 +21,34 @@ _STEPS_PER_CHECK = 8
 
 @dataclass(frozen=True)
 class AdditionOrder:
-    """In which order every row of a layer gains units, and by how much each lowers the error.
+    """The order in which every row of a layer gains units, and how much each lowers the error.
 
     Attributes:
-        ranks: The step at which a unit is added, `[groups, rows, units]`; the number of units where it never is.
-        gains: The running minimum over the steps of the gain of a step, `[groups * rows, steps]`: descending, so that
-            any number of the largest are the first steps of every row. -inf where a row was given up.
+        ranks: The step at which each unit is added, `[groups, rows, units]`; the number of units if it never is.
+        gains: The gain of each step, as a running minimum over the steps, `[groups * rows, steps]`. Since it descends,
+            the largest gains, however many, are a prefix of the steps of each row. -inf from the step at which a row
+            was dropped.
     """
 
     ranks: Tensor
     gains: Tensor
 
     def kept(self, count: int) -> Tensor:
-        """Return what is kept after the `count` most useful additions, boolean `[groups, rows, units]`."""
+        """Return the units kept after the `count` most useful additions, boolean `[groups, rows, units]`."""
         gains = self.gains[:, : _most_steps(count, self.ranks.shape)]
         num_added = select_smallest(-gains, count).sum(-1)
         return self.ranks < num_added.view(*self.ranks.shape[:2], 1)
 
 
 def addition_order(damped: DampedProblem, unit: int, counts: Sequence[int]) -> AdditionOrder:
-    """Return the order in which the rows gain units, up to each of `counts` in all rows together.
+    """Return the order in which the rows gain units, up to each of `counts` units in all rows together.
 
-    From a row of zeros, each step adds the unit B whose addition lowers the error the most once all weights on the
-    support S are fitted: by gᵦᵀ (H_BB - H_BS H_SS⁻¹ H_SB)⁻¹ gᵦ, with g = (W - W') H. Rows that can no longer have a
-    part in any of `counts` are given up. Cost: columns · steps² / 2 multiply-adds a row.
+    Starting from a row of zeros, each step adds the unit B that lowers the error the most, given that all weights on
+    the support S are refitted: by gᵦᵀ (H_BB - H_BS H_SS⁻¹ H_SB)⁻¹ gᵦ, with g = (W - W') H. Rows whose further steps
+    cannot be among the best of any of `counts` are dropped. Cost: columns · steps² / 2 multiply-adds per row.
 
     Raises:
-        SolverError: The Hessian is singular to rounding.
+        SolverError: The Hessian is singular to working precision.
     """
     groups, rows, columns = damped.weight.shape
     shape = (groups, rows, columns // unit)
@@ -80,13 +81,13 @@ def addition_order(damped: DampedProblem, unit: int, counts: Sequence[int]) -> A
 
 
 def _most_steps(count: int, shape: Sequence[int]) -> int:
-    """Return the most units that a row may gain when all rows together gain `count`: twice the average, and 16."""
+    """Return the maximum number of units that a row may gain if all rows gain `count`: twice the average plus 16."""
     groups, rows, num_units = shape
     return min(num_units, 2 * math.ceil(count / (groups * rows)) + 16)
 
 
 def _worst_that_counts(gains: Tensor, counts: Sequence[int], shape: Sequence[int]) -> float:
-    """Return a gain below which none can be among any of `counts`, given some of the gains."""
+    """Return a lower bound, given some of the gains, on the gains that are among the best of any of `counts`."""
     worst = torch.inf
     for count in counts:
         known = gains[:, : _most_steps(count, shape)].flatten()
@@ -97,7 +98,7 @@ def _worst_that_counts(gains: Tensor, counts: Sequence[int], shape: Sequence[int
 def _rows(hessian: Quadratic, group: Tensor, picked: Tensor, unit: int) -> Tensor:
     """Return the rows of H of one unit of every item, `[items, unit, columns]`."""
     columns = columns_of(picked.unsqueeze(1), unit)
-    if isinstance(hessian, LowRankPlusDiagonal) and len(hessian.factor) == 1:  # the factor is not copied for every item
+    if isinstance(hessian, LowRankPlusDiagonal) and len(hessian.factor) == 1:  # avoid a copy of the factor per item
         factor = hessian.factor[0]
         rows = (factor.mT[columns.flatten()] @ factor).view(*columns.shape, -1)
         ridge = hessian.ridge[group.unsqueeze(1), columns].unsqueeze(-1)

@@ -1,4 +1,4 @@
-"""ADMM: all weights of a layer settle together which of them are kept."""
+"""ADMM: all weights of a layer are chosen jointly."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from spadelens.solvers.supports import BatchBytes, items_per_batch
 
 _FIRST_PENALTY, _LAST_PENALTY = 0.003, 3.0
 _SHIFT = 1e-4
-_MOST_EXCHANGE = 4.0  # a pass is left out where it takes so many times longer than the iterations
+_MOST_EXCHANGE = 4.0  # exchanges are skipped if a pass takes this many times longer than all iterations
 _UNITS_PER_THRESHOLD = 2**16
 _BATCH_BYTES = BatchBytes(on_cpu=16 * 2**20, elsewhere=512 * 2**20)
 _APPROXIMATE = "refitted by conjugate gradients"
-_STEPS_PER_THRESHOLD = 4  # finding the k-th largest norm takes longer than a step, and it hardly moves
+_STEPS_PER_THRESHOLD = 4  # finding the k-th largest norm takes longer than a step, and it hardly changes
 
 
 @final
@@ -37,27 +37,28 @@ _STEPS_PER_THRESHOLD = 4  # finding the k-th largest norm takes longer than a st
 class ADMM(Solver):
     """Alternate between the best dense weight near a sparse one and the best sparse weight near a dense one.
 
-    With columns scaled by s_j = √H_jj, G = W H the gradient at zero and a penalty rho that grows from 0.003 to 3:
+    With columns scaled by s_j = √H_jj, the gradient at zero G = W H, and a penalty rho that grows from 0.003 to 3:
 
         X = (G + rho (Z - U)) (H + rho I)⁻¹
-        Z = the units of X + U with the largest norms, over the whole layer; the others zero
+        Z = X + U, with all but the units of largest norm in the whole layer set to zero
         U = X + U - Z
 
-    The units of the largest norms in the last X + U are kept, and their weights refitted exactly. H + rho I is
-    factorized once for each of the stages, for all sparsities; where a layer sees few positions, the matrix of the
-    positions is. Then some of the kept units are exchanged, forward as in OLS and backward as in OBC, unless that would
-    take much longer than the iterations, which the detail of the solution says.
+    The units with the largest norms in the last X + U are kept, and their weights are refitted. H + rho I is factorized
+    once per stage, for all sparsities; for a layer that sees few positions, the Gram matrix of the positions is
+    factorized instead. Then some of the kept units are exchanged, forward as in OLS and backward as in OBC, unless that
+    would take much longer than the iterations. The solution's `detail` says so if exchanges are skipped or the refit is
+    approximate.
 
-    Source: Boža 2024, 'Fast and effective weight update for pruned large language models', for the split; stages,
-    scaling and the layer-wide budget were found by measurement (docs/benchmarks.md). Cost: columns³ a stage and
-    rows · columns² an iteration and sparsity.
+    Source: Boža 2024, 'Fast and effective weight update for pruned large language models', for the splitting. Stages,
+    scaling and the layer-wide budget were chosen by measurement (docs/benchmarks.md). Cost: columns³ per stage, and
+    rows · columns² per iteration and sparsity.
 
     Attributes:
-        damping: Added to the Hessian's diagonal, as a fraction of its mean; by default 0.1 · min(1, columns /
-            positions), at least 1e-4.
-        num_stages: How many penalties there are.
-        num_iterations: Iterations at each penalty.
-        num_exchanges: How many passes of exchanges there are at most; 0 to do without.
+        damping: Added to the Hessian's diagonal, as a fraction of its mean. The default is
+            0.1 · min(1, columns / positions), but at least 1e-4.
+        num_stages: The number of penalties.
+        num_iterations: The number of iterations per penalty.
+        num_exchanges: The maximum number of exchange passes; 0 disables them.
     """
 
     damping: float | None = None
@@ -76,11 +77,11 @@ class ADMM(Solver):
                 raise InputError(f"Cannot use {name}={count!r}: expected an integer of at least {least}.")
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
-        """Return the refitted weights of the supports that the iterations settle on."""
+        """Return the weights, refitted on the supports that the iterations converge to."""
         return self.solve_all([problem])[0]
 
     def solve_all(self, problems: Sequence[LayerProblem]) -> list[LayerSolution]:
-        """Return the solutions of one layer for several samples, as many at a time as memory allows."""
+        """Return the solutions of one layer for several samples, as many at once as the memory limit allows."""
         first = problems[0]
         sample_bytes = 4 * first.weight.numel() * max(1, len(first.sparsities))
         size = items_per_batch(sample_bytes, first.weight.device, _BATCH_BYTES)
@@ -93,7 +94,7 @@ class ADMM(Solver):
         return solutions
 
     def _solve(self, damped: DampedProblem, sparsities: Sequence[float], unit: int) -> list[LayerSolution]:
-        """Return the solutions of a layer for all its samples."""
+        """Return the solutions of one layer for all samples of `damped`."""
         num_samples = damped.num_samples
         num_units = damped.weight.numel() // unit // num_samples
         counts = [num_units_pruned(num_units, sparsity) for sparsity in sparsities]
@@ -117,7 +118,7 @@ class ADMM(Solver):
         ]
 
     def _finish(self, damped: DampedProblem, kept: Tensor, unit: int) -> tuple[Tensor, Tensor, list[str]]:
-        """Return the weight refitted on `kept` `[groups, rows, units]` after exchanges, its support, and remarks."""
+        """Return the weight refitted on `kept` `[groups, rows, units]` after exchanges, its support, and notes."""
         if self.num_exchanges and damped.num_samples > 1:
             parts = []
             for number, of_sample in enumerate(kept.chunk(damped.num_samples)):
@@ -133,7 +134,7 @@ class ADMM(Solver):
         return weight, kept, [", ".join([*said, *([] if exact else [_APPROXIMATE])]) for exact in is_exact]
 
     def _settle(self, damped: DampedProblem, counts: list[int], unit: int) -> Tensor:
-        """Return the norm of every unit of X + U at the end, `[sparsities, groups, rows, units]`."""
+        """Return the norm of every unit of the last X + U, `[sparsities, groups, rows, units]`."""
         dtype = torch.promote_types(damped.dense_weight.dtype, torch.float32)
         scale = damped.hessian.diagonal.sqrt()
         hessian = damped.hessian.scaled(1.0 / scale).to(dtype)
@@ -167,7 +168,7 @@ class ADMM(Solver):
 
 
 def _unit_norms(weights: Tensor, unit: int, scratch: Tensor) -> Tensor:
-    """Return the norm of every unit, `[sparsities, groups, rows, units]`; for single weights that is `scratch`."""
+    """Return the norm of every unit, `[sparsities, groups, rows, units]`; for single weights, written to `scratch`."""
     if unit == 1:
         return torch.abs(weights, out=scratch)
     norms: Tensor = weights.unflatten(-1, (-1, unit)).norm(dim=-1)
@@ -175,9 +176,9 @@ def _unit_norms(weights: Tensor, unit: int, scratch: Tensor) -> Tensor:
 
 
 def _thresholds(norms: Tensor, counts: list[int], num_samples: int) -> Tensor:
-    """Return, for each sparsity and group, the norm that so many units of a sample do not exceed, `[.., groups, 1, 1]`.
+    """Return the norm that `counts` units of a sample do not exceed, `[sparsities, groups, 1, 1]`.
 
-    Of layers with many units only every k-th is examined; the stride is odd, so that all columns are.
+    In layers with many units, only every k-th is examined; k is odd, so that all columns are covered.
     """
     by_sample = norms.unflatten(1, (num_samples, -1)).flatten(2)  # [sparsities, samples, units of a sample]
     num_units = by_sample.shape[2]
@@ -191,10 +192,10 @@ def _thresholds(norms: Tensor, counts: list[int], num_samples: int) -> Tensor:
 
 
 def _keep_above(weights: Tensor, norms: Tensor, thresholds: Tensor, out: Tensor) -> None:
-    """Write `weights` to `out`, with those units set to zero whose norms are not above the thresholds.
+    """Write `weights` to `out`, with the units whose norms do not exceed the thresholds set to zero.
 
     The norms are overwritten.
     """
-    is_kept = norms.gt_(thresholds)  # as numbers: products with booleans take longer
+    is_kept = norms.gt_(thresholds)  # as floats, since products with booleans take longer
     unit = weights.shape[-1] // norms.shape[-1]
     torch.mul(weights, is_kept if unit == 1 else is_kept.repeat_interleave(unit, dim=-1), out=out)

@@ -1,8 +1,8 @@
-"""The contract of every solver: a layer and its inputs in, sparse weights out.
+"""The solver interface: a layer and its inputs in, sparse weights out.
 
-    minimise ||W' X - W X||²   over W' with a given number of weights set to zero
+    minimize ||W' X - W X||²   over W' with a given number of weights set to zero
 
-Several sparsities can be asked for at once, so that a solver can share one factorization or one greedy order among
+A problem can ask for several sparsities at once, so that a solver can share one factorization or one greedy order among
 them. A solver is a frozen dataclass of its settings and holds no state.
 """
 
@@ -25,14 +25,14 @@ from spadelens.matrix_layers import UNITS, Unit
 
 @dataclass(frozen=True)
 class LayerProblem:
-    """One layer to be solved.
+    """One layer to prune.
 
     Attributes:
         name: The qualified name of the layer.
         weight: The dense weight `[groups, rows, columns]`.
-        statistics: What is known of the layer's inputs.
+        statistics: The layer's inputs, or their Hessian.
         sparsities: The fractions of weights to set to zero, each in [0, 1).
-        kernel_columns: How many neighboring columns make up a kernel; 1 for layers without kernels.
+        kernel_columns: The number of adjacent columns that form one kernel; 1 for layers without kernels.
     """
 
     name: str
@@ -57,9 +57,9 @@ class LayerSolution:
     """The answer to a `LayerProblem`.
 
     Attributes:
-        weights: The sparse weights `[sparsities, groups, rows, columns]`, in the type of the dense weight.
-        pruned: Which weights were set to zero; same shape, boolean.
-        detail: The solver note for the report.
+        weights: The sparse weights `[sparsities, groups, rows, columns]`, in the dtype of the dense weight.
+        pruned: Boolean, same shape: True for the weights that were set to zero.
+        detail: A note for the report, or ''.
     """
 
     weights: Tensor
@@ -69,10 +69,11 @@ class LayerSolution:
 
 @dataclass(frozen=True)
 class Solver(ABC):
-    """Base of the solvers.
+    """Base class of all solvers.
 
     Attributes:
-        unit: What is pruned as a whole: single weights, or the k x k kernel of one output and one input channel.
+        unit: The unit of pruning: 'weight' for single weights, or 'kernel' for the k x k kernel that connects one input
+            channel to one output channel.
     """
 
     unit: Unit = "weight"
@@ -84,16 +85,16 @@ class Solver(ABC):
 
     @abstractmethod
     def solve(self, problem: LayerProblem) -> LayerSolution:
-        """Return the sparse weights of one layer, the exact number of units pruned for each sparsity.
+        """Return the sparse weights of one layer, with exactly the number of units pruned that each sparsity asks for.
 
         Raises:
-            SolverError: The layer cannot be solved with these settings.
+            SolverError: The layer cannot be solved with these settings. The message need not name the layer.
         """
 
     def solve_all(self, problems: Sequence[LayerProblem]) -> list[LayerSolution]:
-        """Return the solutions of one layer for several samples: the same weight and sparsities, other inputs.
+        """Return the solutions of one layer for several samples: same weight and sparsities, different inputs.
 
-        Here they are found one after the other; a solver that can find them together does.
+        By default, this solves one problem after another; solvers that can solve them together override it.
 
         Raises:
             SolverError: As `solve`.
@@ -101,7 +102,7 @@ class Solver(ABC):
         return [self.solve(problem) for problem in problems]
 
     def unit_columns(self, problem: LayerProblem) -> int:
-        """Return how many neighboring columns of the problem make up one unit."""
+        """Return the number of adjacent columns that form one unit in this problem."""
         return problem.kernel_columns if self.unit == "kernel" else 1
 
 
@@ -119,13 +120,13 @@ def check_positive(value: float, name: str) -> None:
 
 
 def num_units_pruned(num_units: int, sparsity: float) -> int:
-    """Return how many of `num_units` are pruned: the smallest number that reaches `sparsity`, but never all of them."""
-    wanted = math.ceil(num_units * sparsity - 1e-9 * num_units)  # 0.7 * 10 is above 7 in floating point
+    """Return how many of `num_units` to prune: the smallest number that reaches `sparsity`, but never all of them."""
+    wanted = math.ceil(num_units * sparsity - 1e-9 * num_units)  # in floating point, 0.7 * 10 exceeds 7
     return max(0, min(wanted, num_units - 1))
 
 
 def select_smallest(scores: Tensor, count: int) -> Tensor:
-    """Return a boolean tensor that is True at exactly `count` of the smallest scores; ties go to the first."""
+    """Return a boolean tensor that is True at exactly the `count` smallest scores; of equal scores, the first win."""
     if count == 0:
         return torch.zeros_like(scores, dtype=torch.bool)
     flat = scores.flatten()
@@ -139,9 +140,9 @@ def select_smallest(scores: Tensor, count: int) -> Tensor:
 
 
 def kth_smallest(values: Tensor, k: int) -> Tensor:
-    """Return the k-th smallest of `values` `[n]`, counted from 1, as a tensor without dimensions.
+    """Return the k-th smallest of `values` `[n]`, counting from 1, as a scalar tensor.
 
-    On a CPU by NumPy, which takes a fifth of the time of torch's `kthvalue`.
+    On a CPU, this uses NumPy, which takes a fifth of the time of torch's `kthvalue`.
     """
     if values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64):
         found = np.partition(values.detach().numpy(), k - 1)[k - 1]
@@ -150,9 +151,14 @@ def kth_smallest(values: Tensor, k: int) -> Tensor:
 
 
 def prune_by_score(problem: LayerProblem, scores: Tensor, unit_columns: int) -> LayerSolution:
-    """Prune the units of the smallest summed scores `[groups, rows, columns]` and leave the other weights as they are.
+    """Prune the units with the smallest total score and leave the other weights unchanged.
 
-    The budget is shared by all rows and groups of the layer.
+    All rows and groups of the layer share one budget.
+
+    Args:
+        problem: The layer.
+        scores: A score for every weight, `[groups, rows, columns]`, summed over each unit.
+        unit_columns: The number of columns per unit.
     """
     unit_scores = scores.unflatten(-1, (-1, unit_columns)).sum(-1)
     pruned = torch.stack(

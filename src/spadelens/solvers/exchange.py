@@ -1,4 +1,4 @@
-"""Exchanges: a support gains the units that would help most, and loses as many that are then needed least."""
+"""Exchanges: a support gains the units that would help most and loses as many of those needed least."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _LEAST_GAIN = 0.05
 
 
 def exchange_units(damped: DampedProblem, weight: Tensor, kept: Tensor, num_passes: int) -> tuple[Tensor, Tensor]:
-    """Return a weight and its support that are no worse, with as many units kept in all rows together.
+    """Return a weight that is no worse and its support, with the same number of units kept in all rows together.
 
-    A pass adds a fifth as many units as there are, at least 16, those that each on its own would lower the error the
-    most, removes as many again one after the other, and refits. A pass that does not lower the error is undone; one
-    that lowers it by less than 5 % is the last.
+    Each pass adds a fifth as many units as are kept, at least 16: those that would lower the error the most if each
+    were added alone. It then removes as many, one after another, and refits. A pass that does not lower the error is
+    undone; a pass that lowers it by less than 5% is the last.
 
     Args:
         damped: The layer.
-        weight: The best weight `[groups, rows, columns]` on the support.
+        weight: The best weight on the support, `[groups, rows, columns]`.
         kept: The support, boolean `[groups, rows, units]`.
-        num_passes: How many passes there are at most.
+        num_passes: The maximum number of passes.
 
     Raises:
         SolverError: The Hessian of a support is not positive definite.
@@ -49,15 +49,15 @@ def exchange_units(damped: DampedProblem, weight: Tensor, kept: Tensor, num_pass
 
 
 def pass_cost(kept: Tensor, unit: int) -> float:
-    """Return about how many multiply-adds a pass takes where the Hessian is formed."""
+    """Return approximately how many multiply-adds a pass takes if the Hessian is an explicit matrix."""
     sizes = kept.sum(-1).double() * unit
     return float(((1.5 * ((1 + _SHARE) * sizes) ** 3) + sizes.square() * kept.shape[-1] * unit / 2).sum())
 
 
 def addition_gains(damped: DampedProblem, weight: Tensor, kept: Tensor) -> Tensor:
-    """Return by how much adding each unit on its own would lower the error, `[groups, rows, units]`; -inf for the kept.
+    """Return how much adding each unit alone would lower the error, `[groups, rows, units]`; -inf for kept units.
 
-    For a unit B and the gradient g = (W - W') H that is gᵦᵀ (H_BB - H_BS H_SS⁻¹ H_SB)⁻¹ gᵦ.
+    For a unit B and the gradient g = (W - W') H, this is gᵦᵀ (H_BB - H_BS H_SS⁻¹ H_SB)⁻¹ gᵦ.
     """
     rows, num_units = kept.shape[1:]
     unit = weight.shape[-1] // num_units
@@ -77,7 +77,7 @@ def addition_gains(damped: DampedProblem, weight: Tensor, kept: Tensor) -> Tenso
 
 
 def _blocks_outside(damped: DampedProblem, group: Tensor, columns: Tensor, is_padding: Tensor, unit: int) -> Tensor:
-    """Return the diagonal blocks of H - H_:S H_SS⁻¹ H_S: of every item, as `Elimination` wants them."""
+    """Return the diagonal blocks of H - H_:S H_SS⁻¹ H_S: of every item, in the form that `Elimination` takes."""
     hessian = damped.hessian
     if isinstance(hessian, LowRankPlusDiagonal) and columns.shape[1] > hessian.factor.shape[1]:
         factors = hessian.factors(group, columns).masked_fill_(is_padding.unsqueeze(1), 0.0)
@@ -94,6 +94,6 @@ def _blocks_outside(damped: DampedProblem, group: Tensor, columns: Tensor, is_pa
 
 
 def _error(damped: DampedProblem, weight: Tensor) -> float:
-    """Return what is minimized: tr((W' - W) H (W' - W)ᵀ), summed over groups."""
+    """Return the objective tr((W' - W) H (W' - W)ᵀ), summed over groups."""
     difference = weight - damped.weight
     return float((damped.hessian.multiply(difference) * difference).sum())

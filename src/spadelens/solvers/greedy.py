@@ -1,4 +1,4 @@
-"""The greedy kernel: units are eliminated from symmetric matrices one after the other."""
+"""The kernel of the greedy solvers: eliminating units from symmetric matrices one after another."""
 
 from __future__ import annotations
 
@@ -8,37 +8,38 @@ from torch import Tensor
 from spadelens.solvers.quadratic import Quadratic, factorize
 from spadelens.solvers.supports import columns_of
 
-SINGULAR = "The Hessian is singular to rounding. Raise the damping."
+SINGULAR = "The Hessian is singular to working precision. Raise the damping."
 
 
 class Elimination:
-    """Symmetric matrices M, one an item of a batch, from which units are eliminated, each with a vector v.
+    """A batch of symmetric matrices M, each with a vector v, from which units are eliminated.
 
     Eliminating the unit B, with L Lᵀ = M_BB and U = L⁻¹M_B:
 
         M <- M - UᵀU        v <- v - Uᵀ L⁻¹v_B        score(B) = ||L⁻¹v_B||² = v_Bᵀ M_BB⁻¹ v_B
 
-    The rows U are collected in a factor F, so that M is what it was at the start less FᵀF; only v and the diagonal
-    blocks of M are kept up to date. That is what turns rank-1 updates of whole matrices into matrix products, without
-    changing what is chosen. Every item eliminates one unit a step.
+    The rows U are collected in a factor F, so that M is the initial matrix minus FᵀF; only v and the diagonal blocks of
+    M are updated. This turns rank-1 updates of whole matrices into matrix products without changing which units are
+    picked. In each step, every item eliminates one unit.
 
-    With M the inverse Hessian of what remains and v the weight, the score is the loss of pruning a unit (optimal brain
-    surgeon); with M the Hessian and v the gradient at zero, it is the gain of keeping it (orthogonal least squares).
+    With M the inverse Hessian of the remaining columns and v the weight, the score is the loss of pruning a unit
+    (optimal brain surgeon). With M the Hessian and v the gradient at zero, it is the gain of keeping it (orthogonal
+    least squares).
 
     Attributes:
         values: v, `[items, columns]`.
-        blocks: The diagonal blocks of M: `[items, units, unit, unit]`, or of single weights `[items, units]`.
-        taken: `[items, units]`, infinite for what has been eliminated, else zero.
+        blocks: The diagonal blocks of M: `[items, units, unit, unit]`, or `[items, units]` for single weights.
+        taken: `[items, units]`, infinite for eliminated units, zero for the others.
     """
 
     def __init__(self, values: Tensor, blocks: Tensor, prior: Tensor | None, num_steps: int) -> None:
         """Start with nothing eliminated.
 
         Args:
-            values: v; it is overwritten.
-            blocks: See the attribute; they are overwritten.
-            prior: Rows `[items or 1, rows, columns]` that F starts with, or None.
-            num_steps: For how many units F is given room.
+            values: v; overwritten.
+            blocks: As in the attribute; overwritten.
+            prior: The initial rows of F, `[items or 1, rows, columns]`, or None.
+            num_steps: The number of units for which F gets space.
         """
         self.values, self.blocks = values, blocks
         self.taken = blocks.new_zeros(blocks.shape[:2])
@@ -56,7 +57,7 @@ class Elimination:
         return self._factor[:, : self._num_rows]
 
     def scores(self) -> Tensor:
-        """Return the score of every unit, a new tensor `[items, units]`; those of eliminated units mean nothing."""
+        """Return the score of every unit, a new tensor `[items, units]`; undefined for eliminated units."""
         if self._unit == 1:
             return self.values.square().div_(self.blocks)
         identity = torch.eye(self._unit, dtype=self.blocks.dtype, device=self.blocks.device)
@@ -69,8 +70,8 @@ class Elimination:
         """Eliminate one unit of every item.
 
         Args:
-            picked: The unit, `[items]`.
-            rows: The rows of M at the start, less those of `prior`, that belong to it, `[items, unit, columns]`.
+            picked: The unit of each item, `[items]`.
+            rows: The rows of that unit in the initial M without `prior`, `[items, unit, columns]`.
         """
         if self._unit == 1:
             self._eliminate_single(picked, rows)
@@ -79,7 +80,7 @@ class Elimination:
         self.taken.scatter_(1, picked.unsqueeze(1), torch.inf)
 
     def keep_items(self, kept: Tensor) -> None:
-        """Go on with the items `kept` (their numbers) only."""
+        """Continue with the items at the indices `kept` only."""
         self.values, self.blocks, self.taken = self.values[kept], self.blocks[kept], self.taken[kept]
         factor = self._factor.new_empty(len(kept), *self._factor.shape[1:])
         factor[:, : self._num_rows] = self._factor[kept, : self._num_rows]
@@ -115,7 +116,7 @@ class Elimination:
 
 
 def block_squares(rows: Tensor, unit: int) -> Tensor:
-    """Return the diagonal blocks of RᵀR for R `[items, rows, columns]`, as `Elimination` wants them."""
+    """Return the diagonal blocks of RᵀR for R `[items, rows, columns]`, in the form that `Elimination` takes."""
     if unit == 1:
         return rows.square().sum(1)
     by_unit = rows.unflatten(2, (-1, unit)).permute(0, 2, 3, 1)  # [items, units, unit, rows]
@@ -124,7 +125,7 @@ def block_squares(rows: Tensor, unit: int) -> Tensor:
 
 
 def diagonal_blocks(hessian: Quadratic, unit: int) -> Tensor:
-    """Return the diagonal blocks of H of every group, as `Elimination` wants them."""
+    """Return the diagonal blocks of H of every group, in the form that `Elimination` takes."""
     if unit == 1:
         return hessian.diagonal
     groups, columns = hessian.diagonal.shape

@@ -1,4 +1,4 @@
-"""The inverse Hessian of the support of every row of a batch, as it shrinks: formed, or through few positions."""
+"""The inverse Hessian on the shrinking supports of a batch of rows, explicit or through few positions."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from spadelens.solvers.supports import columns_of, items_per_batch
 
 @dataclass(frozen=True)
 class Move:
-    """How what remains of `[items, units]` is brought to the front: units at the end take the places of those gone.
+    """How the remaining units of `[items, units]` move to the front: those at the end fill the gaps left by removals.
 
     Attributes:
-        targets: `[items, steps]`: where each of the units at the end goes; those that are gone stay, and are cut off.
-        num_left: How many units remain.
+        targets: The new index of each of the last units, `[items, steps]`. Removed units among them stay and are cut
+            off.
+        num_left: The number of units that remain.
     """
 
     targets: Tensor
@@ -29,16 +30,16 @@ class Move:
 
     @classmethod
     def of(cls, taken: Tensor, removed: Tensor) -> Move:
-        """Return the move for the units `removed` `[items, steps]`, which are also those above zero in `taken`."""
+        """Return the move after removing the units `removed` `[items, steps]`, which are above zero in `taken`."""
         num_left = taken.shape[1] - removed.shape[1]
         is_gone = taken[:, num_left:] > 0
-        places = removed.sort(dim=1).values  # those at the front come first
+        gaps = removed.sort(dim=1).values  # those at the front come first
         survivor = (~is_gone).cumsum(1).sub_(1).clamp_min_(0)
         own = torch.arange(num_left, taken.shape[1], device=taken.device)
-        return cls(torch.where(is_gone, own, places.gather(1, survivor)), num_left)
+        return cls(torch.where(is_gone, own, gaps.gather(1, survivor)), num_left)
 
     def apply(self, values: Tensor, unit: int = 1) -> Tensor:
-        """Return `[items, ..., units * unit]` with its last axis moved and cut; the argument is overwritten."""
+        """Return `[items, ..., units * unit]` with its last axis moved and cut; `values` is overwritten."""
         cut = self.num_left * unit
         targets = columns_of(self.targets, unit).unflatten(0, (-1, *([1] * (values.dim() - 2))))
         targets = targets.expand(-1, *values.shape[1:-1], -1)
@@ -51,15 +52,15 @@ class Inverses(ABC):
     @property
     @abstractmethod
     def prior(self) -> Tensor | None:
-        """F `[items or 1, rows, columns]` such that the inverse is what `rows` are taken of, less FᵀF."""
+        """F `[items or 1, rows, columns]`, or None: the inverse is the matrix whose rows `rows` returns, minus FᵀF."""
 
     @abstractmethod
     def blocks(self) -> Tensor:
-        """Return the diagonal blocks, a new tensor as `Elimination` wants it."""
+        """Return the diagonal blocks, a new tensor in the form that `Elimination` takes."""
 
     @abstractmethod
     def rows(self, units: Tensor) -> Tensor:
-        """Return the rows of one unit of every item, without what `prior` takes from them, `[items, unit, columns]`."""
+        """Return the rows of one unit of every item, before `prior` is subtracted, `[items, unit, columns]`."""
 
     @abstractmethod
     def multiply(self, vectors: Tensor) -> Tensor:
@@ -67,30 +68,30 @@ class Inverses(ABC):
 
     @abstractmethod
     def shrink(self, items: Tensor, move: Move, factor: Tensor) -> Inverses:
-        """Return the inverses of what remains; `self` may be overwritten.
+        """Return the inverses on the remaining units; `self` may be overwritten.
 
         Args:
-            items: The numbers of the items that go on.
+            items: The indices of the items to continue with.
             move: How their units move.
-            factor: F of their elimination; it is overwritten.
+            factor: F of their elimination; overwritten.
         """
 
 
 @final
 class ExplicitInverses(Inverses):
-    """H_SS⁻¹ as matrices; memory: columns² an item.
+    """H_SS⁻¹ as explicit matrices; memory: columns² numbers per item.
 
-    Survivors from the end are moved to the places of what was removed, which copies far less than gathering them all.
+    To shrink, the last remaining units are moved into the gaps, which copies far less than gathering all of them.
     """
 
     def __init__(self, matrices: Tensor, unit: int) -> None:
-        """Take the inverses `[items, columns, columns]`, which are overwritten unless they are expanded."""
+        """Take the inverses `[items, columns, columns]`, which are overwritten unless they are expanded views."""
         self._matrices, self._unit = matrices, unit
         self._items = torch.arange(len(matrices), device=matrices.device)
 
     @property
     def prior(self) -> None:
-        """Nothing."""
+        """None: the matrices are complete."""
         return
 
     def blocks(self) -> Tensor:
@@ -113,11 +114,11 @@ class ExplicitInverses(Inverses):
         return (self._matrices @ vectors.unsqueeze(-1)).squeeze(-1)
 
     def shrink(self, items: Tensor, move: Move, factor: Tensor) -> ExplicitInverses:
-        """Move the survivors, and fold the factor in."""
+        """Move the remaining units and subtract FᵀF."""
         factor = move.apply(factor, self._unit)
         cut = factor.shape[-1]
         matrices = self._matrices
-        if matrices.stride(0) == 0:  # all items have the same
+        if matrices.stride(0) == 0:  # all items share one matrix
             matrices = matrices[: len(items)].contiguous()
         elif len(items) < len(matrices):
             matrices = matrices[items]
@@ -129,10 +130,10 @@ class ExplicitInverses(Inverses):
 
 @final
 class LowRankInverses(Inverses):
-    """H_SS = A_SᵀA_S + D of few positions, its inverse being D⁻¹ - VᵀV with V = L⁻¹A_S D⁻¹, L Lᵀ = I + A_S D⁻¹A_Sᵀ.
+    """The inverse of H_SS = A_SᵀA_S + D for few positions: D⁻¹ - VᵀV with V = L⁻¹A_S D⁻¹, L Lᵀ = I + A_S D⁻¹A_Sᵀ.
 
-    V is made anew for what remains. Memory: 3 · positions · columns an item. Once no more columns remain than there
-    are positions, the inverses are formed.
+    V is recomputed whenever the supports shrink. Memory: 3 · positions · columns numbers per item. Once no more columns
+    remain than there are positions, the inverses become explicit.
     """
 
     def __init__(self, factors: Tensor, ridge: Tensor, unit: int) -> None:
@@ -166,7 +167,7 @@ class LowRankInverses(Inverses):
         return vectors / self._ridge - (self._prior.mT @ (self._prior @ vectors.unsqueeze(-1))).squeeze(-1)
 
     def shrink(self, items: Tensor, move: Move, factor: Tensor) -> Inverses:
-        """Gather A_S and D of the survivors, and start anew."""
+        """Gather A_S and D of the remaining units, and recompute V."""
         columns = torch.arange(factor.shape[2], device=items.device).repeat(len(items), 1)
         left = move.apply(columns, self._unit)
         factors = self._factors[items.unsqueeze(1), left]
@@ -183,10 +184,10 @@ class Inverter:
     """Inverts the Hessian on the supports of rows.
 
     Attributes:
-        hessian: Of the layer.
-        unit: Columns per unit.
-        targets: What is multiplied by the inverse to give the best weight on a support, `[groups * rows, columns]`.
-        of_everything: H⁻¹ of every group, where the supports hold all columns in order and H is formed.
+        hessian: The Hessian of the layer.
+        unit: The number of columns per unit.
+        targets: W H `[groups * rows, columns]`: H_SS⁻¹ times its part on a support S is the best weight on S.
+        of_everything: H⁻¹ of every group if the supports hold all columns in order and H is explicit, else None.
     """
 
     hessian: Quadratic
@@ -196,7 +197,7 @@ class Inverter:
 
     @classmethod
     def of(cls, damped: DampedProblem, unit: int, has_all: bool) -> Inverter:
-        """Return the inverter for a layer; with `has_all` every support will hold all columns in order."""
+        """Return the inverter for a layer; `has_all` promises that every support holds all columns in order."""
         inverse = None
         if has_all and isinstance(damped.hessian, Explicit):
             inverse = torch.cholesky_inverse(factorize(damped.hessian.matrix))
@@ -204,7 +205,7 @@ class Inverter:
         return cls(damped.hessian, unit, targets, inverse)
 
     def batch_size(self, columns: int) -> int:
-        """Return how many rows with so many columns each are to be inverted at a time."""
+        """Return how many rows whose supports have `columns` columns to invert at a time."""
         height = columns
         if isinstance(self.hessian, LowRankPlusDiagonal):
             height = min(height, 3 * self.hessian.factor.shape[1])
@@ -214,9 +215,9 @@ class Inverter:
         """Return H_SS⁻¹ and the best weight of the supports of a batch, `[items, columns]`.
 
         Args:
-            items: The numbers of the rows among all rows of all groups.
+            items: The indices of the rows among all rows of all groups.
             columns: The supports, `[items, columns]`.
-            is_padding: Which columns are not meant; they get a diagonal of one.
+            is_padding: Which of these columns are padding; they get rows of the identity matrix.
         """
         group = items // (len(self.targets) // len(self.hessian.diagonal))
         inverses: Inverses

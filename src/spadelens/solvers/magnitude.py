@@ -1,4 +1,4 @@
-"""Magnitude pruning: the baseline that knows nothing of the sample."""
+"""Magnitude pruning: the baseline that ignores the sample."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from spadelens.solvers.base import LayerProblem, LayerSolution, Solver, prune_by
 @final
 @dataclass(frozen=True)
 class Magnitude(Solver):
-    """Prune the units of smallest norm: score(unit) = Σ w²."""
+    """Prune the units with the smallest norm: score(unit) = Σ w²."""
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
         """Return the dense weight with its smallest units set to zero."""

@@ -1,4 +1,4 @@
-"""OBC: exact greedy pruning with full compensation, SPADE's own solver."""
+"""OBC: exact greedy pruning with full compensation, the solver of the SPADE paper."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from spadelens.solvers.removal import removal_order
 @final
 @dataclass(frozen=True)
 class OBC(Solver):
-    """Remove one unit at a time from every row, always the one whose loss is smallest after full compensation.
+    """Remove one unit at a time from every row, always the one with the smallest loss after full compensation.
 
-    For a unit B among the remaining columns S of a row, the loss is w_Bᵀ ([H_SS⁻¹]_BB)⁻¹ w_B, and the weights that are
-    left move by -[H_SS⁻¹]_:B ([H_SS⁻¹]_BB)⁻¹ w_B. All rows of a layer share one budget: the units of all rows are
-    merged by the running maximum of their losses, so that each row gives a prefix of its own order, and what remains
-    is refitted exactly. Every sparsity is read off the same order.
+    For a unit B among the remaining columns S of a row, the loss is w_Bᵀ ([H_SS⁻¹]_BB)⁻¹ w_B, and the remaining
+    weights change by -[H_SS⁻¹]_:B ([H_SS⁻¹]_BB)⁻¹ w_B. All rows of a layer share one budget: their removals are merged
+    by the running maximum of the losses, so that each row contributes a prefix of its own order. The remaining weights
+    are refitted exactly. All sparsities are read off the same order.
 
     Source: Frantar & Alistarh 2022, 'Optimal Brain Compression'. The removals are those of a pivoted Cholesky
-    factorization of H⁻¹, computed here from factor rows that are folded in every 64 steps instead of a rank-1 update
-    of every row's inverse at every step. Cost: columns³ / 3 multiply-adds a row; at thousands of columns use another
+    factorization of H⁻¹. Instead of a rank-1 update of every row's inverse at every step, the factor's rows are folded
+    in every 32 steps. Cost: columns³ / 3 multiply-adds per row; for layers with thousands of columns, use another
     solver.
 
     Attributes:
@@ -45,7 +45,7 @@ class OBC(Solver):
         check_positive(self.damping, "damping")
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
-        """Return the refitted weights of the greedy supports."""
+        """Return the weights, refitted on the supports that the greedy order leaves."""
         damped = damp(problem, self.damping)
         unit = self.unit_columns(problem)
         groups, rows, columns = damped.weight.shape

@@ -1,4 +1,4 @@
-"""OLS: forward selection to more weights than are wanted, then backward to those that are."""
+"""OLS: forward selection of more weights than needed, then backward elimination."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from spadelens.solvers.removal import RemovalOrder, removal_order
 @final
 @dataclass(frozen=True)
 class OLS(Solver):
-    """Add units to empty rows, always the most useful one, until there are twice as many as wanted; then remove.
+    """Start from empty rows, add the most useful unit until there are twice as many as needed, then remove the excess.
 
     With S the support of a row and g = (W - W') H its gradient, adding the unit B lowers the error by
 
         gain(B) = gᵦᵀ (H_BB - H_BS H_SS⁻¹ H_SB)⁻¹ gᵦ
 
-    and removing it again costs w_Bᵀ ([H_SS⁻¹]_BB)⁻¹ w_B, all other weights on S being refitted each time. The budgets
-    are shared by all rows of the layer in both directions: by the running minimum of the gains, by the running maximum
-    of the losses. What is kept in the end is refitted exactly.
+    and removing it again costs w_Bᵀ ([H_SS⁻¹]_BB)⁻¹ w_B; all other weights on S are refitted each time. In both
+    directions, all rows of the layer share one budget: additions are merged by the running minimum of the gains,
+    removals by the running maximum of the losses. The remaining weights are refitted exactly.
 
-    Source: Chen, Billings & Luo 1989, 'Orthogonal least squares methods', for the forward selection; that going back
-    from twice the number pays was found by measurement (docs/benchmarks.md). It is meant for sparsities from 0.95 on;
-    where twice the number is everything, this is OBC. Cost, with k weights kept in a row: columns · (2k)² / 2
-    multiply-adds forward and (2k)³ / 3 backward a row.
+    Source: Chen, Billings & Luo 1989, 'Orthogonal least squares methods', for the forward selection. That adding
+    twice the number and going back pays was found by measurement (docs/benchmarks.md). The solver is meant for
+    sparsities of 0.95 and above; where twice the number is all units, it is OBC. Cost per row that keeps k weights:
+    columns · (2k)² / 2 multiply-adds forward and (2k)³ / 3 backward.
 
     Attributes:
-        damping: Added to the Hessian's diagonal, as a fraction of its mean; by default 0.1 · min(1, columns /
-            positions), at least 1e-4.
-        candidates: How many units are added for each that is kept in the end.
+        damping: Added to the Hessian's diagonal, as a fraction of its mean. The default is
+            0.1 · min(1, columns / positions), but at least 1e-4.
+        candidates: The number of units to add for each unit that is finally kept.
     """
 
     damping: float | None = None
@@ -70,7 +70,7 @@ class OLS(Solver):
     def _removal_orders(
         damped: DampedProblem, unit: int, wanted: list[int], added: list[int]
     ) -> dict[int, RemovalOrder]:
-        """Return in which order what was added is removed again, by how much was added."""
+        """Return number of units added -> the order in which they are removed again."""
         everything = torch.ones_like(damped.weight[..., ::unit], dtype=torch.bool)
         forward = [count for count in added if count < everything.numel()]
         additions = addition_order(damped, unit, forward) if forward else None

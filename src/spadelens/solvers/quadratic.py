@@ -1,7 +1,7 @@
-"""The positive definite matrix H of a layer's objective tr((W' - W) H (W' - W)ᵀ), formed or not.
+"""The positive definite matrix H of a layer's objective tr((W' - W) H (W' - W)ᵀ), explicit or as a factor.
 
-Where a layer sees fewer positions than it has columns, H = AᵀA + diag(r) is used through its factor A alone: nothing of
-the size columns² is ever made, and what is inverted is a matrix of the size positions².
+For a layer that sees fewer positions than it has columns, H = AᵀA + diag(r) is represented by its factor A and r. No
+matrix of size columns² is allocated, and the matrices to invert have the size positions².
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from spadelens.errors import SolverError
 
 AddProduct: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Called as add(base, weight, out) with tensors `[sparsities, groups, rows, columns]`: writes `base` plus the product
-of `weight` to `out`, and returns that. Memory that is new costs time, and so does every pass over it."""
+with `weight` to `out` and returns it. Writing to `out` saves the time of an allocation and of a pass over memory."""
 
 
 class Quadratic(ABC):
-    """H of every group of a layer, `[groups, columns, columns]`, positive definite."""
+    """The positive definite matrices H of all groups of a layer, `[groups, columns, columns]`."""
 
     @property
     @abstractmethod
@@ -31,11 +31,11 @@ class Quadratic(ABC):
 
     @abstractmethod
     def to(self, dtype: torch.dtype) -> Quadratic:
-        """Return the same in another type."""
+        """Return H in another dtype."""
 
     @abstractmethod
     def select(self, groups: Tensor) -> Quadratic:
-        """Return H of the groups with these numbers."""
+        """Return H of the groups at these indices."""
 
     @abstractmethod
     def multiply(self, weight: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class Quadratic(ABC):
 
     @abstractmethod
     def shifted_inverse(self, shift: float) -> AddProduct:
-        """Return a function that adds the product of a weight and (H + shift I)⁻¹ to something.
+        """Return a function that adds the product of a weight and (H + shift I)⁻¹ to a tensor.
 
         Raises:
             SolverError: The shifted matrix is not positive definite.
@@ -55,25 +55,30 @@ class Quadratic(ABC):
 
     @abstractmethod
     def sweep(self, width: int) -> Iterator[tuple[int, int, Tensor]]:
-        """Yield the rows of U, upper triangular with H⁻¹ = UᵀU, from the top, at most `width` at a time.
+        """Yield the rows of the upper triangular U with H⁻¹ = UᵀU from top to bottom, at most `width` at a time.
 
         Yields:
-            (start, stop, rows), the rows being U[:, start:stop, start:], `[groups, stop - start, columns - start]`.
+            (start, stop, rows), where rows is U[:, start:stop, start:], `[groups, stop - start, columns - start]`.
         """
 
     @abstractmethod
     def submatrices(self, group: Tensor, chosen: Tensor) -> Tensor:
-        """Return H_SS for supports given by their columns: `group` `[batch]`, `chosen` `[batch, width]`."""
+        """Return H_SS of some supports, `[batch, width, width]`.
+
+        Args:
+            group: The group of each support, `[batch]`.
+            chosen: The columns of each support, `[batch, width]`.
+        """
 
     @abstractmethod
     def rows_of(self, group: Tensor, chosen: Tensor) -> Tensor:
-        """Return the rows of H given by their numbers, `[batch, width, columns]`; arguments as in `submatrices`."""
+        """Return the rows `chosen` of H, `[batch, width, columns]`; arguments as in `submatrices`."""
 
 
 @final
 @dataclass(frozen=True)
 class Explicit(Quadratic):
-    """H as a matrix."""
+    """H as an explicit matrix."""
 
     matrix: Tensor
 
@@ -83,7 +88,7 @@ class Explicit(Quadratic):
         return self.matrix.diagonal(dim1=-2, dim2=-1)
 
     def to(self, dtype: torch.dtype) -> Explicit:
-        """Return the same in another type."""
+        """Return H in another dtype."""
         return Explicit(self.matrix.to(dtype))
 
     def select(self, groups: Tensor) -> Explicit:
@@ -99,7 +104,7 @@ class Explicit(Quadratic):
         return Explicit(self.matrix * scale.unsqueeze(-1) * scale.unsqueeze(-2))
 
     def shifted_inverse(self, shift: float) -> AddProduct:
-        """Return multiplication by the inverse, which is formed by Cholesky: columns³ multiply-adds."""
+        """Return multiplication by the explicit inverse, computed by Cholesky in columns³ multiply-adds."""
         shifted = self.matrix.clone()
         shifted.diagonal(dim1=-2, dim2=-1).add_(shift)
         root = inverse_root(factorize(shifted))
@@ -115,8 +120,8 @@ class Explicit(Quadratic):
     def sweep(self, width: int) -> Iterator[tuple[int, int, Tensor]]:
         """Yield the rows of U.
 
-        The Cholesky factor of H with its columns in reverse order is, reversed again, an upper triangular R with
-        H = R Rᵀ; so U = R⁻¹, and the inverse is never formed.
+        The Cholesky factor of H with rows and columns reversed is, reversed back, an upper triangular R with H = R Rᵀ.
+        Hence U = R⁻¹, and H⁻¹ is never computed.
         """
         upper = inverse_root(factorize(self.matrix.flip(1, 2))).flip(1, 2)
         columns = upper.shape[-1]
@@ -140,7 +145,7 @@ class LowRankPlusDiagonal(Quadratic):
 
     Attributes:
         factor: A, `[groups, positions, columns]`.
-        ridge: `[groups, columns]`, above zero.
+        ridge: The added diagonal `[groups, columns]`, above zero.
     """
 
     factor: Tensor
@@ -152,7 +157,7 @@ class LowRankPlusDiagonal(Quadratic):
         return self.factor.square().sum(-2) + self.ridge
 
     def to(self, dtype: torch.dtype) -> LowRankPlusDiagonal:
-        """Return the same in another type."""
+        """Return H in another dtype."""
         return LowRankPlusDiagonal(self.factor.to(dtype), self.ridge.to(dtype))
 
     def select(self, groups: Tensor) -> LowRankPlusDiagonal:
@@ -168,7 +173,7 @@ class LowRankPlusDiagonal(Quadratic):
         return LowRankPlusDiagonal(self.factor * scale.unsqueeze(-2), self.ridge * scale.square())
 
     def shifted_inverse(self, shift: float) -> AddProduct:
-        """Return multiplication by the inverse through the matrix of the positions (Woodbury's identity).
+        """Return multiplication by the inverse, through a matrix of size positions² (Woodbury's identity).
 
         With D = diag(ridge) + shift I:  H⁻¹ = D⁻¹ - D⁻¹Aᵀ (I + A D⁻¹Aᵀ)⁻¹ A D⁻¹.
         """
@@ -186,7 +191,7 @@ class LowRankPlusDiagonal(Quadratic):
         return add_product
 
     def sweep(self, width: int) -> Iterator[tuple[int, int, Tensor]]:
-        """Yield the rows of U, each block from the inverse of H on the columns that are left (Woodbury's identity)."""
+        """Yield the rows of U, each block from the inverse of H on the remaining columns (Woodbury's identity)."""
         over_ridge = self.factor / self.ridge.unsqueeze(-2)
         core = _plus_identity(over_ridge @ self.factor.mT)
         columns = self.ridge.shape[-1]
@@ -219,7 +224,7 @@ class LowRankPlusDiagonal(Quadratic):
 
 
 def stack(parts: Sequence[Quadratic]) -> Quadratic | None:
-    """Return the groups of all parts as those of one; None where they differ in their form or size."""
+    """Return the groups of all parts as one, or None if the parts differ in form or size."""
     matrices = [part.matrix for part in parts if isinstance(part, Explicit)]
     if len(matrices) == len(parts):
         return Explicit(torch.cat(matrices))
@@ -232,7 +237,7 @@ def stack(parts: Sequence[Quadratic]) -> Quadratic | None:
 
 
 def padded_submatrices(hessian: Quadratic, group: Tensor, columns: Tensor, is_padding: Tensor) -> Tensor:
-    """Return H_SS of supports that are padded, `[batch, width, width]`: padding has the rows of an identity matrix.
+    """Return H_SS of padded supports, `[batch, width, width]`; padding gets rows of the identity matrix.
 
     Args:
         hessian: H of every group.
@@ -252,7 +257,7 @@ def _plus_identity(matrices: Tensor) -> Tensor:
 
 
 def factorize(matrices: Tensor) -> Tensor:
-    """Return the lower Cholesky factors of `[..., n, n]`.
+    """Return the lower Cholesky factors of matrices `[..., n, n]`.
 
     Raises:
         SolverError: A matrix is not positive definite.
@@ -269,7 +274,7 @@ def factorize(matrices: Tensor) -> Tensor:
 
 
 def inverse_root(factor: Tensor) -> Tensor:
-    """Return the inverses of lower triangular `[..., n, n]`."""
+    """Return the inverses of lower triangular matrices `[..., n, n]`."""
     identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
     inverse: Tensor = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
     return inverse

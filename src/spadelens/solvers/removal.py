@@ -1,4 +1,4 @@
-"""The greedy order in which the rows of a layer lose their units: exact Optimal Brain Surgeon."""
+"""Exact Optimal Brain Surgeon: the greedy order in which the rows of a layer lose their units."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from spadelens.solvers.preparation import DampedProblem
 from spadelens.solvers.supports import batches_of_supports
 
 _STEPS_PER_BLOCK = 32
-_PADDING = 1e100  # squared it is still finite: padding goes last, and takes nothing with it
+_PADDING = 1e100  # its square is finite: padding is removed last and affects nothing else
 
 
 @dataclass(frozen=True)
 class RemovalOrder:
-    """In which order every row of a layer loses its units, and what that costs.
+    """The order in which every row of a layer loses its units, and how much each removal costs.
 
     Attributes:
-        ranks: The step at which a unit is removed, `[groups, rows, units]`; -1 where it was not there from the start,
-            the number of units where it is never removed.
-        losses: The running maximum over the steps of the loss of a step, `[groups * rows, steps]`: ascending, so that
-            any number of the smallest are the first steps of every row. Infinite where a row was given up, at least
-            1e100 where it has nothing left.
+        ranks: The step at which each unit is removed, `[groups, rows, units]`; -1 if it was absent from the start, the
+            number of units if it is never removed.
+        losses: The loss of each step, as a running maximum over the steps, `[groups * rows, steps]`. Since it ascends,
+            the smallest losses, however many, are a prefix of the steps of each row. Infinite from the step at which a
+            row was dropped, at least 1e100 once it is empty.
     """
 
     ranks: Tensor
     losses: Tensor
 
     def pruned(self, count: int) -> Tensor:
-        """Return what is pruned after the `count` cheapest removals, boolean `[groups, rows, units]`."""
+        """Return the units pruned after the `count` cheapest removals, boolean `[groups, rows, units]`."""
         num_removed = select_smallest(self.losses, count).sum(-1)
         return self.ranks < num_removed.view(*self.ranks.shape[:2], 1)
 
 
 def removal_order(damped: DampedProblem, kept: Tensor, unit: int, count: int) -> RemovalOrder:
-    """Return the order in which the rows lose the units `kept`, up to `count` in all rows together.
+    """Return the order in which the rows lose the units `kept`, up to `count` units in all rows together.
 
-    For a unit B among the columns S that a row has left, with the best weight w on S, the loss of removing it is
-    w_Bᵀ ([H_SS⁻¹]_BB)⁻¹ w_B: what the error grows by after the others have made up for B. Each step removes the unit
-    with the smallest loss. Rows that can no longer have a part in `count` are given up.
+    For a unit B among the remaining columns S of a row, with w the best weight on S, the loss of removing B is
+    w_Bᵀ ([H_SS⁻¹]_BB)⁻¹ w_B: the increase in error after the other weights have compensated for it. Each step removes
+    the unit with the smallest loss. Rows whose further steps cannot be among the `count` cheapest are dropped.
 
     Args:
         damped: The layer.
-        kept: Boolean `[groups, rows, units]`.
-        unit: Columns per unit.
-        count: How many removals will be asked for at most.
+        kept: The units to start from, boolean `[groups, rows, units]`.
+        unit: The number of columns per unit.
+        count: The maximum number of removals that the caller will ask for.
 
     Raises:
         SolverError: The Hessian of a support is not positive definite.
@@ -70,14 +70,14 @@ def removal_order(damped: DampedProblem, kept: Tensor, unit: int, count: int) ->
 
 @dataclass(frozen=True)
 class _Progress:
-    """What is known of an order: tensors as in `RemovalOrder` (but with ranks for padding), filled in as it goes on."""
+    """A `RemovalOrder` in the making: the same tensors, except that padding has ranks too, filled in step by step."""
 
     ranks: Tensor
     losses: Tensor
     count: int
 
     def record(self, items: Tensor, start: int, removed: Tensor, lost: Tensor) -> None:
-        """Take in what `items` lose from the step `start` on, `[items, steps]`."""
+        """Record the units that `items` lose from step `start` on, and their losses, both `[items, steps]`."""
         steps = torch.arange(start, start + removed.shape[1], device=removed.device)
         self.ranks[items] = self.ranks[items].scatter(1, removed, steps.expand_as(removed))
         highest = lost.cummax(dim=1).values
@@ -86,19 +86,19 @@ class _Progress:
         self.losses[items, start : start + removed.shape[1]] = highest
 
     def can_go_on(self, items: Tensor, num_steps: int) -> Tensor:
-        """Return the numbers of those of `items`, all at the same step, that may still have a part in `count`."""
+        """Return the indices of `items` whose steps after `num_steps` may still be among the `count` cheapest."""
         bound = self.losses.flatten().kthvalue(self.count).values
         return (self.losses[items, num_steps - 1] <= bound).nonzero()[:, 0]
 
 
 def _remove(progress: _Progress, inverses: Inverses, values: Tensor, items: Tensor, units: Tensor) -> None:
-    """Remove the units of a batch of rows, as far as that counts.
+    """Remove the units of a batch of rows, as far as the order needs them.
 
     Args:
-        progress: Where to record the order.
-        inverses: H_SS⁻¹ of the supports; they may be overwritten.
-        values: The best weight on the supports, `[items, columns]`; it is overwritten.
-        items: The numbers of the rows.
+        progress: Records the order.
+        inverses: H_SS⁻¹ of the supports; may be overwritten.
+        values: The best weight on the supports, `[items, columns]`; overwritten.
+        items: The indices of the rows.
         units: The supports, `[items, units]`.
     """
     num_steps = units.shape[1]

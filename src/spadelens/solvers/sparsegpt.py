@@ -1,4 +1,4 @@
-"""SparseGPT: one sweep over the columns, each pruned weight made up for by the columns to its right."""
+"""SparseGPT: one sweep over the columns; those to the right compensate for each pruned weight."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from spadelens.solvers.preparation import damp
 @final
 @dataclass(frozen=True)
 class SparseGPT(Solver):
-    """Sweep over blocks of columns; in each, prune the cheapest units, then compensate to the right.
+    """Sweep over blocks of columns, prune the cheapest units of each block, and compensate in the columns to the right.
 
-    With H⁻¹ = UᵀU (U upper triangular), the cost of a unit B once all columns before it are fixed is
-    ||U_BB⁻ᵀ w_B||², which is (w_j / U_jj)² for a single weight. Every block of columns is pruned to the same sparsity;
-    the budget of a block is shared by all rows and groups.
+    With H⁻¹ = UᵀU (U upper triangular), the cost of a unit B, given that all columns before it are fixed, is
+    ||U_BB⁻ᵀ w_B||², or (w_j / U_jj)² for a single weight. Every block of columns is pruned to the same sparsity; within
+    a block, all rows and groups share one budget.
 
     Source: Frantar & Alistarh 2023, 'SparseGPT', used by SPADE's authors as FastSPADE. Cost: columns³ for the
     factorization and rows · columns² for the sweep.
@@ -50,7 +50,7 @@ class SparseGPT(Solver):
             raise InputError(f"Cannot use block_size={self.block_size!r}: expected an integer.")
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
-        """Return the swept weights; the factorization is shared by all sparsities."""
+        """Return the weights after the sweep; all sparsities share one factorization."""
         damped = damp(problem, self.damping)
         dtype = torch.promote_types(problem.weight.dtype, torch.float32)
         unit = self.unit_columns(problem)
@@ -74,15 +74,15 @@ class SparseGPT(Solver):
 
 
 def _compensate(weights: Tensor, chosen: Tensor, factor: Tensor) -> None:
-    """Set the weights `chosen` to zero and make up for them to the right, in place.
+    """Set the weights `chosen` to zero and compensate for them in the columns to the right, in place.
 
     Args:
-        weights: From the block on, `[sparsities, groups, rows, columns]`.
-        chosen: Boolean, `[sparsities, groups, rows, block]`.
-        factor: The rows of U of the block, `[groups, block, columns]`.
+        weights: The columns from the start of the block to the end, `[sparsities, groups, rows, columns]`.
+        chosen: The weights of the block to prune, boolean `[sparsities, groups, rows, block]`.
+        factor: The rows of U that belong to the block, `[groups, block, columns]`.
     """
     width = chosen.shape[-1]
-    # One column after the other is worked on: columns lie first in memory inside the block.
+    # The loop goes column by column, so the block is copied with columns as its first axis.
     block = weights[..., :width].movedim(-1, 0).contiguous()  # [block, sparsities, groups, rows]
     is_chosen = chosen.movedim(-1, 0).contiguous()
     errors = torch.zeros_like(block)

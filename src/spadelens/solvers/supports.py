@@ -1,4 +1,4 @@
-"""The supports of the rows of a layer in batches of similar size, within a limit of memory."""
+"""Batches of rows with supports of similar size, within a memory limit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class BatchBytes(NamedTuple):
-    """How much memory a batch may take."""
+    """The maximum memory of a batch, in bytes."""
 
     on_cpu: int
     elsewhere: int
@@ -25,7 +25,7 @@ class SupportBatch:
     """The supports of some rows, each padded to the size of the largest.
 
     Attributes:
-        items: The numbers of the rows among all rows of all groups, `[items]`.
+        items: The indices of the rows among all rows of all groups, `[items]`.
         units: The units of each support in ascending order, then padding: units outside the support,
             `[items, width]`.
         is_padding: Boolean `[items, width]`.
@@ -45,7 +45,7 @@ def batches_of_supports(supports: Tensor, batch_size: Callable[[int], int]) -> I
 
     Args:
         supports: Boolean `[items, units]`.
-        batch_size: Called with the width of a batch, at least 1, before it is made: how many rows it may hold.
+        batch_size: Called with the width of the next batch, at least 1; returns the maximum number of its rows.
     """
     sizes = supports.sum(-1)
     by_size = sizes.argsort(stable=True, descending=True)
