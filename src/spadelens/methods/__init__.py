@@ -1,4 +1,4 @@
-"""Attribution methods, one idea a file: `Method` is the contract, `METHODS` lists them by name."""
+"""Attribution methods, one idea per file: `Method` is the interface, `METHODS` lists them by name."""
 
 import lazy_loader
 

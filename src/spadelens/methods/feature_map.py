@@ -12,22 +12,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from spadelens.errors import AttributionError
 
-_MOST_STRETCHED = 4.0  # by how much a map may be wider or taller than the sample; with channels last it seems far more
+_MOST_STRETCHED = 4.0  # maximum distortion of the aspect ratio; a map with channels last exceeds it
 
 
 class LastMap(TorchDispatchMode):
-    """Watches one pass of a model on one photo, within a block, for the last feature map.
+    """Context manager that finds the last feature map in one pass of a model on one photo.
 
-    That is the last output of any module that is `[1, channels, height, width]`, of more than one place and about the
-    aspect of the photo. Where tokens or attention come after it, the places are mixed, and there is none.
+    This is the last module output of shape `[1, channels, height, width]` with more than one spatial location and about
+    the aspect ratio of the photo. Tokens or attention after it mix the locations, so that there is no such map.
 
     Attributes:
-        output: The map as the model goes on with it; None where none has been seen.
-        values: What it was when the module returned it: the next one may work in place.
+        output: The map, as part of the model's graph; None if there is none.
+        values: A copy of the map as the module returned it, since the next module may change it in place.
     """
 
     def __init__(self, model: nn.Module, photo: Tensor) -> None:
-        """Of `model`, which the block will run on `photo` `[C, H, W]`."""
+        """Watch `model`, which the block runs on `photo` `[C, H, W]`."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._modules = [module for name, module in model.named_modules() if name]
         self._aspect = photo.shape[1] / photo.shape[2]
@@ -48,7 +48,11 @@ class LastMap(TorchDispatchMode):
         super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
 
     def found(self, method: str) -> tuple[Tensor, Tensor]:
-        """Return the map and its values; raises AttributionError in the name of `method` where there is none."""
+        """Return the map and its values.
+
+        Raises:
+            AttributionError: There is no such map; the message names `method`.
+        """
         if self.output is None or self.values is None:
             raise AttributionError(
                 f"The method {method!r} needs a feature map near the scores, as in convolutional models: no module of "
@@ -62,7 +66,7 @@ class LastMap(TorchDispatchMode):
     ) -> Any:
         name = func.overloadpacket.__name__
         result = func(*args, **(kwargs or {}))
-        is_scores = isinstance(result, Tensor) and result.dim() == 2  # of a model that ends in a softmax
+        is_scores = isinstance(result, Tensor) and result.dim() == 2  # the scores of a model that ends in a softmax
         if ("softmax" in name and not is_scores) or "attention" in name:
             self.output = self.values = None
         return result
@@ -79,10 +83,10 @@ class LastMap(TorchDispatchMode):
 
 
 def is_map(output: Any) -> bool:
-    """Whether the output of a module is `[1, channels, height, width]`, of more than one place."""
+    """Whether a module output is `[1, channels, height, width]` with more than one spatial location."""
     return isinstance(output, Tensor) and output.dim() == 4 and len(output) == 1 and output.shape[2:].numel() > 1
 
 
 def _has_tokens(output: Any) -> bool:
-    """Whether an output has a list or a map of more than one token, features last."""
+    """Whether an output is a sequence or a map of more than one token, with features last."""
     return isinstance(output, Tensor) and output.dim() >= 3 and output.shape[-1] > 1 and output.shape[1:-1].numel() > 1

@@ -16,21 +16,22 @@ from spadelens.graph.tape import Step, Tape, record, vjp
 from spadelens.methods.feature_map import LastMap
 from spadelens.methods.method import Attribution, Method
 
-_CARRIED = (OpKind.VIEW, OpKind.SCALING, OpKind.SHIFT)  # what leaves a gate a gate
+_CARRIED = (OpKind.VIEW, OpKind.SCALING, OpKind.SHIFT)  # after these, a gate is still a gate
 _NAME, _CAM_NAME = "guided_backprop", "guided_grad_cam"
 
 
 @final
 @dataclass(frozen=True)
 class GuidedBackprop(Method):
-    """The gradient, of which every rectifier lets pass only what is positive (Springenberg et al. 2015).
+    """The gradient, of which every rectifier passes only the positive part (Springenberg et al. 2015).
 
         g_in = f'(x) max(g_out, 0)
 
-    for ReLU and for its relatives, which grow on the right and stay near a constant on the left: ReLU6, leaky ReLU,
-    PReLU, ELU, SELU, GELU, SiLU, Hardswish, Mish, softplus, and formulas of one value that do the same. All else has
-    its gradient: products, gates (a sigmoid that is multiplied with something), normalizations, attention. Activations
-    such as tanh, which hold back both sides, have no such rule; a model with one, or without any rectifier, is refused.
+    for ReLU and similar functions, which grow to the right and stay near a constant to the left: ReLU6, leaky ReLU,
+    PReLU, ELU, SELU, GELU, SiLU, Hardswish, Mish, softplus, and formulas of one value that behave like them. All other
+    operations use the plain gradient: products, gates (a sigmoid that multiplies another value), normalizations,
+    attention. Saturating activations such as tanh have no such rule: a model with one, or without any rectifier, raises
+    an AttributionError.
     """
 
     reference = "gradient"
@@ -47,14 +48,14 @@ class GuidedGradCam(Method):
 
         cam = max(sum over k of (mean gradient of channel k) * channel k, 0)
 
-    enlarged to the size of the sample (bilinear). Which map is the last one, `LastMap` says; a model without one, such
-    as a vision transformer, is refused.
+    enlarged bilinearly to the size of the sample. `LastMap` defines the last feature map. For photos only; a model
+    without a feature map, such as a vision transformer, raises an AttributionError.
     """
 
     reference = "gradient"
 
     def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:
-        """Return the product."""
+        """Return the guided gradient times the enlarged map."""
         if sample.dim() != 4:
             raise AttributionError(
                 f"The method {_CAM_NAME!r} needs photos [C, H, W]: the sample has the shape {list(sample.shape[1:])}."
@@ -79,7 +80,11 @@ def _guided(model: nn.Module, sample: Tensor, target: int, method: str) -> Tenso
 
 
 def _roles(tape: Tape, method: str) -> Mapping[int, Role]:
-    """Return what each activation is good for, by the number of its value; refuses a model without a rule for it."""
+    """Return number of an activation's output -> its role.
+
+    Raises:
+        AttributionError: An activation has no rule, or there is no rectifier.
+    """
     roles: dict[int, Role] = {}
     kinds = {step.output: kind_of(step, method) for step in tape.steps if step.outputs[0] is not None}
     for step in tape.steps:
@@ -100,7 +105,7 @@ def _roles(tape: Tape, method: str) -> Mapping[int, Role]:
 
 
 def _is_factor(number: int, tape: Tape, kinds: Mapping[int, OpKind]) -> bool:
-    """Whether all that is done with a value g, if anything, is to multiply something with it, or with 1 - g."""
+    """Whether the only use of a value g, if any, is to multiply others by it or by a linear function such as 1 - g."""
     users = [step for step in tape.steps if number in step.inputs]
     return all(
         kinds[step.output] is OpKind.PRODUCT

@@ -23,29 +23,30 @@ _TOO_NARROW = "LIME gives almost no weight to versions with any part removed. Us
 @final
 @dataclass(frozen=True)
 class Lime(Method):
-    """What each part of the input adds to the score, by a linear model around it (Ribeiro et al. 2016).
+    """The contribution of each part of the input in a local linear model of the score (Ribeiro et al. 2016).
 
-    The parts are superpixels of a photo, tokens of a text, columns of a row. With z in {0, 1}^parts for what is left of
-    the input, x_z for the input with all other parts at the baseline, and a fraction q(z) of the parts left:
+    The parts are the superpixels of a photo or volume, the segments of a signal, the tokens of a text or the features
+    of a row. Let z in {0, 1}^parts mark the parts that are kept, x_z be the input with all other parts at the baseline,
+    and q(z) the fraction of parts that are kept:
 
-        minimize over b, a   sum over z of w(z) (score(x_z) - a - b z)² + penalty * v * b²
+        minimize over b, a   sum over z of w(z) (score(x_z) - a - b z)² + penalty * v * ||b||²
         w(z) = exp(-d(z)² / (2 * kernel_width²)),   d(z) = 1 - sqrt(q(z))
 
-    d is the cosine distance between z and the whole, as in the authors' package. v is the sum over z of w(z) times the
-    variance of a part, so that the penalty shrinks what b would be without it by about 1 / (1 + penalty), whatever the
-    scale of the scores; b is never zero unless the scores do not react. Each value of a part is given the part's b.
-    Where there are no more than `num_samples` different z, each is run once; else they are drawn in pairs, z and 1 - z.
-    Members of an ensemble do not share them out: a fit to too few versions says little, and averaging does not help.
+    As in the authors' package, d is the cosine distance between z and the complete input. v is the sum over z of w(z)
+    times the variance of a part, so that the penalty shrinks b by about 1 / (1 + penalty) at any scale of the scores.
+    Every value of a part gets the part's coefficient. If at most `num_samples` different z exist, each is run once;
+    otherwise, they are drawn in pairs of z and 1 - z. The members of an ensemble do not share out the draws: a fit to
+    too few versions is uninformative, and averaging does not help.
 
-    Not by Captum: its Lime turns the scores into float32 and leaves nothing of small ones (lasso, alpha 0.01), and its
-    LimeBase wants the draws, weights and regression from us and takes them by private classes.
+    Captum is not used, because its Lime converts scores to float32 and sets small coefficients to zero (lasso, alpha
+    0.01), while its LimeBase expects draws, weights and regression from the caller, as private classes.
 
     Attributes:
         num_samples: The maximum number of versions of the input to run.
-        num_segments: How many superpixels a large photo has; see `superpixels` for small ones.
+        num_segments: The number of superpixels of a large photo (see `superpixels` for small ones), or of segments.
         penalty: The strength of the ridge regression.
-        kernel_width: How far from the input versions still count.
-        baseline: What parts are replaced by; 0 is the mean color of normalized photos.
+        kernel_width: The width of the kernel that weights versions by their distance to the input.
+        baseline: The value that replaces removed parts; 0 is the mean color of normalized photos.
         seed: Determines the versions; the same for every model, so that original model and trace see the same ones.
         batch_size: Versions per forward pass.
     """
@@ -72,7 +73,7 @@ class Lime(Method):
                 raise InputError(f"Cannot use {name}={getattr(self, name)!r}: expected a number above 0.")
 
     def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:
-        """Return the coefficients, and how well the linear model fits."""
+        """Return the coefficients, and how well the linear model fits the scores."""
         inputs = sample.detach()[0]
         kind = kind_of(model, inputs)
         parts = find_parts(inputs, kind, self.num_segments)
@@ -103,12 +104,12 @@ class Lime(Method):
         return scores
 
     def _regress(self, present: Tensor, scores: Tensor) -> tuple[Tensor, float]:
-        """Return the coefficients, and the share of the variance of the scores that is explained.
+        """Return the coefficients, and the fraction of the variance of the scores that they explain.
 
-        Of scores that were left out of the fit one by one, but where all versions that there are have been run.
+        The fraction is cross-validated by leaving out one version at a time, unless all possible versions were run.
 
         Raises:
-            AttributionError: The kernel leaves next to nothing that varies.
+            AttributionError: The kernel gives almost no weight to versions with parts removed.
         """
         weights = proximity(present, self.kernel_width)
         coefficients, residuals, leverages = fit_ridge(present.double(), scores, weights, self.penalty)
@@ -121,10 +122,10 @@ class Lime(Method):
 
 
 def find_parts(sample: Tensor, kind: Kind, num_segments: int) -> Tensor:
-    """Return the number of the part of each unit, from 0 on, on the CPU; see `unit_shape` for the shape.
+    """Return the index of each unit's part, starting from 0, on the CPU; `unit_shape` gives the shape.
 
-    A photo or a volume is cut into superpixels, a signal into segments of equal length; each token and each column is a
-    part of its own.
+    Photos and volumes are divided into superpixels, signals into segments of equal length; each token and each feature
+    of a row is a part of its own.
     """
     shape = unit_shape(sample, kind)
     if kind == "signal":
@@ -135,10 +136,10 @@ def find_parts(sample: Tensor, kind: Kind, num_segments: int) -> Tensor:
 
 
 def draw_present(num_parts: int, num_samples: int, seed: int) -> Tensor:
-    """Return which parts each version keeps, `[versions, parts]` boolean, the first one all of them.
+    """Return which parts each version keeps, boolean `[versions, parts]`; the first version keeps all.
 
-    All 2^parts versions, where that is no more than `num_samples`; else each part with probability 1/2, in pairs of
-    which one keeps what the other lacks, so that what parts do only in twos cancels out. The second version is nothing.
+    If at most `num_samples` versions exist, all 2^parts of them. Otherwise, each part is kept with probability 1/2, in
+    pairs of complementary versions, so that pairwise interactions cancel out; the second version is empty.
     """
     if 2**num_parts <= num_samples:
         numbers = torch.arange(2**num_parts).flip(0)
@@ -150,24 +151,32 @@ def draw_present(num_parts: int, num_samples: int, seed: int) -> Tensor:
 
 
 def proximity(present: Tensor, kernel_width: float) -> Tensor:
-    """Return the weight of every version, float64: an exponential kernel on its cosine distance to the whole."""
+    """Return the weight of every version, float64: an exponential kernel of its cosine distance to the whole input."""
     distance = 1 - present.double().mean(1).sqrt()
     return torch.exp(-distance.square() / (2 * kernel_width**2))
 
 
 def fit_ridge(design: Tensor, scores: Tensor, weights: Tensor, penalty: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the coefficients `[columns]`, the residuals `[rows]`, and the leverages `[rows]`: all in float64.
+    """Fit a weighted ridge regression; the intercept is not penalized.
 
-    The intercept is not penalized. A row that is left out of the fit misses its score by its residual over 1 minus its
-    leverage.
+    If a version were left out of the fit, its error would be residual / (1 - leverage).
+
+    Args:
+        design: `[versions, parts]`, float64.
+        scores: `[versions]`, float64.
+        weights: `[versions]`, float64.
+        penalty: The ridge penalty, relative to the mean weighted variance of a part.
+
+    Returns:
+        The coefficients `[parts]`, the residuals `[versions]` and the leverages `[versions]`.
 
     Raises:
-        AttributionError: The weights leave nothing that varies.
+        AttributionError: Under these weights, no part varies.
     """
     shares = weights / weights.sum()
     centered = design - shares @ design
     deviations = scores - shares @ scores
-    weighted = (weights[:, None] * centered).T  # [columns, rows]
+    weighted = (weights[:, None] * centered).T  # [parts, versions]
     gram = weighted @ centered
     strength = penalty * gram.diagonal().mean()
     if not strength > 0:
@@ -179,5 +188,5 @@ def fit_ridge(design: Tensor, scores: Tensor, weights: Tensor, penalty: float) -
 
 
 def _is_flat(scores: Tensor) -> bool:
-    """Whether scores differ by no more than rounding alone may do."""
+    """Whether the scores differ by no more than rounding errors."""
     return float(scores.max() - scores.min()) <= 2 * torch.finfo(scores.dtype).eps * float(scores.abs().max())

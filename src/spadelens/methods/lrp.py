@@ -1,4 +1,4 @@
-"""Layer-wise relevance propagation on any model, with nothing lost on the way."""
+"""Layer-wise relevance propagation on any model, conserving the relevance."""
 
 from __future__ import annotations
 
@@ -35,31 +35,33 @@ COMPOSITES: Mapping[str, Composite] = MappingProxyType(
 @final
 @dataclass(frozen=True)
 class LRP(Method):
-    """Layer-wise relevance propagation (Bach et al. 2015): the score, handed back layer by layer to the input.
+    """Layer-wise relevance propagation (Bach et al. 2015): the score is propagated layer by layer back to the input.
 
-    Convolutions and linear layers share it out by the rules of `lrp_rules`, with a batch normalization that follows
-    multiplied into their weights. All else:
+    Convolutions and linear layers distribute relevance by the rules in `lrp_rules`; a batch normalization that follows
+    is multiplied into their weights first. All other operations:
 
-        - activation: R passes.
-        - sum: R in proportion to the summands; what a constant gets, as bias does.
-        - average, pooling: epsilon; the largest value takes all.
-        - normalization: linear, its standard deviation taken as constant (Ali et al. 2022).
-        - product: a gate, attention weights, a normalizing factor and one that is spread over the other count as
-          constants (Ali et al. 2022), else half to each factor (Achtibat et al. 2024).
-        - length: in proportion to the squares.
-        - joined constants: what they get (a class token) goes to what they are joined with, by its own relevance.
+        - activation: relevance passes unchanged.
+        - sum: in proportion to the summands; the share of a constant is redistributed like that of a bias.
+        - average pooling: the epsilon rule. Maximum pooling: the largest value receives everything.
+        - normalization: linear, with the standard deviation treated as a constant (Ali et al. 2022).
+        - product: gates, attention weights, normalizing factors and the smaller of two broadcast factors are treated as
+          constants (Ali et al. 2022); otherwise, each factor receives half (Achtibat et al. 2024).
+        - L2 norm: in proportion to the squares.
+        - concatenated constants, such as a class token: their share goes to the values they are concatenated with, in
+          proportion to the relevance of these.
 
-    Takes the memory of a training step, and the time of several.
+    Needs the memory of a training step and the time of several.
 
     Attributes:
         rule: 'epsilon-plus', 'epsilon-plus-flat', 'epsilon-alpha-beta', 'epsilon-alpha-beta-flat' or 'epsilon-gamma':
-            epsilon for linear layers, z-plus, alpha-beta or gamma for convolutions, flat for the first layer; or
-            'epsilon', 'gamma', 'alpha-beta' or 'z-plus' for all layers.
-        epsilon: What the denominators of linear layers are kept away from zero by, as a fraction of the sizes of what
-            is added up. More of it is smoother, and depends less on the class.
-        stabilizer: The same of everything else. With less of it, relevance of both signs grows from layer to layer.
-        gamma: How much more positive contributions count in the rule gamma.
-        alpha: Of the rule alpha-beta; beta is alpha - 1.
+            epsilon for linear layers; z-plus, alpha-beta or gamma for convolutions; flat for the first layer if the
+            name says so. Or 'epsilon', 'gamma', 'alpha-beta' or 'z-plus' for all layers.
+        epsilon: How far the denominators of linear layers are moved away from zero, as a fraction of the sum of the
+            absolute contributions. Larger values give smoother maps that depend less on the class.
+        stabilizer: The same for all other operations. If it is small, positive and negative relevance both grow from
+            layer to layer.
+        gamma: The extra weight of the favored contributions in the rule gamma: those with the sign of the output.
+        alpha: The weight of positive contributions in the rule alpha-beta; beta is alpha - 1.
     """
 
     reference = "input_x_gradient"
@@ -82,7 +84,7 @@ class LRP(Method):
             )
 
     def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:
-        """Return the relevance, and what of the score it has kept."""
+        """Return the relevance, and the fraction of the score that it conserves."""
         tape = fused(record(model, sample.detach()))
         score = tape.values[tape.scores][0, target]
         start = torch.zeros_like(tape.values[tape.scores])

@@ -19,13 +19,14 @@ from spadelens.methods.method import Attribution, Method, check_at_least_one, ch
 class Occlusion(Method):
     """How much the score drops when a window of the input is covered (Zeiler & Fergus 2014).
 
-    The window is a rectangle of a photo, a segment of a signal, a box of a volume, always with all channels; of a text
-    it is one token with all its features, of a row one column.
+    The window is a rectangle of a photo, a segment of a signal or a box of a volume, with all channels; one token of a
+    text with all its features; or one feature of a row.
 
     Attributes:
-        window: Size of the window of a photo, signal or volume along each axis, as a fraction of the sample's.
-        stride: Step between these windows, as a fraction of the window.
-        baseline: What the window is covered with; 0 is the mean color of normalized photos.
+        window: The size of the window along each axis, as a fraction of the sample's size; for photos, signals and
+            volumes.
+        stride: The step between windows, as a fraction of the window's size.
+        baseline: The value that covers the window; 0 is the mean color of normalized photos.
         batch_size: Windows per forward pass.
     """
 

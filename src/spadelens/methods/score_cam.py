@@ -61,14 +61,13 @@ def score_cam(
 
     map = relu(sum over k of (p(sample * mask_k) - p(0)) * A_k)
 
-    with A_k channel k of the layer's output, enlarged to the size of the sample (bilinear); mask_k the same, scaled to
-    have 0 as its least value and 1 as its largest; p the probability of the class, after a softmax unless the model
-    ends in one; and 0 the sample of zeros, which for a normalized photo is one of the mean color. What the mask adds to
-    the probability, the increase of confidence, is the channel's weight as it is: it is not put through a softmax over
-    channels. A channel that is constant has no mask, and the weight 0.
+    where A_k is channel k of the layer's output, enlarged bilinearly to the size of the sample; mask_k is A_k scaled to
+    the range [0, 1]; p is the probability of the class, after a softmax unless the model ends in one; and 0 is a sample
+    of zeros, which is the mean color of normalized photos. The weight of a channel is the increase in probability
+    itself, without a softmax over channels. A constant channel has the weight 0.
 
-    It takes one forward pass for every channel, `batch_size` at a time. The model is run in evaluation mode and is left
-    exactly as it was.
+    Every channel takes one forward pass, `batch_size` at a time. The model runs in evaluation mode and is left
+    unchanged.
 
     Args:
         model: A trace, or a module that maps a batch of samples to class scores.
@@ -83,7 +82,7 @@ def score_cam(
         UnknownNameError: The layer does not exist.
         ModelOutputError: The model fails on the sample, or does not return finite class scores.
         TraceMismatchError: The original model has changed since the trace was made.
-        AttributionError: The model does not end in maps, or the layer's output is not finite.
+        AttributionError: The model does not end in feature maps, or the layer's output is not finite.
     """
     return score_cams(model, sample, [target], layer, batch_size)[0]
 
@@ -118,7 +117,7 @@ def score_cams(
 
 
 def _masks(channels: Tensor) -> Tensor:
-    """Return each of `[B, 1, H, W]` scaled to [0, 1]; zero where it is constant, so that it adds nothing to the map."""
+    """Return each channel of `[B, 1, H, W]` scaled to [0, 1]; constant channels become zero and do not contribute."""
     least, most = channels.amin((1, 2, 3), keepdim=True), channels.amax((1, 2, 3), keepdim=True)
     return torch.where(most > least, (channels - least) / (most - least), torch.zeros_like(channels))
 
@@ -150,7 +149,8 @@ def _output_of(model: nn.Module, sample: Tensor, layer: str) -> tuple[Tensor, Te
     outputs: list[Any] = []
 
     def keep(_layer: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
-        outputs.append(output.detach().clone() if isinstance(output, Tensor) else output)  # the next may work in place
+        # a copy, since the next module may change it in place
+        outputs.append(output.detach().clone() if isinstance(output, Tensor) else output)
 
     with forward_hooks({layer: modules[layer]}, keep):
         scores = class_scores(model, sample.unsqueeze(0))[0]
@@ -158,7 +158,7 @@ def _output_of(model: nn.Module, sample: Tensor, layer: str) -> tuple[Tensor, Te
         found = f"is called {len(outputs)} times" if len(outputs) != 1 else f"returns {_shape(outputs[0])}"
         raise InputError(
             f"Cannot draw a Score-CAM map from layer {layer!r}: it {found}, expected one call that returns a tensor "
-            "[1, channels, height, width] of more than one place."
+            "[1, channels, height, width] with more than one spatial location."
         )
     return outputs[0], scores
 

@@ -10,21 +10,21 @@ from spadelens.errors import AttributionError
 
 _LEAST_AREA_PX = 32
 _LEAST_COUNT = 8
-_COMPACTNESS = (0.3, 3.0, 30.0, 3e4)  # for three channels; with the last one color counts nothing
+_COMPACTNESS = (0.3, 3.0, 30.0, 3e4)  # for three channels; with the last, color has no effect
 
 
 def superpixels(photo: Tensor, most: int) -> Tensor:
-    """Return the number of the superpixel of every place, `[H, W]` int64 from 0 on, on the CPU.
+    """Return the index of every pixel's superpixel, int64 `[H, W]` or `[D, H, W]` starting from 0, on the CPU.
 
-    SLIC (Achanta et al. 2012) by scikit-image, which scales the photo to its own range. About `most` are asked for,
-    fewer on small photos: they shall have 32 places on average, unless that leaves fewer than 8 of them. On noise and
-    fine patterns SLIC joins nearly everything. Where fewer than half of those asked for come out, places count more
-    against colors, by ten and by ten again, until there are enough, or until nothing but places count: that is a grid,
-    which is also what a photo of a single color gives.
+    SLIC (Achanta et al. 2012), as implemented in scikit-image, which scales the photo to its own range. It is asked for
+    about `most` superpixels, or fewer on small photos, such that they have 32 pixels on average, but at least 8
+    superpixels. On noise and fine patterns, SLIC merges almost everything. While it returns fewer than half of those
+    asked for, it is repeated with the weight of positions relative to colors raised tenfold. In the last attempt, only
+    positions count, which gives a grid; so does a photo of a single color.
 
     Args:
         photo: `[C, H, W]` or `[C, D, H, W]`.
-        most: How many superpixels a large photo has.
+        most: The number of superpixels of a large photo.
 
     Raises:
         AttributionError: The photo has another number of dimensions.
@@ -36,13 +36,13 @@ def superpixels(photo: Tensor, most: int) -> Tensor:
             f"Cannot find superpixels in a sample of shape {list(photo.shape)}: expected [C, H, W] or [C, D, H, W]."
         )
     values = photo.detach().cpu().double().numpy()
-    places = photo[0].numel()
-    count = min(most, max(places // _LEAST_AREA_PX, min(places, _LEAST_COUNT)))
+    num_pixels = photo[0].numel()
+    count = min(most, max(num_pixels // _LEAST_AREA_PX, min(num_pixels, _LEAST_COUNT)))
     for compactness in _COMPACTNESS:
         labels = slic(
             values,
             n_segments=count,
-            compactness=compactness * (len(photo) / 3) ** 0.5,  # distances of colors grow with their number
+            compactness=compactness * (len(photo) / 3) ** 0.5,  # color distances grow with the number of channels
             channel_axis=0,
             convert2lab=False,
         )

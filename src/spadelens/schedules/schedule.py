@@ -18,7 +18,7 @@ CRITERION_NAMES = ("probability", "prediction", "agreement", "insertion")
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """The properties of a layer that a schedule may use.
+    """The properties of a layer that a schedule can use.
 
     Attributes:
         name: Its qualified name.
@@ -63,11 +63,11 @@ class Uniform(FixedSchedule):
         check_sparsity(self.sparsity, "for every layer")
 
     def sparsities(self, layers: Sequence[LayerInfo]) -> dict[str, float]:
-        """Return the one sparsity for all."""
+        """Return the same sparsity for all layers."""
         return {layer.name: self.sparsity for layer in layers}
 
     def spec(self) -> str:
-        """Return the number."""
+        """Return the sparsity as text."""
         return repr(self.sparsity)
 
 
@@ -77,8 +77,8 @@ class LateLayers(FixedSchedule):
     """One sparsity for the later layers; earlier and depthwise layers are not pruned.
 
     Late layers have more superimposed features (section 4.2.1 of the paper), and pruning early or depthwise layers
-    quickly changes the prediction. The defaults are conservative: they kept at least 95% of predictions on three
-    networks. Prune more if your network allows it; `SearchedSchedule` finds out how much.
+    quickly changes the prediction. The defaults are conservative: on three networks, they kept at least 95% of the
+    predictions. Prune more if your network allows it; `SearchedSchedule` finds out how much.
 
     Attributes:
         sparsity: The sparsity of each pruned layer.
@@ -94,7 +94,7 @@ class LateLayers(FixedSchedule):
         _check_start(self.start)
 
     def sparsities(self, layers: Sequence[LayerInfo]) -> dict[str, float]:
-        """Return the sparsity for late layers and 0 for the others."""
+        """Return the sparsity for the late layers and 0 for the others."""
         late = set(_late_layers(layers, self.start))
         return {layer.name: self.sparsity if layer.name in late else 0.0 for layer in layers}
 
@@ -138,11 +138,11 @@ class Table(FixedSchedule):
 @final
 @dataclass(frozen=True)
 class SearchedSchedule(Schedule):
-    """A search for the sparsest trace that still keeps the prediction, for each sample.
+    """A search, for each sample, for the sparsest trace that still keeps the prediction.
 
     Every layer is solved at several sparsities. A bound on the layers' errors then determines the sparsity of each
-    layer: the highest within the bound. The search chooses the largest bound at which the criterion still reaches the
-    threshold.
+    layer: the highest whose error is within the bound. The search finds the largest bound at which the criterion still
+    reaches the threshold.
 
     Attributes:
         criterion: 'probability' (of the explained class on the sample, over that of the original model), 'prediction'
@@ -181,11 +181,11 @@ class SearchedSchedule(Schedule):
             raise ScheduleError(f"Cannot search with max_trials={self.max_trials!r}: expected at least 1.")
 
     def layers(self, layers: Sequence[LayerInfo]) -> list[str]:
-        """Return the names of those of `layers` that are searched."""
+        """Return the names of the layers whose sparsity is searched."""
         return _late_layers(layers, self.start)
 
     def spec(self) -> str:
-        """Return `auto`, with the settings that differ from their defaults."""
+        """Return `auto`, followed by the settings that differ from their defaults."""
         return configured_name(self, {"auto": SearchedSchedule})
 
 
@@ -194,9 +194,12 @@ class SearchedSchedule(Schedule):
 class TableWithFallback(Schedule):
     """A table with fallback to lower sparsities if it would lose the prediction, as written by `spadelens tune`.
 
-    A schedule that was tuned on some samples may change the predictions of others. Here, layers are solved at half,
-    three quarters and all of their sparsity in the table. If the full table does not keep the prediction of a sample,
-    the largest bound on the layers' errors that keeps it is searched.
+    A schedule that was tuned on some samples may change the predictions of others. Here, layers are solved at 50%, 75%
+    and 100% of their sparsity in the table. If the full table does not keep the prediction of a sample, the largest
+    bound on the layers' errors that keeps it is searched.
+
+    Attributes:
+        table: The sparsities to use if they keep the prediction.
     """
 
     table: Table
@@ -204,7 +207,7 @@ class TableWithFallback(Schedule):
     FRACTIONS = (0.5, 0.75, 1.0)
 
     def levels(self, layers: Sequence[LayerInfo]) -> dict[str, tuple[float, ...]]:
-        """Return layer name -> the sparsities that it is solved at.
+        """Return layer name -> the sparsities at which it is solved.
 
         Raises:
             ScheduleError: The table does not fit these layers.
@@ -217,11 +220,11 @@ class TableWithFallback(Schedule):
 
     @property
     def search(self) -> SearchedSchedule:
-        """What is searched for: any trace that keeps the prediction."""
+        """The search to run: for the sparsest trace that keeps the prediction."""
         return SearchedSchedule(criterion="prediction", threshold=1.0, max_error=math.inf)
 
     def spec(self) -> str:
-        """Return `guarded:` and the table."""
+        """Return `guarded:`, followed by the table."""
         return f"guarded:{self.table.spec()}"
 
 
@@ -231,8 +234,8 @@ def _check_start(start: float) -> None:
 
 
 def _late_layers(layers: Sequence[LayerInfo], start: float) -> list[str]:
-    dense_capable = [layer.name for layer in layers if not layer.is_depthwise]
-    return dense_capable[math.floor(len(dense_capable) * start) :]
+    names = [layer.name for layer in layers if not layer.is_depthwise]
+    return names[math.floor(len(names) * start) :]
 
 
 def choose_layers(layers: Sequence[LayerInfo], patterns: Sequence[str] | None) -> list[LayerInfo]:
@@ -255,7 +258,7 @@ def matching_layers(pattern: str, names: Sequence[str]) -> list[str]:
     """Return the names that `pattern` matches.
 
     Raises:
-        ScheduleError: It matches none.
+        ScheduleError: The pattern matches none of them.
     """
     matched = [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, pattern + ".*")]
     if not matched:

@@ -19,14 +19,15 @@ ScheduleLike: TypeAlias = Schedule | float | str | Mapping[str, float]
 
 
 def parse_schedule(schedule: ScheduleLike) -> Schedule:
-    """Return the schedule that a number, a table, a text or a JSON file describes.
+    """Return the schedule described by a number, a table, a text or a JSON file.
 
     Texts are `auto`, `auto:threshold=0.8,start=0.3`, `0.9`, `late`, `late:SPARSITY`, `late:SPARSITY@START`, the name of
-    one that comes with the library, `PATTERN=SPARSITY,...`, or the path of a JSON file that holds a table; `guarded:`
-    before the latter two adds a fallback if they lose the prediction, as in a file written by `spadelens tune`.
+    a schedule that comes with the library, `PATTERN=SPARSITY,...`, or the path of a JSON file that holds a table. The
+    prefix `guarded:` adds a fallback to a table, for samples whose prediction it would change; files written by
+    `spadelens tune` have one.
 
     Raises:
-        ScheduleError: It describes none.
+        ScheduleError: The argument does not describe a schedule.
     """
     if isinstance(schedule, Schedule):
         return schedule
@@ -78,7 +79,9 @@ def _table(sparsities: Mapping[str, float]) -> Table:
 
 def _check_table(schedule: Schedule) -> Table:
     if not isinstance(schedule, Table):
-        raise ScheduleError(f"Cannot guard {schedule.spec()!r}: expected PATTERN=SPARSITY or a .json file.")
+        raise ScheduleError(
+            f"Cannot add a fallback to the schedule {schedule.spec()!r}: expected PATTERN=SPARSITY or a .json file."
+        )
     return schedule
 
 
