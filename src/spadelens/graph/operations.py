@@ -1,4 +1,4 @@
-"""What the operations on a tape are, so that methods with rules of their own know which one to apply, or refuse."""
+"""The kinds of operations on a tape, from which methods with their own rules choose a rule or refuse."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LONGEST_GATE = 5  # steps
 
 
 class OpKind(Enum):
-    """What an operation does with the values that depend on the input."""
+    """What an operation does with the values that depend on the model's input."""
 
     VIEW = "moves, copies or drops values"
     MATRIX = "multiplies a matrix of constants and adds a bias"
@@ -34,9 +34,9 @@ class OpKind(Enum):
     QUOTIENT = "divides one value by another"
     ACTIVATION = "applies a function of one number to every value"
     MAXIMUM = "picks the largest of several values"
-    NORMALIZATION = "subtracts a mean and divides by a standard deviation that it takes of its input"
+    NORMALIZATION = "subtracts the mean of its input and divides by its standard deviation"
     BATCH_NORM = "scales and shifts every channel by constants"
-    SOFTMAX = "turns values into shares"
+    SOFTMAX = "applies a softmax or its logarithm"
     L2_NORM = "takes the root of the sum of squares"
 
 
@@ -77,9 +77,9 @@ class Factors(NamedTuple):
     """The arguments of a matrix product, by their names in the operator's schema.
 
     Attributes:
-        first: The one factor.
-        second: The other; of a convolution, the weight.
-        addend: What is added to the product, such as a bias, if the operator can do that.
+        first: One factor; the input of a convolution.
+        second: The other factor; the weight of a convolution.
+        addend: A tensor that is added to the product, such as a bias; None if the operator adds nothing.
     """
 
     first: str
@@ -114,12 +114,12 @@ _OF_ONE_VALUE = frozenset(
 
 
 class Role(Enum):
-    """What an activation is good for."""
+    """The role of an activation in a network."""
 
-    RECTIFIER = "lets positive values pass and holds back negative ones"
+    RECTIFIER = "passes positive values and suppresses negative ones"
     GATE = "a factor between 0 and 1"
-    ARITHMETIC = "a part of a formula"
-    SATURATING = "bends both sides, or the positive one"
+    ARITHMETIC = "part of a formula"
+    SATURATING = "saturates on both sides, or on the positive one"
 
 
 _ROLES: Mapping[Role, str] = {
@@ -135,10 +135,10 @@ _ROLE_OF = {name: role for role, names in _ROLES.items() for name in names.split
 
 
 def kind_of(step: Step, method: str) -> OpKind:
-    """Return what a step is.
+    """Return the kind of a step.
 
     Raises:
-        AttributionError: `method` has no rule for it.
+        AttributionError: `method` has no rule for this operation.
     """
     kind = _KIND_OF.get(step.name)
     if kind is None:
@@ -154,19 +154,19 @@ def kind_of(step: Step, method: str) -> OpKind:
 
 
 def role_of(step: Step) -> Role:
-    """Return what the activation `step` is good for, by its name, or else from what it does to 0, ±3 and ±20.
+    """Return the role of the activation `step`, by its name, or else by its values at 0, ±3 and ±20.
 
-    A rectifier grows by more than half as much again on the right as on the left, or has the name of one.
+    A function counts as a rectifier if it grows more than 1.5 times as much from 0 to 3 as it changes from -3 to 0.
     """
     if step.name in _ROLE_OF:
         return _ROLE_OF[step.name]
-    if any(isinstance(item, Tensor) and item.numel() > 1 for item in step.constants):  # not one function for all values
+    if any(isinstance(item, Tensor) and item.numel() > 1 for item in step.constants):  # differs between values
         return Role.ARITHMETIC
     values = _probed(step)
     if _is_gate(values):
         return Role.GATE
     _, left, middle, right, _ = values
-    if step.name in ("clamp", "clamp_min") and left == middle > 0:  # keeps what is divided by from 0
+    if step.name in ("clamp", "clamp_min") and left == middle > 0:  # keeps a denominator away from 0
         return Role.ARITHMETIC
     fall, rise = abs(middle - left), right - middle
     if rise > _LEAST_RATIO * fall:
@@ -175,7 +175,7 @@ def role_of(step: Step) -> Role:
 
 
 def _probed(step: Step) -> list[float]:
-    """Return what a function of one number gives for -20, -3, 0, 3 and 20."""
+    """Return the values of a function of one number at -20, -3, 0, 3 and 20."""
     devices = [item.device for item in _constants_of(step) if isinstance(item, Tensor)]
     probes = torch.tensor([-_FAR, -_PROBED_AT, 0.0, _PROBED_AT, _FAR], device=devices[0] if devices else None)
     with torch.no_grad():
@@ -195,7 +195,7 @@ def _is_gate(values: Sequence[float]) -> bool:
 
 
 def normalization_of(step: Step, inputs: Tensor) -> tuple[tuple[int, ...], Tensor, float]:
-    """Return how a step normalizes: the shape in which it does so over the last axis, the weights, and epsilon.
+    """Return the shape in which a step normalizes over the last axis, the weights, and epsilon.
 
     The weights broadcast over the inputs.
     """
@@ -211,13 +211,13 @@ def normalization_of(step: Step, inputs: Tensor) -> tuple[tuple[int, ...], Tenso
 
 
 def fused(tape: Tape) -> Tape:
-    """Return the tape with formulas of one value, such as x * sigmoid(1.7 * x), as activations of their own.
+    """Return the tape with pointwise formulas of one value, such as x * sigmoid(1.7 * x), fused into activations.
 
-    Where two values are joined that both follow from one value, each number from the number in its place, the steps
-    between become one step named 'pointwise'. So do steps in a row that make a gate, such as relu6(x + 3) / 6. Steps
-    whose results are used elsewhere stay, too.
+    Where two values are combined that are both pointwise functions of the same value, the steps in between become one
+    step named 'pointwise'. So do consecutive steps that form a gate, such as relu6(x + 3) / 6. Steps whose results are
+    also used elsewhere are kept.
     """
-    parents: dict[int, tuple[int, tuple[Step, ...]]] = {}  # value -> the value that it is a function of, and how
+    parents: dict[int, tuple[int, tuple[Step, ...]]] = {}  # value -> the value it is a function of, and the steps
     steps: list[Step] = []
     for step in tape.steps:
         joined = _joined(step, parents, tape)
@@ -235,7 +235,7 @@ def fused(tape: Tape) -> Tape:
 
 @dataclass(frozen=True, eq=False)
 class _Formula:
-    """Steps in a row that make a function of one value."""
+    """Consecutive steps that form a function of one value."""
 
     root: int
     steps: tuple[Step, ...]
@@ -251,7 +251,7 @@ class _Formula:
 def _joined(
     step: Step, parents: Mapping[int, tuple[int, tuple[Step, ...]]], tape: Tape
 ) -> tuple[int, tuple[Step, ...]] | None:
-    """Return the value that both inputs of `step` are functions of, and the steps that make them, or None."""
+    """Return the value of which both inputs of `step` are functions, and the steps that compute them; or None."""
     kind = _KIND_OF.get(step.name)
     if len(step.inputs) != 2 or kind not in _JOINING or _without_rule(step, kind) is not None:
         return None
@@ -264,7 +264,7 @@ def _joined(
 
 
 def _as_gate(step: Step, parents: Mapping[int, tuple[int, tuple[Step, ...]]], tape: Tape) -> Step:
-    """Return the shortest row of steps up to `step` that is a gate as one step; `step` if it is one, or none is."""
+    """Return the shortest sequence of steps ending in `step` that forms a gate, fused into one; otherwise `step`."""
     chain = _chain(step.output, parents)[: _LONGEST_GATE + 1]
     for root in chain[1:]:
         if tape.values[root].shape != tape.values[step.output].shape:
@@ -307,7 +307,7 @@ def _needed(steps: Sequence[Step], scores: int) -> list[Step]:
 
 
 def _without_rule(step: Step, kind: OpKind) -> str | None:
-    """Return what is special about a step of `kind` that no method has a rule for, or None."""
+    """Return the property of a step of `kind` for which no method has a rule, or None."""
     num_inputs = len(step.inputs)
     if kind is OpKind.VIEW:
         return _of_choice(step)
@@ -335,7 +335,7 @@ def _of_choice(step: Step) -> str | None:
 
 
 def _has_constant_bias(step: Step) -> bool:
-    """Whether what depends on the input is what is multiplied: one factor, or both, and nothing that is added."""
+    """Whether only factors depend on the model's input, not the addend; of a convolution, its input at least."""
     first, _, addend = FACTORS[step.name]
     if step.name == "convolution" and not step.is_input(first):
         return False

@@ -1,8 +1,8 @@
-"""One pass of a model as a list of functional steps, whatever its code looks like; and backward passes by other rules.
+"""A pass of a model recorded as a list of functional steps, and backward passes over it with custom rules.
 
-Hooks see modules only: activations that are called as functions, in place, or from one module several times escape
-them or are mixed up, and a rule that should have replaced their gradient is silently not applied. A tape is recorded
-below all that, where every operation of torch has one name and changes nothing in place.
+Hooks see modules only. They miss or confuse activations that are called as functions, in place, or several times from
+one module, so that a rule meant to replace their gradient is silently not applied. A tape is recorded below that level,
+where every operation of torch has one name and none works in place.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ _OUT_OF_TORCH = frozenset({"numpy", "tolist", "__array__", "__dlpack__"})
 
 @dataclass(frozen=True)
 class _Slot:
-    """Stands in the arguments of a step for a value that depends on the input."""
+    """Placeholder in the arguments of a step for a value that depends on the input."""
 
     number: int
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One operation on at least one value that depends on the input.
+    """One operation with at least one argument that depends on the model's input.
 
     Attributes:
         name: The name of the operation, without namespace and overload, such as 'convolution'.
-        operation: What is called.
-        inputs: The numbers of the values that depend on the input, in the order of the arguments.
-        outputs: The numbers of what it returns; None for what is not a tensor.
+        operation: The function to call.
+        inputs: The numbers of the arguments that depend on the model's input, in order.
+        outputs: The numbers of the values that it returns; None for those that are not tensors.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Step:
 
     @classmethod
     def of(cls, name: str, operation: Callable[..., Any], inputs: Sequence[int], outputs: Sequence[int | None]) -> Step:
-        """Return the step that calls `operation` with values that depend on the input, and nothing else."""
+        """Return the step that calls `operation` with the values `inputs` and no other arguments."""
         flat, structure = tree_flatten((tuple(_Slot(number) for number in inputs), {}))
         return cls(name, operation, tuple(inputs), tuple(outputs), tuple(flat), structure)
 
@@ -66,13 +66,14 @@ class Step:
 
     @property
     def constants(self) -> tuple[Any, ...]:
-        """What is among the arguments and does not depend on the input."""
+        """The arguments that do not depend on the model's input."""
         return tuple(item for item in self._arguments if not isinstance(item, _Slot))
 
     def arguments(self, values: Sequence[Tensor]) -> dict[str, Any]:
-        """Return all arguments by their names in the operator's schema, with `values` in place of the inputs.
+        """Return all arguments by their names in the operator's schema, with `values` for the inputs.
 
-        What was not given has its default. Only operators of torch have a schema, steps that `of` makes do not.
+        Arguments that were not given have their defaults. Only operators of torch have a schema; steps made by `of` do
+        not.
         """
         args, kwargs = self._filled(values)
         return _named_arguments(self.operation, args, kwargs)
@@ -83,7 +84,7 @@ class Step:
         return _as_tuple(self.operation(*args, **kwargs))
 
     def is_input(self, name: str) -> bool:
-        """Whether the argument of this name depends on the input."""
+        """Whether the argument `name` depends on the model's input."""
         return self.arguments([_MARK] * len(self.inputs))[name] is _MARK
 
     def _filled(self, values: Sequence[Tensor]) -> tuple[Any, Any]:
@@ -97,7 +98,7 @@ _MARK = torch.empty(0)
 
 Values: TypeAlias = Mapping[int, Tensor]
 BackwardRule: TypeAlias = Callable[[Step, "Sequence[Tensor | None]"], "Sequence[Tensor | None]"]
-"""From a step and what has come back to its outputs (None for nothing) to what goes on to each of its inputs."""
+"""Maps a step and the messages that have arrived at its outputs (None for no message) to messages for its inputs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +106,9 @@ class Tape:
     """A pass of a model on one input.
 
     Attributes:
-        steps: In order.
-        values: Number -> value, of the input and of everything that depends on it; in float32 where the model computes
-            in half precision. They take as many bytes as a training step keeps.
+        steps: The operations, in order.
+        values: Number -> value, for the input and everything that depends on it; in float32 if the model computes in
+            half precision. They take as much memory as the activations of a training step.
         source: The number of the input.
         scores: The number of the class scores.
     """
@@ -118,7 +119,7 @@ class Tape:
     scores: int
 
     def forward(self, batch: Tensor) -> Values:
-        """Return the values of another input of the same shape; what the model's own code decided stays decided."""
+        """Run the steps on another input of the same shape and return all values; the recorded control flow is kept."""
         values = {self.source: batch}
         with torch.no_grad():
             for step in self.steps:
@@ -129,9 +130,9 @@ class Tape:
         return values
 
     def backward(self, start: Tensor, rule: BackwardRule) -> Tensor:
-        """Return what arrives at the input when `start`, of the shape of the scores, is sent back through all steps.
+        """Propagate `start`, of the shape of the scores, back through all steps and return what arrives at the input.
 
-        What reaches a value by several ways is added up.
+        Messages that reach a value along several paths are added.
         """
         arrived: dict[int, Tensor] = {self.scores: start}
         with torch.no_grad():
@@ -146,15 +147,15 @@ class Tape:
 
 
 def record(model: nn.Module, batch: Tensor) -> Tape:
-    """Return the tape of one pass of `model`, in evaluation mode, on `batch` `[1, ...]`.
+    """Return the tape of one pass of `model`, which is in evaluation mode, on `batch` `[1, ...]`.
 
     Raises:
-        AttributionError: The code of the model decides by the values of its input what it does next, or works in a way
-            that cannot be recorded.
+        AttributionError: The control flow of the model depends on the values of its input, or something else in it
+            cannot be recorded.
     """
     source = batch.detach()
     with torch.no_grad():
-        scores = model(source.clone())  # which fills what the model keeps for later passes
+        scores = model(source.clone())  # this first pass fills the model's caches
     recorder = _Recorder()
     recorder.know(source)
     try:
@@ -178,14 +179,14 @@ def record(model: nn.Module, batch: Tensor) -> Tape:
 
 
 def vjp(step: Step, inputs: Sequence[Tensor], messages: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Return the gradients of a step at `inputs`: what each input gets of the `messages` to its outputs."""
+    """Return the vector-Jacobian product of a step at `inputs`: `messages` to its outputs, mapped to its inputs."""
     return vjp_of_function(lambda *values: step.run(values), inputs, messages)
 
 
 def vjp_of_function(
     function: Callable[..., Sequence[Any]], inputs: Sequence[Tensor], messages: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
-    """Return the gradients of any function of tensors that returns a sequence of them, as `vjp`."""
+    """Return the vector-Jacobian product, as `vjp`, of a function that maps tensors to a sequence of tensors."""
     with torch.enable_grad():
         leaves = [value.detach().requires_grad_(value.is_floating_point()) for value in inputs]
         outputs = function(*leaves)
@@ -206,7 +207,7 @@ def vjp_of_function(
 
 
 class _Recorder(TorchDispatchMode):
-    """Notes every operation that has to do with the input."""
+    """Records every operation that depends on the input."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -256,7 +257,7 @@ class _Recorder(TorchDispatchMode):
 
 
 class _Watch(TorchFunctionMode):
-    """Sees values that leave torch: memory that stands for others is empty, and may be read as constants only."""
+    """Intercepts reads of values from outside torch: wrappers have no data, and only constants may be read."""
 
     def __init__(self, recorder: _Recorder) -> None:
         super().__init__()
@@ -274,11 +275,11 @@ class _Watch(TorchFunctionMode):
 
 
 def _run_without_changes(model: nn.Module, source: Tensor) -> Any:
-    """Return what the model returns, all changes in place and all views replaced by new tensors."""
+    """Return what the model returns, with all in-place changes and views replaced by new tensors."""
     inputs = torch._to_functional_tensor(source)
     torch._enable_functionalization(reapply_views=False)
     try:
-        return model(inputs.clone())  # which it may begin to change in place
+        return model(inputs.clone())  # a copy, since the model may start with an in-place operation
     finally:
         torch._disable_functionalization()
 
@@ -291,7 +292,7 @@ def _refuse_reading() -> NoReturn:
 
 
 def _is_random(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether an operation draws random numbers, which dropout and its like do in training only."""
+    """Whether an operation draws random numbers; dropout and similar operations do in training mode only."""
     if torch.Tag.nondeterministic_seeded not in func.tags:
         return False
     arguments = _named_arguments(func, args, kwargs)
@@ -307,11 +308,11 @@ def _named_arguments(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) 
 
 
 def _copied(old: Tensor, new: Tensor, non_blocking: bool = False) -> Tensor:
-    """Return what `old` is once `new` has been written to it; the operation itself has no gradient in torch."""
+    """Return `old` after `new` is written to it; unlike `aten.copy`, this has a gradient."""
     return new.to(old, non_blocking=non_blocking).expand_as(old).clone()
 
 
-# A value whose gradient the model stops has an effect on the scores all the same.
+# A detached value affects the scores all the same, so that it needs a gradient here.
 _DIFFERENTIABLE = {
     torch.ops.aten.copy.default: _copied,
     torch.ops.aten.detach.default: torch.clone,
@@ -321,7 +322,7 @@ _DIFFERENTIABLE = {
 
 @contextmanager
 def _kept_attributes(model: nn.Module) -> Iterator[None]:
-    """Let modules forget what they have noted in the meantime, such as a mask for the next pass: it is wrapped."""
+    """Restore module attributes set in the block, such as a cached mask: they would be functional wrappers."""
     spaces = [space for module in model.modules() for space in (module.__dict__, module._buffers)]
     kept = [dict(space) for space in spaces]
     try:
@@ -334,7 +335,7 @@ def _kept_attributes(model: nn.Module) -> Iterator[None]:
 
 
 def _check_scores(tape: Tape, scores: Any) -> None:
-    """Reject a tape that does not give the scores of the model, which keeps a state, or does what is not seen."""
+    """Reject a tape that does not reproduce the scores: the model has a state, or does something unrecorded."""
     again = tape.forward(tape.values[tape.source])[tape.scores]
     limit = max(_TOLERANCE, _NUM_ROUNDINGS * torch.finfo(scores.dtype).eps) * float(scores.abs().max())
     if again.shape != scores.shape or float((again - scores).abs().max()) > limit:

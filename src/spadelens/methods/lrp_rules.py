@@ -1,21 +1,21 @@
-"""How one layer hands relevance to its inputs: the rules of layer-wise relevance propagation.
+"""The rules of layer-wise relevance propagation: how a layer distributes relevance to its inputs.
 
-A layer y_j = sum over i of z_ij + b_j with the contributions z_ij = x_i w_ij gives R_i = sum over j of s_ij R_j, where
-the shares s_ij of every j have the sum 1: nothing is lost. p and n are the positive and the negative part of z.
+For a layer y_j = sum over i of z_ij + b_j with the contributions z_ij = x_i w_ij, R_i = sum over j of s_ij R_j. The
+shares s_ij of every j sum to 1, so that relevance is conserved. p and n are the positive and the negative part of z.
 
     epsilon      z_ij / (y_j + epsilon sign(y_j) sum_i |z_ij|), and the rest by |z_ij| / sum_i |z_ij|
-    gamma        the same with z_ij and b_j increased by gamma times their part of the sign of y_j, in y_j as well, but
-                 not in |z_ij|
+    gamma        the same, after adding to z_ij and b_j, also within y_j, gamma times their part that has the sign of
+                 y_j; |z_ij| stays
     alpha-beta   alpha p_ij / sum_i p_ij - beta n_ij / sum_i n_ij, beta = alpha - 1
-    z-plus       alpha-beta with alpha 1: p_ij / sum_i p_ij
+    z-plus       alpha-beta with alpha = 1: p_ij / sum_i p_ij
     flat         1 / number of inputs of j
 
-The rest is what bias and epsilon take: neither has an input to hand it to, so that it is shared out by the size of the
-contributions (equally, in the rule for recurrent networks by Arras et al. 2017). Without epsilon, outputs near zero
-whose contributions cancel blow relevance up from layer to layer (docs/evidence.md). Where there
-is no contribution of the sign that a rule wants, those of the other sign take their place; where there is none at all,
-inputs share equally, as in the rule flat. Only what reaches an output that sees no input, such as the rim of a padded
-1 x 1 convolution, is lost.
+The rest is the share of the bias and of epsilon. Since neither leads to an input, it is distributed in proportion to
+the absolute contributions (Arras et al. 2017 distribute it equally in their rule for recurrent networks). Without
+epsilon, outputs near zero whose contributions cancel make relevance explode from layer to layer (docs/evidence.md). If
+no contribution has the sign that a rule asks for, those of the other sign are used; if all contributions are zero, all
+inputs share equally, as in the rule flat. Relevance is lost only at outputs that see no input, such as the border of a
+padded 1 x 1 convolution.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from spadelens.graph.tape import Step, vjp_of_function
 
 
 class Rule(str, Enum):
-    """A rule for layers that multiply by a matrix."""
+    """A rule for layers that multiply their input by a matrix of constants."""
 
     EPSILON = "epsilon"
     GAMMA = "gamma"
@@ -43,12 +43,12 @@ class Rule(str, Enum):
 
 @dataclass(frozen=True)
 class Composite:
-    """Which rule layers get.
+    """The rule of each type of layer.
 
     Attributes:
-        convolution: Convolutions.
-        dense: Linear layers.
-        first: Layers that see the input itself; None for the rule of their kind.
+        convolution: The rule for convolutions.
+        dense: The rule for linear layers.
+        first: The rule for layers that see the model's input; None for the same rule as the others of their type.
     """
 
     convolution: Rule
@@ -58,12 +58,12 @@ class Composite:
 
 @dataclass(frozen=True)
 class Strengths:
-    """The numbers in the rules.
+    """The parameters of the rules.
 
     Attributes:
-        epsilon: What denominators are kept away from zero by, as a fraction of the sizes of the contributions.
-        gamma: Of the rule `gamma`.
-        alpha: Of the rule `alpha-beta`.
+        epsilon: How far denominators are moved away from zero, as a fraction of the sum of absolute contributions.
+        gamma: The gamma of the rule `gamma`.
+        alpha: The alpha of the rule `alpha-beta`.
     """
 
     epsilon: float
@@ -73,12 +73,12 @@ class Strengths:
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """A layer without its bias, on the inputs that it has had: contributions of inputs to outputs.
+    """A layer without its bias, together with its inputs: the contributions of inputs to outputs.
 
     Attributes:
-        function: From inputs and matrix to outputs, without a bias.
-        inputs: What the layer was called with.
-        matrix: Its constants; None for an average, which `function` then ignores.
+        function: Maps inputs and matrix to outputs, without a bias.
+        inputs: The inputs of the layer.
+        matrix: The weights; None for an average, whose `function` ignores the matrix.
     """
 
     function: Callable[[Tensor, Tensor | None], Tensor]
@@ -91,12 +91,12 @@ class Linear:
         return self.function(self.inputs, self.matrix)
 
     def absolute(self) -> Linear:
-        """Return what has the absolute values of the contributions."""
+        """Return the layer with the absolute values of the contributions."""
         return replace(self, inputs=self.inputs.abs(), matrix=None if self.matrix is None else self.matrix.abs())
 
     def flat(self) -> Linear:
-        """Return what has a contribution of 1 wherever there can be one."""
-        ones = None if self.matrix is None else torch.ones_like(self.matrix)  # an average has weights of its own
+        """Return the layer with a contribution of 1 from every input to every output that sees it."""
+        ones = None if self.matrix is None else torch.ones_like(self.matrix)  # an average keeps its weights
         return replace(self, inputs=torch.ones_like(self.inputs), matrix=ones)
 
     def parts(self, is_positive: bool) -> tuple[Linear, Linear]:
@@ -115,12 +115,12 @@ class Linear:
 
 
 def linear_of(step: Step, inputs: Tensor, scale: Tensor | None = None) -> Linear:
-    """Return the layer of a step that multiplies by a matrix of constants, or that averages.
+    """Return the layer for a step that multiplies by a matrix of constants or averages.
 
     Args:
         step: The step.
-        inputs: What it is called with.
-        scale: What each of its outputs is multiplied by right after, `[channels]`: a batch normalization.
+        inputs: Its inputs.
+        scale: A factor for each output channel, `[channels]`, of the batch normalization that follows; or None.
     """
     if step.name not in FACTORS:
         return Linear(lambda values, _matrix: step.run([values])[0], inputs)
@@ -146,13 +146,13 @@ def propagate(layer: Linear, outputs: Tensor, relevance: Tensor, rule: Rule, str
     Args:
         layer: The layer without its bias.
         outputs: Its outputs, with the bias.
-        relevance: Of its outputs, of the same shape.
-        rule: How it is shared out.
-        strengths: The numbers in the rules.
+        relevance: The relevance of the outputs, of the same shape.
+        rule: How to distribute it.
+        strengths: The parameters of the rules.
     """
     match rule:
         case Rule.FLAT:
-            return _of_nothing(layer, relevance)
+            return _equally(layer, relevance)
         case Rule.Z_PLUS:
             return _alpha_beta(layer, relevance, 1.0)
         case Rule.ALPHA_BETA:
@@ -167,30 +167,30 @@ def stabilize(values: Tensor, distance: Tensor) -> Tensor:
     return values + torch.where(values < 0, -distance, distance)
 
 
-def is_nothing(sums: Tensor) -> Tensor:
-    """Return where sums are 0, or so small that a quotient by them may not be finite."""
+def is_negligible(sums: Tensor) -> Tensor:
+    """Return where sums are 0, or so small that dividing by them may overflow."""
     limits = torch.finfo(sums.dtype)
     return sums.abs() <= limits.tiny / limits.eps
 
 
 def safe_divide(relevance: Tensor, sums: Tensor) -> Tensor:
-    """Return a quotient, 0 where the denominator is nothing."""
-    is_zero = is_nothing(sums)
+    """Return relevance / sums, or 0 where the denominator is 0 or tiny."""
+    is_zero = is_negligible(sums)
     return torch.where(is_zero, 0.0, relevance / torch.where(is_zero, 1.0, sums))
 
 
 def _epsilon(layer: Linear, outputs: Tensor, relevance: Tensor, epsilon: float) -> Tensor:
     absolute = layer.absolute()
     sizes = absolute.outputs
-    present = torch.where(is_nothing(sizes), 0.0, relevance)
+    present = torch.where(is_negligible(sizes), 0.0, relevance)
     quotient = safe_divide(present, stabilize(outputs, epsilon * sizes))
-    rest = present - layer.outputs * quotient  # of the bias, and of epsilon
+    rest = present - layer.outputs * quotient  # the share of bias and epsilon
     shared = absolute.propagate(safe_divide(rest, sizes))
-    return layer.propagate(quotient) + shared + _of_nothing(layer, relevance - present)
+    return layer.propagate(quotient) + shared + _equally(layer, relevance - present)
 
 
-def _of_nothing(layer: Linear, relevance: Tensor) -> Tensor:
-    """Return what outputs without contributions hand to all inputs that they see."""
+def _equally(layer: Linear, relevance: Tensor) -> Tensor:
+    """Distribute the relevance of outputs without contributions equally to all inputs that they see."""
     if not bool(relevance.any()):
         return torch.zeros_like(layer.inputs)
     flat = layer.flat()
@@ -201,8 +201,8 @@ def _gamma(layer: Linear, outputs: Tensor, relevance: Tensor, strengths: Strengt
     absolute = layer.absolute()
     sizes = absolute.outputs
     bias = outputs - layer.outputs
-    present = torch.where(is_nothing(sizes), 0.0, relevance)
-    total = _of_nothing(layer, relevance - present)
+    present = torch.where(is_negligible(sizes), 0.0, relevance)
+    total = _equally(layer, relevance - present)
     for is_positive in (True, False):
         chosen = torch.where((outputs >= 0) == is_positive, present, 0.0)
         parts = layer.parts(is_positive)
@@ -221,12 +221,12 @@ def _gamma(layer: Linear, outputs: Tensor, relevance: Tensor, strengths: Strengt
 def _alpha_beta(layer: Linear, relevance: Tensor, alpha: float) -> Tensor:
     signs = {is_positive: layer.parts(is_positive) for is_positive in (True, False)}
     sums = {is_positive: first.outputs + second.outputs for is_positive, (first, second) in signs.items()}
-    has_positive, has_negative = ~is_nothing(sums[True]), ~is_nothing(sums[False])
+    has_positive, has_negative = ~is_negligible(sums[True]), ~is_negligible(sums[False])
     factors = {
         True: torch.where(has_negative, relevance.new_tensor(alpha), 1.0) * has_positive,
         False: torch.where(has_positive, relevance.new_tensor(1.0 - alpha), 1.0) * has_negative,
     }
-    total = _of_nothing(layer, relevance * ~(has_positive | has_negative))
+    total = _equally(layer, relevance * ~(has_positive | has_negative))
     for is_positive, parts in signs.items():
         if not bool(factors[is_positive].any()):
             continue

@@ -1,4 +1,4 @@
-"""How every operation of a model hands relevance to its inputs."""
+"""Relevance propagation through every kind of operation on a tape."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spadelens.methods.lrp_rules import (
     Linear,
     Rule,
     Strengths,
-    is_nothing,
+    is_negligible,
     linear_of,
     propagate,
     safe_divide,
@@ -23,22 +23,22 @@ from spadelens.methods.lrp_rules import (
 )
 
 NAME = "lrp"
-_LOST = 1e-6  # of the relevance; less is rounding
+_LOST = 1e-6  # fraction of the relevance; smaller losses are rounding
 
 
 @dataclass(frozen=True, eq=False)
 class Relevance:
-    """From the relevance of what a step returns to that of its inputs.
+    """Maps the relevance of a step's outputs to that of its inputs.
 
     Attributes:
-        tape: The pass.
-        kinds: What each step is, by the number of its value.
-        composite: Which layer gets which rule.
-        strengths: The numbers in the rules.
-        dense_epsilon: The epsilon of linear layers, in place of that in `strengths`.
-        first: The outputs of the layers that see the input itself.
-        detached_factors: Values that count as constants where something is multiplied with them.
-        scales: The output of a layer that a batch normalization follows -> its scale, and its output.
+        tape: The recorded pass.
+        kinds: Number of a step's output -> the kind of the step.
+        composite: The rule of each type of layer.
+        strengths: The parameters of the rules.
+        dense_epsilon: The epsilon for linear layers, instead of the one in `strengths`.
+        first: The outputs of the layers that see the model's input.
+        detached_factors: The values that are treated as constants when they multiply other values.
+        scales: Output of a layer that is followed by a batch normalization -> the scale and the output of the latter.
     """
 
     tape: Tape
@@ -52,7 +52,11 @@ class Relevance:
 
     @classmethod
     def over(cls, tape: Tape, composite: Composite, strengths: Strengths, dense_epsilon: float) -> Relevance:
-        """Return the rules for a tape; refuses one with an operation that has none."""
+        """Return the rules for a tape.
+
+        Raises:
+            AttributionError: An operation has no rule.
+        """
         kinds = {step.output: kind_of(step, NAME) for step in tape.steps}
         return cls(
             tape,
@@ -66,12 +70,12 @@ class Relevance:
         )
 
     def __call__(self, step: Step, messages: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
-        """Return what goes on to each input of a step."""
+        """Return the relevance of each input of a step, or None for an input that gets none."""
         values = [self.tape.values[number] for number in step.inputs]
         kind = self.kinds[step.output]
         if kind is OpKind.VIEW:
             return _of_view(step, values, messages)
-        if messages[0] is None:  # what was asked for is where a maximum is, and not its value
+        if messages[0] is None:  # only the indices of a maximum were used, not its value
             return [None] * len(step.inputs)
         if kind is OpKind.MAXIMUM:
             return vjp(step, values, messages)
@@ -109,9 +113,9 @@ class Relevance:
         return [relevance] if is_folded else self._of_shift(step, values, relevance)
 
     def _of_shift(self, step: Step, values: Sequence[Tensor], relevance: Tensor) -> list[Tensor | None]:
-        """Return the relevance of x in y = a x + c: its part of each y, and its share of what c gets.
+        """Return the relevance of x in y = a x + c: its part of each y, and its share of the relevance of c.
 
-        The latter goes to all values of a place, by the size of a x; equally where all of them are 0.
+        The latter goes to all channels of a position, in proportion to |a x|; equally if all of them are 0.
         """
         outputs = self.tape.values[step.output]
         scaled = outputs - step.run([torch.zeros_like(values[0])])[0]
@@ -120,7 +124,7 @@ class Relevance:
         part = scaled * safe_divide(relevance, stabilize(outputs, distance))
         is_second = self.kinds[step.output] is OpKind.BATCH_NORM or (outputs.dim() == 4 and not _is_last(step, outputs))
         axis = 1 if is_second else -1
-        size = torch.where(is_nothing(size.sum(axis, keepdim=True)), 1.0, size)
+        size = torch.where(is_negligible(size.sum(axis, keepdim=True)), 1.0, size)
         rest = (relevance - part).sum(axis, keepdim=True) / size.sum(axis, keepdim=True)
         return [(part + size * rest).sum_to_size(values[0].shape)]
 
@@ -128,7 +132,7 @@ class Relevance:
         outputs = self.tape.values[step.output]
         second = outputs - step.run([values[0], torch.zeros_like(values[1])])[0]
         summands = (outputs - second, second)
-        is_zero = is_nothing(summands[0].abs() + summands[1].abs())  # then both get half
+        is_zero = is_negligible(summands[0].abs() + summands[1].abs())  # each summand then gets half
         absolute = [torch.where(is_zero, 0.5, summand.abs()) for summand in summands]
         sizes = absolute[0] + absolute[1]
         quotient = safe_divide(relevance, stabilize(outputs, self.strengths.epsilon * sizes))
@@ -150,7 +154,7 @@ class Relevance:
         return parts
 
     def _constant_factor(self, step: Step, values: Sequence[Tensor]) -> int | None:
-        """Return which of two factors counts as a constant; None if neither does, or both."""
+        """Return which of two factors, 0 or 1, is treated as a constant; None for both or neither."""
         marked = [number in self.detached_factors for number in step.inputs]
         if marked[0] != marked[1]:
             return 0 if marked[0] else 1
@@ -167,12 +171,12 @@ class Relevance:
         )
         outputs = self.tape.values[step.output]
         centered = inputs - grouped.mean(-1, keepdim=True).expand(shape).reshape(inputs.shape)
-        # the sizes of all contributions x_k w_i (delta_ik - 1 / n)
+        # sums of the absolute contributions x_k w_i (delta_ik - 1 / n)
         absolute, size, count = grouped.abs(), scale.abs().reshape(shape), shape[-1]
         own = (1 - 2 / count) * size
         totals = own * absolute + size * absolute.mean(-1, keepdim=True)
         distance = self.strengths.epsilon * totals.reshape(inputs.shape)
-        present = torch.where(is_nothing(totals).reshape(inputs.shape), 0.0, relevance)
+        present = torch.where(is_negligible(totals).reshape(inputs.shape), 0.0, relevance)
         quotient = safe_divide(present, stabilize(outputs, distance))
         of_centered = (quotient * scale).reshape(shape)
         part = inputs * (of_centered - of_centered.mean(-1, keepdim=True)).reshape(inputs.shape)
@@ -182,19 +186,19 @@ class Relevance:
         return [part + shared.reshape(inputs.shape)]
 
     def _of_l2_norm(self, step: Step, values: Sequence[Tensor], relevance: Tensor) -> list[Tensor | None]:
-        """Return the relevance of x in |x| = sum of x x / |x|."""
+        """Return the relevance of x in ||x|| = sum of x_i x_i / ||x||."""
         (direction,) = vjp(step, values, [safe_divide(relevance, self.tape.values[step.output])])
         return [None if direction is None else values[0] * direction]
 
 
 def _passed(step: Step, values: Sequence[Tensor], relevance: Tensor) -> list[Tensor | None]:
-    """Return all of it for the first input: of activations, scalings, quotients and a softmax that ends in scores."""
+    """Pass all relevance to the first input: for activations, scalings, quotients and a final softmax."""
     del step
     return [_like(values[0], relevance), *[None] * (len(values) - 1)]
 
 
 def _matrix_product(step: Step, number: int) -> Callable[[Tensor, Tensor | None], Tensor]:
-    """Return the product of two matrices as a function of factor `number` and of the other one, without a bias."""
+    """Return a matrix product, without a bias, as a function of factor `number` and the other factor."""
 
     def function(inputs: Tensor, other: Tensor | None) -> Tensor:
         assert other is not None
@@ -209,7 +213,7 @@ def _matrix_product(step: Step, number: int) -> Callable[[Tensor, Tensor | None]
 
 
 def _of_view(step: Step, values: Sequence[Tensor], messages: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Return relevance in its places before; what a constant has got goes to the others, by their own."""
+    """Move relevance back to where the values came from; the share of constants goes to the others in proportion."""
     parts = vjp(step, values, messages)
     present = [part for part in parts if part is not None]
     lost = sum(_total(message) for message in messages if message is not None) - sum(_total(part) for part in present)
@@ -237,7 +241,7 @@ def _first_layers(tape: Tape, kinds: Mapping[int, OpKind]) -> frozenset[int]:
 
 
 def _detached_factors(tape: Tape, kinds: Mapping[int, OpKind]) -> frozenset[int]:
-    """Return gates, attention weights and factors that normalize, and what follows linearly from them alone."""
+    """Return gates, attention weights and normalizing factors, and values that depend linearly on these only."""
     found: set[int] = set()
     carried = (OpKind.VIEW, OpKind.AVERAGE, OpKind.SCALING, OpKind.SHIFT, OpKind.MATRIX)
     for step in tape.steps:
@@ -251,7 +255,7 @@ def _detached_factors(tape: Tape, kinds: Mapping[int, OpKind]) -> frozenset[int]
 
 
 def _scales(tape: Tape, kinds: Mapping[int, OpKind]) -> dict[int, tuple[Tensor, int]]:
-    """Return the output of each layer that a batch normalization alone follows -> its scale, and its output."""
+    """Return output of a layer that only a batch normalization uses -> the scale and the output of the latter."""
     users: dict[int, list[Step]] = {}
     for step in tape.steps:
         for number in step.inputs:
@@ -266,7 +270,7 @@ def _scales(tape: Tape, kinds: Mapping[int, OpKind]) -> dict[int, tuple[Tensor, 
 
 
 def _takes_scale(step: Step) -> bool:
-    """Whether a scale of the channels of its outputs can be multiplied into its matrix, as `linear_of` does it."""
+    """Whether a scale of the output channels can be multiplied into the step's matrix, as `linear_of` does."""
     if step.name == "convolution":
         return not step.arguments([torch.empty(0)])["transposed"]
     return step.name in ("addmm", "mm") and step.is_input(FACTORS[step.name].first)
@@ -281,7 +285,7 @@ def _scale_of(step: Step, inputs: Tensor) -> Tensor:
 
 
 def _is_last(step: Step, outputs: Tensor) -> bool:
-    """Whether what is added has one value for each place along the last axis, as in layouts with channels last."""
+    """Whether the added constant has one value per index of the last axis, as in layouts with channels last."""
     if step.name not in ("add", "sub", "rsub"):
         return False
     constants = [item for item in step.constants if isinstance(item, Tensor) and item.numel() > 1]
@@ -289,5 +293,5 @@ def _is_last(step: Step, outputs: Tensor) -> bool:
 
 
 def _like(values: Tensor, relevance: Tensor) -> Tensor:
-    """Return relevance for a value that was broadcast, or that was not."""
+    """Return relevance in the shape of a value that may have been broadcast."""
     return relevance.sum_to_size(values.shape) if values.shape != relevance.shape else relevance
