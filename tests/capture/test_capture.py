@@ -6,8 +6,8 @@ from references.layers import columns_by_position
 from torch import Tensor, nn
 from torch.nn import functional
 
-from spadelens.capture.arrangement import SHARED, by_sample, find_order, project
-from spadelens.capture.capture import Arrangement, capture_inputs, probe
+from spadelens.capture.arrangement import SHARED, Arrangement, by_sample, find_order, project
+from spadelens.capture.capture import capture_inputs, probe
 from spadelens.errors import ModelOutputError, SolverError
 from spadelens.forward import check_scores, class_scores, running
 from spadelens.matrix_layers import matrix_layers

@@ -5,7 +5,8 @@ import torch
 from references.layers import columns_by_position
 from torch import Tensor, nn
 
-from spadelens.capture.capture import Arrangement, probe
+from spadelens.capture.arrangement import Arrangement
+from spadelens.capture.capture import probe
 from spadelens.capture.hessian import HessianStatistics, StoredInputs
 from spadelens.extraction.pipeline.accumulate import Batches, PositionSampler, gather_statistics
 from spadelens.extraction.pipeline.plan import LayerPlan, Sampling, make_plan

@@ -12,7 +12,8 @@ from references.architectures import ARCHITECTURES, build
 from torch import Tensor, nn
 
 from spadelens import extract_trace, extract_traces
-from spadelens.capture.capture import Arrangement, probe
+from spadelens.capture.arrangement import Arrangement
+from spadelens.capture.capture import probe
 from spadelens.errors import SolverError
 from spadelens.extraction.report import Outcome
 from spadelens.extraction.trace import Trace

@@ -1,4 +1,4 @@
-"""Watches what torch does with the weights of layers, whichever module asks for it."""
+"""Watches what torch does with the weights of layers, whichever module calls it."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from types import FunctionType
 from typing import Any, TypeAlias, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from spadelens.matrix_layers import Product, find_product
+from spadelens.matrix_layers import MatrixLayer, Product, find_product, matrix_layers
 
 OnProduct: TypeAlias = Callable[[str, Product], None]
-"""Called with the name of a weight and a product of it with inputs, before the product is computed."""
+"""Called with the name of a weight and its product with inputs, before the product is computed."""
 OnOther: TypeAlias = Callable[[str], None]
-"""Called with the name of a weight whose values have been used in another way."""
+"""Called with the name of a weight whose values were used in another way."""
 _WITHOUT_VALUES = (bool, int, str, torch.Size, torch.device, torch.dtype, torch.layout)
 _OF_VALUES = ("data_ptr", "equal", "allclose", "is_nonzero", "__bool__", "__int__")
 
 
 @final
 class Watch(TorchFunctionMode):
-    """While it is active, tells every use of some weights; changes nothing of what is computed.
+    """While active, reports every use of certain weights, without changing any result.
 
-    Weights are known by identity, so that a weight is seen wherever it is used: in the forward of its module, in that
-    of another, or in a plain function, as in torchvision's Swin. Asking for a shape or a type is no use. Native fast
-    paths of attention are not taken by torch while a mode is active.
+    Weights are identified by identity, so that every use is seen: in the forward of the weight's module, in that of
+    another module, or in a plain function, as in torchvision's Swin. Reading a shape or a dtype does not count as a
+    use. While the mode is active, torch does not take the native fast paths of attention.
     """
 
     def __init__(
         self, weights: Iterable[tuple[str, Tensor]], on_product: OnProduct, on_other: OnOther | None = None
     ) -> None:
-        """Watch `weights`, given as (name, weight); of equal weights the first name counts."""
+        """Watch `weights`, given as (name, weight); a weight that occurs twice keeps its first name."""
         super().__init__()
         self._names: dict[int, str] = {}
         for name, weight in weights:
@@ -44,7 +44,7 @@ class Watch(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Tell what `func` does with the weights, and do it."""
+        """Report what `func` does with the weights, and call it."""
         del types
         kwargs = kwargs or {}
         if func is functional.multi_head_attention_forward and not self._is_inside_attention:
@@ -64,7 +64,7 @@ class Watch(TorchFunctionMode):
         return result
 
     def _look_inside(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Compute attention such that its products are seen, where torch would hand it to a mode as a whole."""
+        """Compute attention such that its products are seen; torch would pass it to a mode as a whole."""
         whole = functional.multi_head_attention_forward
         names = {**whole.__globals__, "has_torch_function": lambda _: False}
         inside = FunctionType(whole.__code__, names, whole.__name__, whole.__defaults__, whole.__closure__)
@@ -86,7 +86,7 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
 
 
 def _is_without_values(func: Any, weight: Tensor, result: Any) -> bool:
-    """Whether `result`, of a call with `weight`, says nothing of the weight's values, or is the weight itself."""
+    """Whether `result`, of a call with `weight`, is independent of the weight's values, or is the weight itself."""
     name = getattr(func, "__name__", "")
     if result is weight:
         return not name.endswith("_")  # as `to` and `contiguous` return it; `mul_` and the like change it
@@ -94,3 +94,21 @@ def _is_without_values(func: Any, weight: Tensor, result: Any) -> bool:
         return name == "__get__"  # such as that of a gradient
     found = result if isinstance(result, tuple) else (result,)
     return name not in _OF_VALUES and all(isinstance(value, _WITHOUT_VALUES) for value in found)
+
+
+def watch_layers(model: nn.Module, on_product: OnProduct, on_other: OnOther | None = None) -> Watch:
+    """Return a `Watch` on all layers of `model`; if several hold the same parameter, it is known by the first.
+
+    If a weight is computed, the parameters from which it is computed are watched instead.
+    """
+    weights: list[tuple[str, Tensor]] = []
+    for name, module in matrix_layers(model).items():
+        weight = held_weight(module)
+        weights += [(name, held) for held in (module.parameters() if weight is None else [weight])]
+    return Watch(weights, on_product, on_other)
+
+
+def held_weight(module: MatrixLayer) -> nn.Parameter | None:
+    """Return the weight of a layer if it is a parameter; None if it is computed on each access."""
+    weight = module.__dict__["_parameters"].get("weight")
+    return weight if isinstance(weight, nn.Parameter) else None

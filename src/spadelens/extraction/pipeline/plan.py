@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from spadelens.capture.capture import Arrangement, Probe
+from spadelens.capture.arrangement import Arrangement
+from spadelens.capture.capture import Probe
 from spadelens.errors import InputError, NothingToPruneError
 from spadelens.extraction.report import Outcome
 from spadelens.matrix_layers import MatrixLayer, is_convolution, is_depthwise, matrix_layers
