@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spadelens.capture.arrangement import SHARED, Arrangement, by_sample, find_order, project
-from spadelens.capture.capture import capture_inputs, probe
+from spadelens.capture.capture import InputCapture, capture_inputs, probe
 from spadelens.errors import ModelOutputError, SolverError
 from spadelens.forward import check_scores, class_scores, running
 from spadelens.matrix_layers import matrix_layers
@@ -294,7 +294,7 @@ def test_positions_come_sample_by_sample() -> None:
     for arrangement in (None, Arrangement(model, samples[2])):
         together: dict[str, Tensor] = {}
         alone: dict[str, list[Tensor]] = {}
-        capture_inputs(model, layers, [samples], together.__setitem__, arrangement=arrangement)
+        InputCapture(model, layers, arrangement).run(samples, together.__setitem__)
         capture_inputs(model, layers, samples.split(1), lambda n, x, alone=alone: alone.setdefault(n, []).append(x))
         assert together.keys() == alone.keys() == layers.keys()
         for name, inputs in together.items():

@@ -51,9 +51,10 @@ def test_batches_hold_every_view_once(size: int, is_mixed: bool, is_held_out: bo
     }
     seen = []
     for batch in batches:
-        assert 0 < len(batch) == len(batches.current) <= size
-        assert is_mixed or len({number for number, _ in batches.current}) == 1
-        for view, key in zip(batch, batches.current, strict=True):
+        assert 0 < len(batch) == len(batch.inputs) <= size
+        assert is_mixed or len({number for number, _ in batch.views}) == 1
+        assert [(len(part), part.views[0]) for part in batch.one_by_one()] == [(1, view) for view in batch.views]
+        for view, key in zip(batch.inputs, batch.views, strict=True):
             assert torch.equal(view, expected[key])
             seen.append(key)
     assert seen == list(expected) and len(batches) == len(seen)

@@ -156,17 +156,15 @@ def capture_inputs(
     layers: Mapping[str, MatrixLayer],
     batches: Iterable[Tensor],
     consume: Callable[[str, Tensor], None],
-    choose: Callable[[str, int], Tensor | None] | None = None,
-    arrangement: Arrangement | None = None,
 ) -> None:
     """Run every batch through `model` once and pass on the inputs of `layers`, as `InputCapture.run` does.
 
     Raises:
         ModelOutputError: As `InputCapture.run`.
     """
-    capture = InputCapture(model, layers, arrangement)
+    capture = InputCapture(model, layers)
     for batch in batches:
-        capture.run(batch, consume, choose)
+        capture.run(batch, consume)
 
 
 def _entries(name: str, module: MatrixLayer, product: Product) -> Tensor:

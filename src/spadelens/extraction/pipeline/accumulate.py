@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypeAlias, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
-from spadelens.capture.capture import capture_inputs
+from spadelens.capture.capture import InputCapture
 from spadelens.capture.hessian import HessianStatistics, InputStatistics, StoredInputs
 from spadelens.errors import UnknownNameError
 from spadelens.extraction.pipeline.plan import LayerPlan, statistics_dtype
@@ -28,9 +29,42 @@ def check_precision(name: str) -> Precision:
     raise UnknownNameError("precision", name, get_args(Precision))
 
 
+@dataclass(frozen=True, eq=False)
+class ViewBatch:
+    """A batch of views.
+
+    Attributes:
+        inputs: The views, `[batch, ...]`.
+        views: For each view, (number of the sample, number of the view); in ascending order.
+    """
+
+    inputs: Tensor
+    views: Sequence[tuple[int, int]]
+
+    def __len__(self) -> int:
+        """Return the number of views."""
+        return len(self.views)
+
+    def one_by_one(self) -> list[ViewBatch]:
+        """Return a batch for each view."""
+        parts = self.inputs.split(1)
+        return [ViewBatch(part, [view]) for part, view in zip(parts, self.views, strict=True)]
+
+    def by_sample(self, inputs: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Yield (number of the sample, its part) of layer inputs `[groups, positions, columns]` of the batch."""
+        numbers = sorted({number for number, _ in self.views})
+        if len(numbers) == 1:
+            yield numbers[0], inputs
+            return
+        by_view = inputs.unflatten(1, (len(self.views), -1))
+        for number in numbers:
+            rows = [row for row, (owner, _) in enumerate(self.views) if owner == number]
+            yield number, by_view[:, rows[0] : rows[-1] + 1].flatten(1, 2)
+
+
 @dataclass(frozen=True)
 class Batches:
-    """The views of several samples in batches, and where each view of the current batch belongs.
+    """The views of several samples in batches.
 
     Attributes:
         sources: Where the views come from, one source per sample.
@@ -43,19 +77,13 @@ class Batches:
     size: int
     is_mixed: bool = False
     is_held_out: bool = False
-    _current: list[tuple[int, int]] = field(default_factory=list)
 
     def __len__(self) -> int:
         """Return the number of views."""
         return sum(source.num_held_out if self.is_held_out else source.num_views for source in self.sources)
 
-    @property
-    def current(self) -> Sequence[tuple[int, int]]:
-        """The views of the batch that was yielded last, as (number of the sample, number of the view)."""
-        return self._current
-
-    def __iter__(self) -> Iterator[Tensor]:
-        """Yield the batches `[batch, ...]`."""
+    def __iter__(self) -> Iterator[ViewBatch]:
+        """Yield the batches."""
         waiting: list[tuple[int, int]] = []
         for number, source in enumerate(self.sources):
             start = source.num_views if self.is_held_out else 0
@@ -69,38 +97,37 @@ class Batches:
         if waiting:
             yield self._make(waiting)
 
-    def _make(self, views: list[tuple[int, int]]) -> Tensor:
-        self._current[:] = views
+    def _make(self, views: list[tuple[int, int]]) -> ViewBatch:
         parts, start = [], 0
         for stop in range(1, len(views) + 1):  # consecutive views of one sample are made together
             if stop == len(views) or views[stop][0] != views[start][0]:
                 parts.append(self.sources[views[start][0]].make(views[start][1], views[stop - 1][1] + 1))
                 start = stop
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return ViewBatch(parts[0] if len(parts) == 1 else torch.cat(parts), views)
 
 
 @dataclass(frozen=True)
 class PositionSampler:
     """Chooses which positions of a view are used, the same ones whatever the batch.
 
-    Where `plan.sampling` gives a layer fewer positions than it has, it gets equally many of every view: successive
-    pieces of one random order of the places of a view, so that views show different places.
+    If `plan.sampling` gives a layer fewer positions than it has, every view contributes equally many: successive pieces
+    of one random order of a view's positions, so that views contribute different positions.
 
     Attributes:
         plan: The layers.
-        seed: Determines the orders.
+        seed: Determines the random orders.
     """
 
     plan: LayerPlan
     seed: int
 
     def choose(self, name: str, num_positions: int, views: Sequence[tuple[int, int]]) -> Tensor | None:
-        """Return the numbers of the chosen positions of each of `views`, `[views, count]`; None for all of them.
+        """Return the indices of the chosen positions of each of `views`, `[views, count]`; None for all positions.
 
         Args:
             name: The layer.
-            num_positions: How many positions one call has; every view has equally many.
-            views: As `Batches.current`.
+            num_positions: The number of positions in one call, over all views; every view has equally many.
+            views: As in `ViewBatch`.
         """
         if self.plan.sampling.per_column is None or num_positions % len(views):
             return None
@@ -123,18 +150,19 @@ def gather_statistics(
     precision: Precision,
     done: Callable[[int], None],
 ) -> list[dict[str, InputStatistics]]:
-    """Run all views once and return, for each sample, layer name -> what was seen of its inputs.
+    """Run all views once and return, for each sample, layer name -> statistics of its inputs.
 
-    Inputs are kept as they are where a layer sees fewer positions than it has columns; elsewhere its Hessian is summed.
+    For a layer that sees fewer positions than it has columns, the inputs are stored; for others, the Hessian is
+    accumulated.
 
     Args:
         model: The original model.
         plan: Its layers.
-        names: Those that are wanted.
+        names: The layers for which to gather statistics.
         batches: The views.
         sampler: Chooses positions.
-        precision: In which Hessians are summed up: 'bfloat16' rounds the inputs, never the sums.
-        done: Called with the number of views that have been run, after each batch.
+        precision: The precision of the inputs of Hessians: 'bfloat16' rounds the inputs, but never the sums.
+        done: Called with the number of views run so far, before the first batch and after each.
     """
     modules = {name: plan.modules[name] for name in names}
     found = [{name: _new_statistics(plan, name, precision) for name in names} for _ in batches.sources]
@@ -152,39 +180,26 @@ def run_batches(
 ) -> None:
     """Run `batches` through `model` and call `consume(number of the sample, layer, inputs)` for every layer.
 
-    Views are run one by one where those of a batch cannot be told apart in all of the layers.
+    If the views of a batch cannot be told apart in all layers, they are run one by one.
 
     Raises:
-        ModelOutputError: The model fails on a batch, or returns anything else than finite scores.
+        ModelOutputError: The model fails on a batch, or returns anything other than finite scores.
     """
     arrangement = sampler.plan.arrangement
-    views: list[tuple[int, int]] = []
+    capture = InputCapture(model, modules, arrangement)
+    count = 0
+    done(count)
+    for batch in batches:
+        are_together = len(batch) == 1 or arrangement.is_known(modules)
+        for part in [batch] if are_together else batch.one_by_one():
+            capture.run(part.inputs, partial(_split, part, consume), partial(sampler.choose, views=part.views))
+        count += len(batch)
+        done(count)
 
-    def reported() -> Iterator[Tensor]:
-        count = 0
-        done(0)
-        for batch in batches:
-            size = len(batch) if len(batch) == 1 or arrangement.is_known(modules) else 1
-            for start in range(0, len(batch), size):
-                views[:] = batches.current[start : start + size]
-                yield batch[start : start + size]
-            count += len(batch)
-            done(count)
 
-    def split(name: str, inputs: Tensor) -> None:
-        numbers = sorted({number for number, _ in views})
-        if len(numbers) == 1:
-            consume(numbers[0], name, inputs)
-            return
-        by_view = inputs.unflatten(1, (len(views), -1))
-        for number in numbers:
-            rows = [row for row, (owner, _) in enumerate(views) if owner == number]
-            consume(number, name, by_view[:, rows[0] : rows[-1] + 1].flatten(1, 2))
-
-    def choose(name: str, num_positions: int) -> Tensor | None:
-        return sampler.choose(name, num_positions, views)
-
-    capture_inputs(model, modules, reported(), split, choose, arrangement)
+def _split(batch: ViewBatch, consume: Callable[[int, str, Tensor], None], name: str, inputs: Tensor) -> None:
+    for number, part in batch.by_sample(inputs):
+        consume(number, name, part)
 
 
 def _new_statistics(plan: LayerPlan, name: str, precision: Precision) -> InputStatistics:
