@@ -1,1 +1,1 @@
-"""What every layer of a model gets as its input, and its statistics."""
+"""Capturing the inputs of a model's layers, and their statistics."""

@@ -34,13 +34,13 @@ _USED_OTHERWISE_TOO = "its weight is used in another way as well"
 
 @dataclass(frozen=True)
 class Probe:
-    """What one pass of the sample through the original model shows.
+    """The findings of one pass of a sample through the original model.
 
     Attributes:
         scores: The class scores of the sample, `[classes]`.
         called: The layers whose weights are used, in order of first use.
-        matrix_shapes: Name of a layer whose weight is multiplied with inputs -> (groups, positions, columns) of these
-            for one sample, in order of first use.
+        matrix_shapes: Layer name -> (groups, positions, columns) of its inputs for one sample, in order of first use;
+            for layers whose weight is multiplied with inputs.
         unsupported: Layer name -> why its weight cannot be replaced.
         arrangement: How inputs are arranged when several samples run together.
     """
@@ -53,10 +53,10 @@ class Probe:
 
 
 def probe(model: nn.Module, sample: Tensor) -> Probe:
-    """Run `sample` `[C, H, W]` once and find out which weights are used, with what, and whether they can be replaced.
+    """Run `sample` `[C, H, W]` once, and find out which weights are used, how, and whether they can be replaced.
 
     Raises:
-        ModelOutputError: The model fails, or returns anything else than finite scores.
+        ModelOutputError: The model fails, or returns anything other than finite scores.
     """
     model = ensure_private(model)
     layers = matrix_layers(model)
@@ -175,7 +175,7 @@ def _entries(name: str, module: MatrixLayer, product: Product) -> Tensor:
 
 
 def _told_apart(name: str, inputs: Tensor, orders: Sequence[int], num_samples: int) -> Tensor:
-    """Return the inputs of a call sample by sample; `orders` begins with that of the call, where it is known."""
+    """Return the inputs of a call sample by sample; `orders` starts with the order of that call, if it is known."""
     arranged = by_sample(inputs, orders[0], num_samples) if orders else None
     if arranged is None:
         raise ModelOutputError(
@@ -186,7 +186,7 @@ def _told_apart(name: str, inputs: Tensor, orders: Sequence[int], num_samples: i
 
 
 def _shared_weights(model: nn.Module) -> dict[str, str]:
-    """Return layer name -> why not to prune it, for layers that hold the same parameter as something else does."""
+    """Return layer name -> why not to prune it, for layers that share a parameter with another module."""
     layers = {name: held_weight(module) for name, module in matrix_layers(model).items()}
     first: dict[int, str] = {}
     for name, weight in layers.items():

@@ -1,4 +1,4 @@
-"""What a solver may know of the inputs of a layer, accumulated batch by batch."""
+"""Statistics of a layer's inputs, accumulated batch by batch: all that solvers know of the inputs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from spadelens.numerics import rounded_products
 
 
 class InputStatistics(ABC):
-    """The inputs X of one layer, `[groups, positions, columns]`, reduced to what solvers need of them.
+    """The inputs X of one layer, `[groups, positions, columns]`, reduced to what solvers need.
 
-    Solvers see this class only. An implementation for layers that see few positions may keep X itself and never form
-    the Hessian.
+    Solvers depend on this class only. For layers that see few positions, an implementation can store X itself and never
+    compute the Hessian.
     """
 
     @property
     @abstractmethod
     def num_positions(self) -> int:
-        """How many positions were seen."""
+        """The number of positions seen so far."""
 
     @abstractmethod
     def diagonal(self) -> Tensor:
@@ -30,22 +30,22 @@ class InputStatistics(ABC):
 
     @abstractmethod
     def hessian(self) -> Tensor:
-        """Return H = 2/N sum x xᵀ, `[groups, columns, columns]`, N being the number of positions."""
+        """Return H = 2/N sum x xᵀ, `[groups, columns, columns]`, where N is the number of positions."""
 
     def inputs(self) -> Tensor | None:
-        """Return X `[groups, positions, columns]` where it was kept, for solvers that work in its space, else None."""
+        """Return X `[groups, positions, columns]` if it was stored, for solvers that can work with it, else None."""
         return None
 
     @abstractmethod
     def mean_squared_output(self, weight: Tensor) -> Tensor:
         """Return the mean over positions of the squared norm of the output of `weight`.
 
-        For a weight `[..., groups, rows, columns]`, one number for each of its leading dimensions.
+        For a weight `[..., groups, rows, columns]`, the result has the shape of the leading dimensions.
         """
 
     @abstractmethod
     def add(self, inputs: Tensor) -> None:
-        """Take in one batch of inputs `[groups, positions, columns]`."""
+        """Add one batch of inputs `[groups, positions, columns]`."""
 
     @abstractmethod
     def to(self, device: torch.device) -> InputStatistics:
@@ -59,8 +59,8 @@ _NARROW, _POSITIONS_AT_ONCE = 256, 8192
 class HessianStatistics(InputStatistics):
     """Accumulates the Hessian of one layer and stores no input.
 
-    A matrix product over millions of positions adds them up one by one where there are few columns, and loses three
-    digits in float32. So such layers, of which the Hessian is small, are summed up part by part in float64.
+    With few columns, a matrix product over millions of positions adds them one by one and loses three digits in
+    float32. The Hessian of such layers is small, so that it is accumulated in parts, in float64.
 
     Memory: `groups * columns**2` numbers of `dtype`, or of float64 for up to 256 columns.
     """
@@ -68,18 +68,18 @@ class HessianStatistics(InputStatistics):
     def __init__(
         self, groups: int, columns: int, dtype: torch.dtype, device: torch.device, is_rounded: bool = False
     ) -> None:
-        """Start with no position seen.
+        """Start without any position.
 
         Args:
-            groups: Of the layer.
-            columns: Of each group.
-            dtype: What products are computed in, and what is returned.
-            device: Where.
-            is_rounded: Whether inputs are rounded to bfloat16, which is faster on some devices; sums never are.
+            groups: The number of groups of the layer.
+            columns: The number of columns of each group.
+            dtype: The dtype of products and of results.
+            device: The device of the sums.
+            is_rounded: Whether to round inputs to bfloat16, which is faster on some devices; sums are never rounded.
         """
         self._is_rounded = is_rounded
         self._dtype = dtype
-        self._is_narrow = columns <= _NARROW and device.type != "mps"  # which has no float64
+        self._is_narrow = columns <= _NARROW and device.type != "mps"  # MPS has no float64
         kept_in = torch.float64 if self._is_narrow else dtype
         self._sum = torch.zeros(groups, columns, columns, dtype=kept_in, device=device)
         self._num_positions = 0
@@ -93,7 +93,7 @@ class HessianStatistics(InputStatistics):
         return moved
 
     def add(self, inputs: Tensor) -> None:
-        """Take in one batch of inputs `[groups, positions, columns]`."""
+        """Add one batch of inputs `[groups, positions, columns]`."""
         inputs = inputs.detach().to(self._dtype)
         if self._is_rounded:
             inputs = inputs.bfloat16().to(self._dtype)
@@ -107,7 +107,7 @@ class HessianStatistics(InputStatistics):
 
     @property
     def num_positions(self) -> int:
-        """How many positions were seen."""
+        """The number of positions seen so far."""
         return self._num_positions
 
     def diagonal(self) -> Tensor:
@@ -122,7 +122,7 @@ class HessianStatistics(InputStatistics):
         """Return trace(W H Wᵀ) / 2 summed over groups."""
         weight = weight.to(self._sum.dtype)
         mean = ((weight @ self._sum) * weight).sum((-3, -2, -1)) * (self._scale / 2)
-        return mean.clamp_min(0.0).to(self._dtype)  # rounding can make what is almost zero negative
+        return mean.clamp_min(0.0).to(self._dtype)  # rounding can make values near zero negative
 
     @property
     def _scale(self) -> float:
@@ -131,13 +131,13 @@ class HessianStatistics(InputStatistics):
 
 @final
 class StoredInputs(InputStatistics):
-    """Keeps the inputs of a layer that sees fewer positions than it has columns.
+    """Stores the inputs of a layer that sees fewer positions than it has columns.
 
     Memory: `groups * positions * columns` numbers of `dtype`.
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
-        """Start with no position seen; `dtype` is what inputs are kept in."""
+        """Start without any position; inputs are stored as `dtype`."""
         self._dtype = dtype
         self._batches: list[Tensor] = []
 
@@ -148,12 +148,12 @@ class StoredInputs(InputStatistics):
         return moved
 
     def add(self, inputs: Tensor) -> None:
-        """Keep a copy of one batch of inputs `[groups, positions, columns]`."""
+        """Store a copy of one batch of inputs `[groups, positions, columns]`."""
         self._batches.append(inputs.detach().to(self._dtype, copy=True))
 
     @property
     def num_positions(self) -> int:
-        """How many positions were seen."""
+        """The number of positions seen so far."""
         return sum(batch.shape[1] for batch in self._batches)
 
     def inputs(self) -> Tensor:
@@ -167,7 +167,7 @@ class StoredInputs(InputStatistics):
         return self.inputs().square().mean(1) * 2
 
     def hessian(self) -> Tensor:
-        """Return a new tensor `[groups, columns, columns]`; solvers that work on the inputs have no use for it."""
+        """Return a new tensor `[groups, columns, columns]`; not needed by solvers that use the inputs."""
         inputs = self.inputs()
         return inputs.mT @ inputs * (2.0 / self.num_positions)
 
