@@ -4,7 +4,7 @@
     signal   [C, T]                a time step, of all channels
     volume   [C, D, H, W]          a voxel, of all channels
     text     [tokens, features]    a token, of all features
-    row      [columns]             a column
+    row      [features]            a feature
 
 Everything that depends on the kind of a sample is looked up here. Samples are without a batch dimension.
 """
@@ -52,7 +52,7 @@ LAYOUTS: Mapping[Kind, Layout] = MappingProxyType(
         "signal": Layout(("C", "T"), "time step", 0, True),
         "volume": Layout(("C", "D", "H", "W"), "voxel", 0, True),
         "text": Layout(("tokens", "features"), "token", -1, False),
-        "row": Layout(("columns",), "column", None, False),
+        "row": Layout(("features",), "feature", None, False),
     }
 )
 
@@ -91,7 +91,7 @@ def reduce_to_units(attribution: Tensor, kind: Kind, reduction: Reduction = "sum
         attribution: Signed, of the shape of the sample.
         kind: The kind of the sample.
         reduction: How the values of a unit become one: 'sum_abs' (of absolute values), 'max_abs', or 'sum' (signed). A
-            column of a row has one value, which becomes absolute or stays signed.
+            feature of a row has one value, which becomes absolute or stays signed.
     """
     values = attribution if attribution.dtype == torch.float64 else attribution.float()
     values = values if reduction == "sum" else values.abs()

@@ -125,7 +125,7 @@ def test_maps_of_vectors_are_localized() -> None:
     assert pixel_auc(values, region) == pytest.approx((1 + 0.5) / 3)
     assert not pointing_game(values, region)
     assert localize(values.reshape(2, 2), region.reshape(2, 2)) == localize(values, region)
-    with pytest.raises(InputError, match=r"expected the same shape \[H, W\], \[tokens\] or \[columns\]"):
+    with pytest.raises(InputError, match=r"expected the same shape \[H, W\], \[tokens\] or \[features\]"):
         pixel_auc(values.reshape(1, 2, 2), region.reshape(1, 2, 2))
 
 

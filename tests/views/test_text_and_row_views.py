@@ -86,7 +86,7 @@ def test_specs() -> None:
         (lambda: TokenViews().views(ROW, [0]), r"shape \[4\].*expects \[tokens, features\]"),
         (lambda: BootstrapViews(replaced=-1.0), "Cannot use replaced=-1.0"),
         (lambda: BootstrapViews().views(ROW, [0]), "there are no rows to draw from"),
-        (lambda: BootstrapViews(0.1, BACKGROUND).views(ROW[:3], [0]), "expected a sample .* with the same columns"),
+        (lambda: BootstrapViews(0.1, BACKGROUND).views(ROW[:3], [0]), "expected a sample .* with the same features"),
         (lambda: BootstrapViews(0.1, BACKGROUND[:0]), "expected finite numbers"),
         (lambda: BootstrapViews(0.1, BACKGROUND / 0), "expected finite numbers"),
         (lambda: parse_augmentation("bootstrap:background=3"), "expected finite numbers"),

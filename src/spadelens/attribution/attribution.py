@@ -30,10 +30,10 @@ from spadelens.settings import configured_name, parse_configured, settings_of
 
 @dataclass(frozen=True, eq=False)
 class Heatmap:
-    """Which pixels of a photo, tokens of a text or columns of a row moved the score of a class.
+    """Which pixels of a photo, tokens of a text or features of a row moved the score of a class.
 
     Attributes:
-        values: The attribution with one value for every pixel `[H, W]`, token `[tokens]` or column `[columns]`, on the
+        values: The attribution with one value per pixel `[H, W]`, token `[tokens]` or feature `[features]`, on the
             CPU; blurred if requested. Not normalized, except for an ensemble, whose members' maps are divided by the
             sums of their absolute values before averaging.
         attribution: Signed, of the shape of the sample, on the CPU; never blurred.
@@ -84,13 +84,13 @@ def attribute(
     Args:
         model: A trace, an ensemble of traces, or a module that maps a batch of samples to class scores.
         sample: The input without a batch dimension: a photo `[C, H, W]`, a signal `[C, T]`, a volume `[C, D, H, W]`, a
-            text `[tokens, features]` or a row of a table `[columns]`.
+            text `[tokens, features]` or a row of a table `[features]`.
         method: 'saliency', 'smoothgrad', 'input_x_gradient', 'integrated_gradients', 'gradient_shap', 'deep_lift',
             'lrp', 'guided_backprop', 'guided_grad_cam', 'occlusion', 'lime' or 'score_cam', optionally with settings,
             such as 'lrp:rule=epsilon-gamma'; or a `Method`.
         target: The class to explain; by default the class that a trace was made for or that a model predicts.
         reduction: How the channels of a pixel, or the features of a token, become one value: 'sum_abs' (sum of absolute
-            values), 'max_abs' or 'sum' (signed). The value of a column becomes absolute, or stays signed for 'sum'.
+            values), 'max_abs' or 'sum' (signed). The value of a feature becomes absolute, or stays signed for 'sum'.
         blur: Standard deviation of a Gaussian blur of a photo's map, as a fraction of its longer side; 0 for none.
         check: Whether to check that the attribution is sound. This takes as long as the attribution itself, or up to
             five times as long if the map does not change. The result is in the `soundness` of the heatmap.

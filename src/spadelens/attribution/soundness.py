@@ -23,7 +23,7 @@ _ROUNDING = 1e-4  # of the score plus the sum of absolute values; or the model's
 _NO_FIT = 0.1
 _INSENSITIVE = 0.95
 _THE_SAME = 1 - 1e-5
-_SHIFTS = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)  # of a column, in standard deviations where rows are standardized
+_SHIFTS = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)  # of a feature, in standard deviations where rows are standardized
 _LEAST_CHANGE, _MOST_NAMED = 1e-4, 5
 _MOST_DRAWS = 5  # for a small layer, one draw may resemble its weights by chance
 _LEAST_VALUES = 2  # a single number is always similar to another
@@ -202,13 +202,13 @@ def _randomized_problem(method: Method, similarity: float | None) -> str:
 
 
 def _blind_problem(case: _Case) -> str:
-    """Return which columns of a row get nothing although the score changes with them, as with category codes."""
+    """Return which features of a row get nothing although the score changes with them, as with category codes."""
     row, found = case.question.sample, case.found.values
     silent = (found == 0).nonzero()[:, 0].to(row.device) if case.question.kind == "row" else row.new_zeros(0)
     if not len(silent):
         return ""
     shifts = row.new_tensor(_SHIFTS)
-    moved = row.repeat(len(silent), len(shifts), 1)  # [silent columns, shifts, columns]
+    moved = row.repeat(len(silent), len(shifts), 1)  # [silent features, shifts, features]
     moved[torch.arange(len(silent)), :, silent] += shifts
     scores = class_scores(case.model, moved.flatten(0, 1))[:, case.question.target].view(len(silent), -1)
     change = (scores - _score(case)).abs().amax(1)
@@ -217,7 +217,7 @@ def _blind_problem(case: _Case) -> str:
         return ""
     named = ", ".join(map(str, blind[:_MOST_NAMED])) + (", ..." if len(blind) > _MOST_NAMED else "")
     return (
-        f"The map gives exactly nothing to {len(blind)} of the columns (numbered from 0: {named}), but the score "
+        f"The map gives exactly nothing to {len(blind)} of the features (numbered from 0: {named}), but the score "
         "changes when they change: the model reads them in steps, for example as codes of categories, which have no "
         "gradient. Use occlusion or lime."
     )

@@ -56,11 +56,11 @@ class RowSample:
     """A row of a table to be explained.
 
     Attributes:
-        model: Maps standardized rows `[B, columns]` to class scores.
-        values: The row, standardized, `[columns]`.
-        background: Typical rows, standardized, `[rows, columns]`; None if there are none.
-        feature_names: One for each column.
-        raw: The row as it was given, float32 `[columns]`.
+        model: Maps standardized rows `[B, features]` to class scores.
+        values: The row, standardized, `[features]`.
+        background: Typical rows, standardized, `[rows, features]`; None if there are none.
+        feature_names: One name per feature.
+        raw: The row as it was given, float32 `[features]`.
     """
 
     model: nn.Module

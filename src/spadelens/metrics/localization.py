@@ -24,7 +24,7 @@ class Localization:
 
 
 def localize(heatmap: Tensor, region: Tensor) -> Localization:
-    """Score a map `[H, W]`, `[tokens]` or `[columns]` against a boolean `region`; see `pixel_auc`, `pointing_game`."""
+    """Score a map `[H, W]`, `[tokens]` or `[features]` against a boolean `region`; see `pixel_auc`, `pointing_game`."""
     return Localization(pixel_auc(heatmap, region), pointing_game(heatmap, region))
 
 
@@ -62,7 +62,7 @@ def _check(heatmap: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
     if heatmap.dim() not in (1, 2) or heatmap.shape != region.shape or region.dtype != torch.bool:
         raise InputError(
             f"Cannot score a heatmap {list(heatmap.shape)} against a region {list(region.shape)} of type "
-            f"{region.dtype}: expected the same shape [H, W], [tokens] or [columns], and a boolean region."
+            f"{region.dtype}: expected the same shape [H, W], [tokens] or [features], and a boolean region."
         )
     if not bool(torch.isfinite(heatmap).all()):
         raise InputError("Cannot score a heatmap that holds NaN or infinity.")

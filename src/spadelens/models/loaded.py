@@ -116,11 +116,11 @@ class LoadedTable(_NamedClasses):
 
     Attributes:
         spec: The spec that it was loaded from.
-        model: Maps standardized rows `[B, columns]` to class scores `[B, classes]`.
-        feature_names: One unique name per column.
-        mean: The value subtracted from each raw column, float32 `[columns]`, on the CPU; 0 if the file has no MEAN.
-        std: The value by which each column is then divided, above zero, in the same format; 1 if the file has no STD.
-        background: Typical raw rows, float32 `[rows, columns]`, on the CPU; None if the file has none.
+        model: Maps standardized rows `[B, features]` to class scores `[B, classes]`.
+        feature_names: One unique name per feature.
+        mean: The value subtracted from each raw feature, float32 `[features]`, on the CPU; 0 if the file has no MEAN.
+        std: The value by which each feature is then divided, above zero, in the same format; 1 if the file has no STD.
+        background: Typical raw rows, float32 `[rows, features]`, on the CPU; None if the file has none.
         class_names: The class names in the order of the scores; empty if unknown.
         outputs: What the scores are for, if known; see `prediction.Outputs`.
     """
@@ -135,7 +135,7 @@ class LoadedTable(_NamedClasses):
     outputs: Outputs | None = None
 
     def standardize(self, rows: Tensor) -> Tensor:
-        """Return raw rows `[..., columns]` as the model expects them."""
+        """Return raw rows `[..., features]` as the model expects them."""
         return (rows - self.mean.to(rows)) / self.std.to(rows)
 
 

@@ -101,7 +101,7 @@ class Shown:
 
     Attributes:
         model: Maps batches of such samples to class scores.
-        sample: `[C, H, W]`, `[tokens, features]` or `[columns]`.
+        sample: `[C, H, W]`, `[tokens, features]` or `[features]`.
         augmentation: Makes its views.
         units: What the map has a value for, of a text or a row; empty for photos.
     """

@@ -19,7 +19,7 @@ class Augmentation(ABC):
     def views(self, sample: Tensor, seeds: Sequence[int]) -> Tensor:
         """Return one view of `sample` for each seed, `[len(seeds), *sample.shape]`.
 
-        The sample is a photo `[C, H, W]`, a text `[tokens, features]` or a row of a table `[columns]`.
+        The sample is a photo `[C, H, W]`, a text `[tokens, features]` or a row of a table `[features]`.
         """
 
     @abstractmethod

@@ -17,13 +17,13 @@ from spadelens.views.augmentation import Augmentation, check_range
 @final
 @dataclass(frozen=True, eq=False)
 class BootstrapViews(Augmentation):
-    """Each column is replaced, with some probability, by its value in a row drawn from a background.
+    """Each feature is replaced, with some probability, by its value in a row drawn from a background.
 
-    Every value of a view is one that the column has somewhere, so that columns of whole numbers or of flags stay such.
+    Every value occurs in the sample or in the background, so that integers and flags remain what they are.
 
     Attributes:
-        replaced: Probability that a column is replaced.
-        background: Usual rows, as the model expects them (standardized), `[rows, columns]`.
+        replaced: Probability that a feature is replaced.
+        background: Usual rows, as the model expects them (standardized), `[rows, features]`.
     """
 
     replaced: float = 0.15
@@ -33,13 +33,13 @@ class BootstrapViews(Augmentation):
         """Reject a probability out of range, and a background that is not a table of finite numbers."""
         check_range(self.replaced, "replaced", 0.0, 1.0)
         if self.background is not None and not _is_table(self.background):
-            raise InputError("Cannot draw from the background: expected finite numbers [rows, columns], at least one.")
+            raise InputError("Cannot draw from the background: expected finite numbers [rows, features], at least one.")
 
     def views(self, sample: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Return a view for each seed; `sample` must be `[columns]`.
+        """Return a view for each seed; `sample` must be `[features]`.
 
         Raises:
-            InputError: It is not, there is no background, or it has other columns.
+            InputError: It is not, there is no background, or it has other features.
         """
         if self.background is None:
             raise InputError(
@@ -48,8 +48,8 @@ class BootstrapViews(Augmentation):
             )
         if sample.dim() != 1 or self.background.shape[1] != len(sample):
             raise InputError(
-                f"Cannot replace columns of a sample of shape {list(sample.shape)} by those of a background "
-                f"{list(self.background.shape)}: expected a sample [columns] with the same columns."
+                f"Cannot replace features of a sample of shape {list(sample.shape)} by those of a background "
+                f"{list(self.background.shape)}: expected a sample [features] with the same features."
             )
         background = self.background.to(sample)
         views = sample.expand(len(seeds), -1).clone()

@@ -17,7 +17,7 @@ from spadelens.text_files import numbers, shown, table_lines
 
 
 def read_rows(path: str | Path, feature_names: Sequence[str]) -> Tensor:
-    """Return the raw rows of a CSV file, float32 `[rows, columns]`, with the columns in the order of `feature_names`.
+    """Return the raw rows of a CSV file, float32 `[rows, features]`, with the columns in the order of `feature_names`.
 
     The first line names the columns, in any order; columns that the model does not use are ignored.
 
