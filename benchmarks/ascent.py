@@ -28,8 +28,8 @@ def step_seconds(model: torch.nn.Module, parameterization: str, device: torch.de
     """Return the time of a step, with the start-up left out."""
     ascent = Ascent(parameterization, num_steps=NUM_STEPS)
     preprocessing = spadelens.Preprocessing((224, 224), MEAN, STD)
-    climb = GradientAscent([model], spadelens.visualization.ClassScore(1), preprocessing, ascent)
-    return timed(lambda: climb.run(lambda *_: None, None), device) / NUM_STEPS
+    gradient_ascent = GradientAscent([model], spadelens.visualization.ClassScore(1), preprocessing, ascent)
+    return timed(lambda: gradient_ascent.run(lambda *_: None, None), device) / NUM_STEPS
 
 
 def pass_seconds(model: torch.nn.Module, num_images: int, device: torch.device) -> float:

@@ -3,10 +3,10 @@
 A layer is `outputs = inputs @ weight.T`, once per group:
 
     weight   [groups, rows, columns]        rows: output channels of one group
-    inputs   [groups, positions, columns]   positions: batch x places at which the layer is evaluated
+    inputs   [groups, positions, columns]   positions: batch x output locations of the layer
     hessian  [groups, columns, columns]
 
-The columns of a convolution are (input channel, *kernel place), so the k x k kernel of one input channel is a run of
+The columns of a convolution are (input channel, *kernel location), so the k x k kernel of one input channel is a run of
 neighboring columns. Linear layers have one group and one position per vector or token. Only this file knows what a
 convolution is.
 
@@ -66,9 +66,9 @@ class Geometry:
 
     Attributes:
         kernel_size: Of a convolution, as the other lengths: one for each axis in space. Empty for a linear layer.
-        stride: Distance of neighboring places.
-        padding: Places added on both sides, or 'same' or 'valid'.
-        dilation: Distance of neighboring places of the kernel.
+        stride: Distance between the windows of neighboring output locations.
+        padding: Locations added on both sides, or 'same' or 'valid'.
+        dilation: Distance between neighboring elements of the kernel.
         groups: Of the channels.
         padding_mode: 'zeros', 'reflect', 'replicate' or 'circular'.
         is_transposed: Whether the weight is `[in, out]`.
@@ -143,7 +143,7 @@ def _product(inputs: Any, weight: Any, geometry: Geometry) -> Product | None:
 
 
 def _named(names: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
-    return [args[place] if place < len(args) else kwargs.get(name) for place, name in enumerate(names)]
+    return [args[index] if index < len(args) else kwargs.get(name) for index, name in enumerate(names)]
 
 
 def _lengths(value: Any, default: int, count: int) -> tuple[int, ...]:
@@ -270,12 +270,12 @@ def entries(geometry: Geometry, inputs: Tensor) -> Tensor:
 def matrix_shape(geometry: Geometry, inputs: Tensor) -> tuple[int, int, int]:
     """Return the shape of what `inputs_to_matrix` gives, without forming it."""
     batch = entries(geometry, inputs)
-    places = 1
+    locations = 1
     for axis, (before, after) in enumerate(_padding(geometry)):
         reach = geometry.dilation[axis] * (geometry.kernel_size[axis] - 1)
-        places *= (batch.shape[2 + axis] + before + after - reach - 1) // geometry.stride[axis] + 1
+        locations *= (batch.shape[2 + axis] + before + after - reach - 1) // geometry.stride[axis] + 1
     columns = batch.shape[1] // geometry.groups * math.prod(geometry.kernel_size)
-    return geometry.groups, len(batch) * places, columns
+    return geometry.groups, len(batch) * locations, columns
 
 
 def inputs_to_matrix(layer: MatrixLayer | Geometry, inputs: Tensor, choose: Choose | None = None) -> Tensor:
@@ -304,12 +304,12 @@ def inputs_to_matrix(layer: MatrixLayer | Geometry, inputs: Tensor, choose: Choo
     chosen = None if choose is None else choose(len(batch) * math.prod(space))
     if chosen is not None:
         by_sample = windows.unflatten(0, (len(chosen), -1))
-        inner, *places = torch.unravel_index(chosen, (by_sample.shape[1], *space))
+        inner, *locations = torch.unravel_index(chosen, (by_sample.shape[1], *space))
         outer = torch.arange(len(chosen), device=batch.device)[:, None]
-        picked = by_sample[(outer, inner, slice(None), *places)]  # [samples, count, channels, *kernel]
+        picked = by_sample[(outer, inner, slice(None), *locations)]  # [samples, count, channels, *kernel]
         by_group: Tensor = picked.flatten(0, 1).unflatten(1, (geometry.groups, -1)).movedim(1, 0).flatten(2)
         return by_group
-    windows = windows.unflatten(1, (geometry.groups, -1))  # [batch, groups, channels, *places, *kernel]
+    windows = windows.unflatten(1, (geometry.groups, -1))  # [batch, groups, channels, *locations, *kernel]
     place_axes = tuple(range(3, 3 + num_spatial))
     kernel_axes = tuple(range(3 + num_spatial, 3 + 2 * num_spatial))
     grouped: Tensor = windows.permute(1, 0, *place_axes, 2, *kernel_axes)
@@ -317,7 +317,7 @@ def inputs_to_matrix(layer: MatrixLayer | Geometry, inputs: Tensor, choose: Choo
 
 
 def _windows(geometry: Geometry, batch: Tensor) -> Tensor:
-    """Return what the kernel sees at every place, `[batch, channels, *places, *kernel]`; a view of the padded batch."""
+    """Return the window at every location, `[batch, channels, *locations, *kernel]`, a view of the padded batch."""
     windows = _pad(geometry, batch)
     for axis, (size, stride, dilation) in enumerate(
         zip(geometry.kernel_size, geometry.stride, geometry.dilation, strict=True)
@@ -327,7 +327,7 @@ def _windows(geometry: Geometry, batch: Tensor) -> Tensor:
 
 
 def _padding(geometry: Geometry) -> list[tuple[int, int]]:
-    """Return how many places are added before and after, for each axis."""
+    """Return the padding before and after, for each axis."""
     if not isinstance(geometry.padding, str):
         return [(padding, padding) for padding in geometry.padding]
     if geometry.padding == "valid":

@@ -41,7 +41,7 @@ def check(model: nn.Module | Callable[[Tensor], Any], shape: tuple[int, ...] = P
     with torch.no_grad():
         expected = model(other.clone())
     assert torch.allclose(tape.forward(other)[tape.scores], expected, atol=1e-12)
-    assert torch.allclose(tape.values[tape.scores], scores, atol=1e-12)  # which the replay has left alone
+    assert torch.allclose(tape.values[tape.scores], scores, atol=1e-12)  # unchanged by the forward pass
     return tape
 
 

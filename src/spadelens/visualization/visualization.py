@@ -104,11 +104,11 @@ def visualize_all(
     if not isinstance(parsed, Objective) and not callable(parsed):
         raise InputError(f"Cannot maximize {parsed!r}: expected a string, an Objective or a callable.")
     with torch.enable_grad():
-        climb = GradientAscent(models, parsed, preprocessing, ascent)
-        climb.run(progress or no_progress, checkpoint)
+        gradient_ascent = GradientAscent(models, parsed, preprocessing, ascent)
+        gradient_ascent.run(progress or no_progress, checkpoint)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
-    images, reliance, curve = climb.found()
+    images, reliance, curve = gradient_ascent.found()
     return [
         Visualization(
             images=images[number].float(),
