@@ -7,3 +7,5 @@ EXPLAIN_PRESET = "ensemble"  # of `spadelens explain`, for photos
 VISUALIZE_PRESET = "fast"  # of `spadelens visualize`
 VISUALIZE_PARAMETERIZATION = "maco"
 FACETS_PRESET, FACETS_SCHEDULE = "fast", "late:0.9@0.5"  # of `find_facets` and `spadelens facets`
+LEAST_POSITIONS = 256
+"""Input positions that every layer sees, however few its columns, so that a small object is not missed."""

@@ -5,6 +5,7 @@ import torch
 from references.layers import columns_by_position
 from torch import Tensor, nn
 
+from spadelens import extract_trace
 from spadelens.capture.arrangement import Arrangement
 from spadelens.capture.capture import probe
 from spadelens.capture.hessian import HessianStatistics, StoredInputs
@@ -35,7 +36,9 @@ SAMPLES = torch.randn(3, 3, 9, 8, generator=torch.Generator().manual_seed(1), dt
 
 
 def plan_of(model: nn.Module, num_views: int, per_column: int | None) -> LayerPlan:
-    return make_plan(model, probe(model, SAMPLES[0]), Uniform(0.5), None, Sampling(num_views, per_column), 1024)
+    return make_plan(
+        model, probe(model, SAMPLES[0]), Uniform(0.5), None, Sampling(num_views, per_column, least=0), 1024
+    )
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 100])
@@ -119,6 +122,35 @@ def test_as_many_positions_as_were_asked_for() -> None:
     assert sampler.choose("fc", 3, [(0, 0), (0, 1), (1, 1)]) is None  # it has one position a view
     other = PositionSampler(plan, 1).choose("grouped", positions, [(0, 0)])
     assert other is not None and not torch.equal(other[0], chosen[0])
+
+
+def test_a_layer_of_few_columns_sees_where_something_happens() -> None:
+    """A small object on an even ground is missed by as few positions as a 1 x 1 layer has columns."""
+
+    class Segmentation(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = nn.Conv2d(3, 16, 3, padding=1)
+            self.classes = nn.Conv2d(16, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.classes(self.features(x).relu())[:, :, 20:26, 30:36].sum((2, 3))
+
+    kept = []
+    for seed in range(8):
+        torch.manual_seed(seed)
+        model, sample = Segmentation(), 0.02 * torch.randn(3, 64, 64)
+        sample[:, 20:26, 30:36] += 3 * torch.randn(3, 1, 1)
+        trace = extract_trace(
+            model, sample, schedule=Uniform(0.5), layers=["classes"], num_views=1, positions_per_column=1
+        )
+        with torch.no_grad():
+            scores, pruned = model(sample[None])[0], trace.sparse_copy()(sample[None])[0]
+        kept.append(float((scores - pruned).norm() / scores.norm()))
+    assert max(kept) < 0.2, kept
+    assert Sampling(4, 1).positions_per_view((1, 4096, 16)) == 64
+    assert Sampling(4, 1).positions_per_view((1, 10, 16)) == 10
+    assert Sampling(4, 2).positions_per_view((1, 4096, 512)) == 256
 
 
 def test_bfloat16_rounds_inputs_and_not_sums() -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from spadelens import defaults
 from spadelens.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -111,7 +112,11 @@ class TraceOptions:
     )
     positions_per_column: int | None = field(
         default=None,
-        metadata=_shown("Maximum input positions per weight column, over all views; 0 for all of them.", least=0),
+        metadata=_shown(
+            f"Maximum input positions per weight column, over all views; 0 for all of them. No layer gets fewer than "
+            f"{defaults.LEAST_POSITIONS} in all.",
+            least=0,
+        ),
     )
     seed: int = field(default=0, metadata=_shown("Seed for everything that is drawn at random.", least=0))
     memory_budget_mib: int | None = field(

@@ -128,8 +128,7 @@ class TraceReport:
     def is_target_kept(self) -> bool:
         """Whether the trace says of the explained class or label what the original model says of it.
 
-        A class has to be the likeliest for both, or for neither, and then have the same rank or a higher one. A label
-        has to apply for both or for neither.
+        A class has to have the same rank in the trace or a higher one. A label has to apply for both or for neither.
         """
         if self.original_prediction.outputs == "labels":
             return (self.target in self.original_prediction.answer) == (self.target in self.trace_prediction.answer)

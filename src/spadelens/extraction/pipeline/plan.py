@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from spadelens import defaults
 from spadelens.capture.arrangement import Arrangement
 from spadelens.capture.capture import Probe
 from spadelens.errors import InputError, NothingToPruneError
@@ -33,17 +34,20 @@ class Sampling:
     Attributes:
         num_views: Views of a sample.
         per_column: The maximum number of positions per weight column of a layer, over all views; None for no limit.
+        least: The number of positions, over all views, to which no layer is limited further.
     """
 
     num_views: int
     per_column: int | None = None
+    least: int = defaults.LEAST_POSITIONS
 
     def positions_per_view(self, matrix_shape: tuple[int, int, int]) -> int:
         """Return how many positions of each view are used of inputs that are (groups, positions, columns) a view."""
         _, positions, columns = matrix_shape
         if self.per_column is None:
             return positions
-        return min(positions, -(-self.per_column * columns // self.num_views))
+        wanted = max(self.per_column * columns, self.least)
+        return min(positions, -(-wanted // self.num_views))
 
 
 @dataclass(frozen=True)
