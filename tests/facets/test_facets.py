@@ -1,5 +1,7 @@
 """Facets of a class: a planted patch comes out as one, without being told."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
@@ -9,7 +11,7 @@ import spadelens
 from spadelens.demo.images import draw_image
 from spadelens.demo.patches import PATCHES, paste_patch
 from spadelens.errors import InputError
-from spadelens.facets.facets import cluster, silhouette
+from spadelens.facets.facets import cluster, shuffled_silhouettes, silhouette
 
 NUM_SAMPLES = 24
 
@@ -43,6 +45,33 @@ def test_a_planted_patch_is_a_facet_of_its_own(found):
     report, truth, _, _ = found
     assert adjusted_rand_score(truth, report.labels.tolist()) >= 0.9
     assert max(report.silhouettes, key=report.silhouettes.get) == len(report.facets) == 2
+
+
+def test_a_planted_patch_is_distinct_and_said_in_a_line(found):
+    report = found[0]
+    assert report.is_distinct and len(report.shuffled_silhouettes) == 20
+    assert repr(report) == "<FacetReport of class 5: 2 facets of 16, 8 samples, distinct>"
+    assert not replace(report, silhouettes={2: max(report.shuffled_silhouettes)}).is_distinct
+
+
+def test_traces_without_groups_are_like_shuffled_ones():
+    def largest(strength: float, seed: int) -> tuple[float, float]:
+        rng = torch.Generator().manual_seed(seed)
+        group = torch.arange(20) < 8
+        by_layer = {}
+        for layer in range(5):
+            chance = 0.5 + strength * torch.where(group[:, None] == (torch.arange(200) < 100), 1.0, -1.0)
+            kept = (torch.rand(20, 200, generator=rng) < chance).double()
+            both = kept @ kept.T
+            by_layer[str(layer)] = both / (kept.sum(1, keepdim=True) + kept.sum(1) - both)
+        overlap = torch.stack(list(by_layer.values())).mean(0)
+        numbers = (2, 3, 4)
+        shuffled = max(shuffled_silhouettes(by_layer, numbers, seed))
+        return max(silhouette(overlap, cluster(overlap, number)) for number in numbers), shuffled
+
+    ours = [largest(0.0, seed) for seed in range(8)]
+    assert sum(found > shuffled for found, shuffled in ours) <= 2
+    assert all(found > shuffled for found, shuffled in (largest(0.15, seed) for seed in range(4)))
 
 
 def test_every_sample_is_in_one_facet_and_the_largest_is_first(found):

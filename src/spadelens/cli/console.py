@@ -240,7 +240,14 @@ def print_facets(report: Mapping[str, Any], out: Path) -> None:
         table.add_row(*cells, escape(", ".join(facet["photos"][:3])))
     console.print(table)
     found = ", ".join(f"{number}: {value:.3f}" for number, value in report["silhouettes"].items())
-    console.print(f"Silhouette (separation of the facets, at most 1) by number of facets: {found}", style="dim")
+    shuffled = max(report["shuffled_silhouettes"])
+    if not report["is_distinct"]:
+        console.print("[bold yellow]No distinct facets:[/] these groups are separated no better than shuffled traces.")
+    console.print(
+        f"Silhouette (separation of the facets, at most 1) by number of facets: {found}; "
+        f"shuffled traces: up to {shuffled:.3f}",
+        style="dim",
+    )
     console.print(f"\nReport: {escape(str(out / 'report.html'))}", soft_wrap=True)
 
 

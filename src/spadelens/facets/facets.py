@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +31,7 @@ MOST_CLUSTERS = 6
 NUM_CONNECTIONS = 12
 LEAST_SAMPLES = 8
 _TRACES_AT_ONCE = 16
+_NUM_SHUFFLES, _STREAM = 20, 0x5F
 
 
 @final
@@ -80,6 +82,8 @@ class FacetReport:
         overlap: How much the traces of two samples overlap, the mean over layers, `[N, N]` in [0, 1].
         overlap_by_layer: Layer name -> the overlap in it; see `KeptWeights.overlaps`.
         silhouettes: Number of clusters -> the mean silhouette with as many.
+        shuffled_silhouettes: The largest mean silhouette of each of 20 shuffles, in which every layer of the traces is
+            assigned to the samples at random; see `is_distinct`.
         separation: By how much more samples of one facet overlap than samples of two, over the standard deviation of
             the latter; layer name -> number.
     """
@@ -90,7 +94,23 @@ class FacetReport:
     overlap: Tensor
     overlap_by_layer: Mapping[str, Tensor]
     silhouettes: Mapping[int, float]
+    shuffled_silhouettes: tuple[float, ...]
     separation: Mapping[str, float]
+
+    @property
+    def is_distinct(self) -> bool:
+        """Whether the facets are separated better than those of every shuffle.
+
+        Clustering always returns clusters. Those of shuffled traces show how well separated clusters are when the
+        layers do not agree on which samples belong together. If a single layer is compared, no facets are distinct.
+        """
+        return max(self.silhouettes.values()) > max(self.shuffled_silhouettes)
+
+    def __repr__(self) -> str:
+        """Summarize the facets."""
+        sizes = ", ".join(str(len(facet.members)) for facet in self.facets)
+        verdict = "distinct" if self.is_distinct else "not distinct"
+        return f"<FacetReport of class {self.target}: {len(self.facets)} facets of {sizes} samples, {verdict}>"
 
 
 @takes_trace_options
@@ -114,7 +134,7 @@ def find_facets(
         samples: At least 8, `[N, C, H, W]`, or a sequence of samples of one shape.
         target: The class.
         num_clusters: The number of facets; by default the number from 2 to 6 with the largest mean silhouette. There is
-            always more than one: use `silhouettes` and inspection to judge whether they differ.
+            always more than one: `is_distinct` says whether they are separated better than those of shuffled traces.
         options: As in `extract_traces`, with other defaults for the preset and the schedule. The schedule is for the
             traces that are compared. It should fix the sparsities: those of a searched schedule differ from sample to
             sample, and overlap less for that alone.
@@ -166,6 +186,7 @@ def find_facets(
         overlap=overlap,
         overlap_by_layer=by_layer,
         silhouettes=silhouettes,
+        shuffled_silhouettes=shuffled_silhouettes(by_layer, tuple(tried), given.seed),
         separation={name: _separation(each, labels) for name, each in by_layer.items()},
     )
 
@@ -194,6 +215,18 @@ def silhouette(overlap: Tensor, labels: Tensor) -> float:
         return -1.0
     distance = (1 - overlap).fill_diagonal_(0.0).clamp_min(0)
     return float(silhouette_score(distance.numpy(), labels.numpy(), metric="precomputed"))
+
+
+def shuffled_silhouettes(by_layer: Mapping[str, Tensor], numbers: Sequence[int], seed: int) -> tuple[float, ...]:
+    """Return the largest silhouette of each of several shuffles, in which layers are assigned to samples at random."""
+    rng = np.random.default_rng((seed, _STREAM))
+    largest = []
+    for _ in range(_NUM_SHUFFLES):
+        orders = [torch.from_numpy(rng.permutation(len(overlap))) for overlap in by_layer.values()]
+        mixed = [overlap[order][:, order] for overlap, order in zip(by_layer.values(), orders, strict=True)]
+        overlap = torch.stack(mixed).mean(0)
+        largest.append(max(silhouette(overlap, cluster(overlap, number)) for number in numbers))
+    return tuple(largest)
 
 
 def _by_size(labels: Tensor) -> Tensor:

@@ -47,6 +47,8 @@ def summarize_facets(
             **describe_options(settings.options, trace_report),
         },
         "silhouettes": {str(number): value for number, value in found.silhouettes.items()},
+        "shuffled_silhouettes": list(found.shuffled_silhouettes),
+        "is_distinct": found.is_distinct,
         "separation": dict(separation),
         "facets": [
             {
