@@ -17,7 +17,7 @@ from . import (
     visualization as visualization,
 )
 from .attribution.attribution import Heatmap as Heatmap, attribute as attribute
-from .attribution.diagnosis import diagnose_layers as diagnose_layers, diagnose_methods as diagnose_methods
+from .attribution.diagnosis import diagnose as diagnose
 from .attribution.soundness import Soundness as Soundness
 from .errors import SpadeError as SpadeError
 from .extraction.ensemble import TraceEnsemble as TraceEnsemble, extract_ensemble as extract_ensemble

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from spadelens.attribution.attribution import attribute
-from spadelens.attribution.diagnosis import MethodDiagnosis, Verdict, diagnose_layers, diagnose_method, diagnose_methods
-from spadelens.errors import InputError, ModelOutputError
+from spadelens.attribution.diagnosis import MethodDiagnosis, Verdict, diagnose, diagnose_layers, diagnose_method
+from spadelens.errors import InputError, ModelOutputError, UnknownNameError
 from spadelens.methods.gradient_methods import IntegratedGradients
 from spadelens.methods.method import Attribution, Method
 from spadelens.methods.registry import LRP, METHODS, GuidedBackprop, Occlusion, Saliency, ScoreCam
@@ -37,7 +37,7 @@ def net(activation: Callable[[Tensor], Tensor] = torch.relu, seed: int = 0) -> n
 
 
 def diagnosed(model: nn.Module, *names: str, sample: Tensor = SAMPLE) -> dict[str, MethodDiagnosis]:
-    found = diagnose_methods(model, sample, [METHODS[name]() for name in names] if names else None)
+    found = diagnose(model, sample, names or None).methods
     return {one.method: one for one in found}
 
 
@@ -146,7 +146,7 @@ def test_the_class_that_is_asked_for() -> None:
         predicted = int(model(SAMPLE[None]).argmax())
     assert diagnose_method(model, SAMPLE, LRP("epsilon")).soundness == expected[predicted]
     with pytest.raises(InputError, match="There is no class 4"):
-        diagnose_methods(model, SAMPLE, [Saliency()], 4)
+        diagnose(model, SAMPLE, [Saliency()], target=4)
 
 
 class Brittle(nn.Module):
@@ -229,3 +229,14 @@ def test_layers_that_cannot_be_pruned() -> None:
     }
     with pytest.raises(ModelOutputError):
         diagnose_layers(Odd(), torch.arange(7.0))
+
+
+def test_methods_are_given_by_name_or_as_objects() -> None:
+    found = diagnose(net(), SAMPLE, ["saliency", "lrp:rule=epsilon", IntegratedGradients(num_steps=3)], target=1)
+    assert found.target == 1
+    names = ["saliency", "lrp:rule=epsilon", "integrated_gradients:num_steps=3"]
+    assert [one.method for one in found.methods] == names
+    with pytest.raises(InputError, match=r"expected a list, such as \['saliency'\]"):
+        diagnose(net(), SAMPLE, "saliency")
+    with pytest.raises(UnknownNameError, match="saliensy"):
+        diagnose(net(), SAMPLE, ["saliensy"])

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from spadelens.attribution import diagnosis
 from spadelens.attribution.diagnosis import LayerDiagnosis, MethodDiagnosis, Verdict
 from spadelens.attribution.soundness import Soundness
 from spadelens.cli.diagnosis import print_diagnosis
 from spadelens.cli.main import main
 from spadelens.demo.images import CLASS_NAMES, draw_image
 from spadelens.methods.registry import METHODS
-from spadelens.tasks import doctor
 from spadelens.tasks.doctor import ModelDiagnosis
 
 PROGRAM = Path(sys.executable).parent / "spadelens"
@@ -163,7 +163,7 @@ def test_the_demo_as_a_person_tries_it(capfd: pytest.CaptureFixture[str]) -> Non
     for name, cells in rows.items():
         is_explained = any(line.startswith(f"{name}: ") for line in lines)
         assert is_explained == (cells["verdict"] != "sound" or "head" not in cells), name
-    assert lines[-1] == "Traces can prune 15 of 15 convolutions and linear layers."
+    assert lines[-2] == "Traces can prune 15 of 15 convolutions and linear layers."
 
 
 def test_a_photo_methods_with_settings_and_a_class(capsys: pytest.CaptureFixture[str]) -> None:
@@ -268,7 +268,7 @@ def test_reasons_that_are_not_shown_are_counted(capsys: pytest.CaptureFixture[st
     start = lines.index("Traces can prune 1 of 18 convolutions and linear layers.")
     assert lines[start + 1] == "  2 cannot be pruned, such as '[layer0]': its weight is that of [0]"
     assert lines[start + 6] == "  2 cannot be pruned, such as '[layer10]': its weight is that of [5]"
-    assert lines[start + 7 :] == ["  5 cannot be pruned for other reasons: see --json"]
+    assert lines[start + 7 : -1] == ["  5 cannot be pruned for other reasons: see --json"]
 
 
 @pytest.mark.parametrize(
@@ -355,7 +355,7 @@ def test_interrupts(
     is_lost: bool,
     words: tuple[str, ...],
 ) -> None:
-    real, tried = doctor.diagnose_method, []
+    real, tried = diagnosis.diagnose_method, []
 
     def interrupted(*arguments: Any) -> MethodDiagnosis:
         tried.append(arguments)
@@ -366,7 +366,7 @@ def test_interrupts(
                 raise
         return real(*arguments)
 
-    monkeypatch.setattr(doctor, "diagnose_method", interrupted)
+    monkeypatch.setattr(diagnosis, "diagnose_method", interrupted)
     before = listing()
     run("--model", "table.py:build", *words, code=2)
     captured = capsys.readouterr()

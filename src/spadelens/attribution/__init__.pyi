@@ -4,7 +4,6 @@ from .diagnosis import (
     LayerDiagnosis as LayerDiagnosis,
     MethodDiagnosis as MethodDiagnosis,
     Verdict as Verdict,
-    diagnose_layers as diagnose_layers,
-    diagnose_methods as diagnose_methods,
+    diagnose as diagnose,
 )
 from .soundness import Soundness as Soundness

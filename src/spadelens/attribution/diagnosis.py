@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from spadelens.attribution.attribution import attribute
 from spadelens.attribution.soundness import Soundness
 from spadelens.capture.capture import probe
-from spadelens.errors import AttributionError, ModelOutputError
+from spadelens.errors import AttributionError, InputError, ModelOutputError
 from spadelens.forward import class_scores
-from spadelens.inputs.checks import check_sample
+from spadelens.inputs.checks import check_sample, check_target
 from spadelens.matrix_layers import matrix_layers
 from spadelens.methods.method import Method
 from spadelens.methods.registry import METHODS
-from spadelens.settings import configured_name
+from spadelens.progress import Progress, no_progress
+from spadelens.settings import configured_name, parse_configured
 
 _UNUSED = "its weight is not used on this sample"
 
@@ -63,26 +64,70 @@ class LayerDiagnosis:
     refused: Mapping[str, str]
 
 
-def diagnose_methods(
-    model: nn.Module, sample: Tensor, methods: Sequence[Method] | None = None, target: int | None = None
-) -> list[MethodDiagnosis]:
-    """Return the verdict on every method, or on `methods`, for the class `target`, by default the predicted one.
+@dataclass(frozen=True)
+class Diagnosis:
+    """What works on a model, as one sample shows.
+
+    Attributes:
+        target: The class whose score was attributed.
+        methods: The verdict on every method.
+        layers: The layers that a trace can prune.
+    """
+
+    target: int
+    methods: tuple[MethodDiagnosis, ...]
+    layers: LayerDiagnosis
+
+
+def diagnose(
+    model: nn.Module,
+    sample: Tensor,
+    methods: Sequence[str | Method] | None = None,
+    *,
+    target: int | None = None,
+    progress: Progress | None = None,
+) -> Diagnosis:
+    """Return which attribution methods are sound on a model, and which of its layers a trace can prune.
+
+    Args:
+        model: As in `attribute`.
+        sample: As in `attribute`.
+        methods: The methods to try, by name or as objects; None for all of them.
+        target: The class; None for the predicted one.
+        progress: Called as progress('diagnose', methods done, all methods).
 
     Raises:
-        InputError: The sample cannot be explained; ModelOutputError: the model fails on it.
+        InputError: The sample or the target cannot be explained; UnknownNameError: there is no such method.
+        ModelOutputError: The model fails on the sample.
     """
-    return [
-        diagnose_method(model, sample, method, target)
-        for method in ([cls() for cls in METHODS.values()] if methods is None else methods)
-    ]
+    wanted = parse_methods(methods)
+    progress = progress or no_progress
+    scores = class_scores(model, check_sample(model, sample).unsqueeze(0))[0]
+    target = int(scores.argmax()) if target is None else check_target(target, len(scores))
+    found = []
+    for number, method in enumerate(wanted):
+        progress("diagnose", number, len(wanted))
+        found.append(diagnose_method(model, sample, method, target))
+    progress("diagnose", len(wanted), len(wanted))
+    return Diagnosis(target, tuple(found), diagnose_layers(model, sample))
+
+
+def parse_methods(methods: Sequence[str | Method] | None) -> list[Method]:
+    """Return methods given by name, with settings as in 'lrp:rule=gamma', or as objects; all methods for none.
+
+    Raises:
+        UnknownNameError: There is no such method or setting; InputError: a setting is out of range, or a single name
+            was given in place of a list.
+    """
+    if isinstance(methods, str):
+        raise InputError(f"Cannot diagnose the methods {methods!r}: expected a list, such as [{methods!r}].")
+    return [parse_configured("method", one, METHODS) if isinstance(one, str) else one for one in methods or METHODS]
 
 
 def diagnose_method(model: nn.Module, sample: Tensor, method: Method, target: int | None = None) -> MethodDiagnosis:
-    """Return the verdict on one method; raises the same errors as `diagnose_methods`."""
+    """Return the verdict on one method; raises the same errors as `diagnose`."""
     name = configured_name(method, METHODS)
-    class_scores(
-        model, check_sample(model, sample).unsqueeze(0)
-    )  # a failure of the model is not a failure of the method
+    class_scores(model, check_sample(model, sample).unsqueeze(0))  # the model's failure is not the method's
     start = time.perf_counter()
     try:
         soundness = attribute(model, sample, method, target=target).soundness

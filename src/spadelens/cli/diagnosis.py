@@ -66,7 +66,9 @@ def _layer_lines(layers: LayerDiagnosis) -> list[str]:
         example = next(name for name, why in layers.refused.items() if why == reason)
         lines.append(f"  {number} cannot be pruned, such as {example!r}: {reason}")
     rest = sum(number for _, number in reasons[_MOST_REASONS:])
-    return [*lines, f"  {rest} cannot be pruned for other reasons: see --json"] if rest else lines
+    if rest:
+        lines.append(f"  {rest} cannot be pruned for other reasons: see --json")
+    return [*lines, "  By default the first convolution stays unpruned; a schedule may spare more."]
 
 
 def _cells(one: MethodDiagnosis) -> list[str]:

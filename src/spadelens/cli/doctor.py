@@ -24,11 +24,12 @@ def doctor_command(sample: Path | None, device: str, trust: bool, **options: Any
     FILE is a photo, a line of a text file (FILE.txt:3) or a row of a table (FILE.csv:3). Without FILE, the model gets
     an input of random numbers or an English sentence.
     """
+    from spadelens.attribution.diagnosis import parse_methods
     from spadelens.cli.console import stage_bar
     from spadelens.cli.diagnosis import print_diagnosis
     from spadelens.models import load_model
     from spadelens.output import interrupts
-    from spadelens.tasks.doctor import diagnose, parse_methods
+    from spadelens.tasks.doctor import diagnose
     from spadelens.tasks.inputs import read_inputs
 
     parse_methods(options["methods"])  # report errors in the options before anything is loaded

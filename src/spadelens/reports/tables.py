@@ -57,7 +57,8 @@ def first_table(listing: Mapping[str, Any]) -> str:
 def table_of(listing: Mapping[str, Any], score: str) -> str:
     """Return the table of one score."""
     methods = [method for method in listing["methods"] if any(method in row["methods"] for row in listing["rows"])]
-    headers = ["", "images", *(_short(method) for method in methods), "average", "kept", "pruned", "seconds"]
+    average = "average" if not any(m.startswith("smoothgrad") for m in methods) else "average without smoothgrad"
+    headers = ["", "images", *(_short(method) for method in methods), average, "kept", "pruned", "seconds"]
     lines = [_line(headers), _line(["---"] * len(headers))]
     for row in listing["rows"]:
         found = [row["methods"].get(method, {}).get("scores", {}).get(score) for method in methods]

@@ -11,6 +11,7 @@ UNIT_NOUNS: Mapping[str, str] = MappingProxyType({"photo": "pixel", "text": "tok
 MOST_BARS = 30
 _SIDES = ("original", "trace")
 _LEAST_SHOWN = 0.02  # fraction of the largest value; fainter values get no color
+_LEAST_DISAGREEING = 0.1  # fraction of the largest value of both maps above which a difference in sign is said
 _UNSEEN = "\N{MIDDLE DOT}"  # stands for a token that does not correspond to a piece of the text
 
 
@@ -53,6 +54,7 @@ def unit_context(sample: Mapping[str, Any], kind: str, is_signed: bool) -> dict[
         "units": shown,
         "bars": by_size[:MOST_BARS] if kind == "row" else [],
         "is_signed": is_signed,
+        "disagreeing": [unit for unit in by_size if is_signed and _disagrees(unit)],
         "summary": whole.strip() if kind == "text" else ", ".join(unit.text for unit in by_size[:3]),
     }
 
@@ -68,6 +70,12 @@ def _shown_units(map_values: list[Mapping[str, Any]], reduced: str) -> list[Show
         before = unit["name"][: len(unit["name"]) - len(stripped)]
         shown.append(ShownUnit(before, stripped or _UNSEEN, unit["is_special"], unit["value"], values, strengths))
     return shown
+
+
+def _disagrees(unit: ShownUnit) -> bool:
+    """Return whether a unit speaks for the class in one map and against it in the other."""
+    original, trace = (unit.strengths[side] for side in _SIDES)
+    return not unit.is_special and original * trace < 0 and min(abs(original), abs(trace)) >= _LEAST_DISAGREEING
 
 
 def _strength(value: float, largest: float) -> float:

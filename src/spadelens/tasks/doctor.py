@@ -10,14 +10,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from spadelens.attribution.diagnosis import LayerDiagnosis, MethodDiagnosis, diagnose_layers, diagnose_method
+from spadelens.attribution import diagnosis
+from spadelens.attribution.diagnosis import LayerDiagnosis, MethodDiagnosis, parse_methods
 from spadelens.errors import InputError
 from spadelens.forward import class_scores
 from spadelens.inputs.checks import check_sample
-from spadelens.methods.registry import METHODS, Method
 from spadelens.models import Loaded, LoadedTable, LoadedText, find_class
 from spadelens.progress import Progress
-from spadelens.settings import parse_configured
 from spadelens.tasks.inputs import make_subjects, read_inputs
 from spadelens.tasks.subjects import PhotoSubject, RowSubject, Subject, TextSubject, show
 
@@ -60,28 +59,15 @@ def diagnose(
             is no such method or class.
         ModelOutputError: The model fails on the sample.
     """
-    wanted = parse_methods(methods)
+    parse_methods(methods)  # a wrong name is reported before the sample is read
     subject = _made_up(loaded) if file is None else _read(loaded, file)
     shown = show(loaded, subject, "none")
-    model, sample = shown.model, check_sample(shown.model, shown.sample)
-    scores = class_scores(model, sample.unsqueeze(0))[0]
-    class_index = int(scores.argmax()) if target is None else find_class(target, loaded.class_names, len(scores))
-    found = []
-    for number, method in enumerate(wanted):
-        progress("diagnose", number, len(wanted))
-        found.append(diagnose_method(model, sample, method, class_index))
-    progress("diagnose", len(wanted), len(wanted))
-    name = loaded.class_name(class_index)
-    return ModelDiagnosis(loaded.spec, subject.file, name, tuple(found), diagnose_layers(model, sample))
-
-
-def parse_methods(names: Sequence[str]) -> list[Method]:
-    """Return the methods that `names` stand for, with settings as in 'lrp:rule=gamma'; all methods for none.
-
-    Raises:
-        UnknownNameError: There is no such method or setting; InputError: a setting is out of range.
-    """
-    return [parse_configured("method", name, METHODS) for name in names or METHODS]
+    class_index = None
+    if target is not None:
+        scores = class_scores(shown.model, check_sample(shown.model, shown.sample).unsqueeze(0))[0]
+        class_index = find_class(target, loaded.class_names, len(scores))
+    found = diagnosis.diagnose(shown.model, shown.sample, methods, target=class_index, progress=progress)
+    return ModelDiagnosis(loaded.spec, subject.file, loaded.class_name(found.target), found.methods, found.layers)
 
 
 def _read(loaded: Loaded, file: Path) -> Subject:
