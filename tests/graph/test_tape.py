@@ -6,48 +6,11 @@ from typing import Any
 import pytest
 import torch
 from references.nets import Function, sample_of
+from references.tape import PHOTO, TOKENS, Attending, as_model, backward, check
 from torch import Tensor, nn
 from torch.nn import functional
 
-from spadelens.errors import AttributionError
-from spadelens.graph.tape import Step, Tape, record, vjp, vjp_of_function
-
-PHOTO, TOKENS = (1, 2, 5, 7), (1, 5, 6)
-
-
-def as_model(model: nn.Module | Callable[[Tensor], Any]) -> nn.Module:
-    return (model if isinstance(model, nn.Module) else Function(model)).double().eval()
-
-
-def backward(tape: Tape, start: Tensor) -> Tensor:
-    return tape.backward(start, lambda step, messages: vjp(step, [tape.values[n] for n in step.inputs], messages))
-
-
-def check(model: nn.Module | Callable[[Tensor], Any], shape: tuple[int, ...] = PHOTO) -> Tape:
-    """Hold a tape against the model: its scores, its gradient, and another sample."""
-    model, sample, other = as_model(model), sample_of(shape), sample_of(shape, 1)
-    kept = sample.clone()
-    tape = record(model, sample)
-    assert torch.equal(sample, kept)
-    assert torch.equal(tape.values[tape.source], sample)
-    assert not any(value.requires_grad for value in tape.values.values())
-    leaf = sample.clone().requires_grad_()
-    scores = model(leaf.clone())
-    assert torch.allclose(tape.values[tape.scores], scores, atol=1e-12)
-    start = torch.randn(scores.shape, generator=torch.Generator().manual_seed(2), dtype=scores.dtype)
-    (gradient,) = torch.autograd.grad(scores, leaf, start)
-    assert bool(gradient.any())
-    assert torch.allclose(backward(tape, start), gradient, atol=1e-12)
-    with torch.no_grad():
-        expected = model(other.clone())
-    assert torch.allclose(tape.forward(other)[tape.scores], expected, atol=1e-12)
-    assert torch.allclose(tape.values[tape.scores], scores, atol=1e-12)  # unchanged by the forward pass
-    return tape
-
-
-def refused(model: nn.Module | Callable[[Tensor], Any], message: str, shape: tuple[int, ...] = PHOTO) -> None:
-    with pytest.raises(AttributionError, match=message):
-        record(as_model(model), sample_of(shape))
+from spadelens.graph.tape import Step, record, vjp, vjp_of_function
 
 
 class Reused(nn.Module):
@@ -156,20 +119,6 @@ def test_gradient_of_reused_activations() -> None:
     assert [step.name for step in tape.steps].count("relu") == 3
 
 
-class Attending(nn.Module):
-    def __init__(self, is_batch_first: bool) -> None:
-        super().__init__()
-        self.attention = nn.MultiheadAttention(6, 2, batch_first=is_batch_first)
-        self.head, self.is_batch_first = nn.Linear(6, 3), is_batch_first
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        tokens = tokens if self.is_batch_first else tokens.transpose(0, 1)
-        tokens = tokens + self.attention(tokens, tokens, tokens, need_weights=False)[0]
-        mask = torch.ones(5, 5, dtype=torch.bool).triu(1)
-        tokens, weights = self.attention(tokens, tokens, tokens, attn_mask=mask)
-        return self.head(tokens.mean(1 if self.is_batch_first else 0)) + weights.mean((1, 2))[:, None]
-
-
 @pytest.mark.parametrize("is_batch_first", [True, False])
 def test_gradient_of_attention(is_batch_first: bool) -> None:
     torch.manual_seed(0)
@@ -227,121 +176,6 @@ def test_autograd_functions_are_what_they_compute() -> None:
 def test_a_stopped_gradient_is_no_stopped_effect() -> None:
     tape = record(as_model(lambda x: x.detach() * 3 + x.data), sample_of((1, 4)))
     assert backward(tape, torch.ones(1, 4, dtype=torch.float64)).tolist() == [[4.0] * 4]
-
-
-def test_values_that_leave_torch_are_refused() -> None:
-    reads = "its code reads values that depend on the input"
-    refused(lambda x: (x * x.sum().item()).flatten(1), reads)
-    refused(lambda x: (x if x.sum() > 0 else -x).flatten(1), reads)
-    refused(lambda x: (x * sum(x.flatten().tolist())).flatten(1), reads)
-    refused(lambda x: (x * float(x.detach().numpy().sum())).flatten(1), reads)
-    refused(lambda x: (x if torch.equal(x, x.abs()) else -x).flatten(1), reads)
-    refused(lambda x: (x if torch.allclose(x, x.abs()) else -x).flatten(1), reads)
-
-
-def test_constants_may_leave_torch() -> None:
-    rates = [0.1, 0.2]
-    check(lambda x: (x**2 * sum(torch.tensor(rates).double().tolist()) * float(torch.ones(2).numpy()[1])).flatten(1))
-
-
-def test_random_numbers_are_refused() -> None:
-    random = "draws random numbers"
-    refused(lambda x: functional.dropout(x, training=True).flatten(1), random)
-    refused(lambda x: functional.dropout(x, 1e-9, training=True).flatten(1), random)
-    refused(lambda x: (x + 1e-9 * torch.rand_like(x)).flatten(1), random)
-    refused(lambda x: (x + 1e-9 * torch.randn(x.shape, dtype=x.dtype)).flatten(1), random)
-    training = nn.Sequential(nn.Dropout(0.5), nn.Flatten()).train()
-    with pytest.raises(AttributionError, match=random):
-        record(training, sample_of(PHOTO))
-    check(nn.Sequential(nn.Dropout(0.5), nn.RReLU(), nn.Flatten()))  # which are not random in evaluation mode
-
-
-def test_scores_that_do_not_follow_from_the_input_are_refused() -> None:
-    refused(lambda x: torch.ones(1, 3, dtype=x.dtype), "do not follow from its input")
-    refused(lambda x: torch.ones_like(x).flatten(1), "do not follow from its input")
-    refused(lambda x: torch.zeros(1, x.shape[2], dtype=x.dtype), "do not follow from its input")
-
-
-class Counting(nn.Module):
-    """Another score every time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("count", torch.zeros(1))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        self.count.add_(1)
-        return (inputs * self.count).flatten(1)
-
-
-def test_a_model_with_a_state_is_refused() -> None:
-    refused(Counting(), "other scores than the model did before")
-
-
-class Remembering(nn.Module):
-    """Keeps a mask for later passes, and its last values."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mask: Tensor | None = None
-        self.register_buffer("last", torch.zeros(1), persistent=False)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        if self.mask is None:
-            self.mask = (torch.arange(inputs.shape[-1]) > 2).to(inputs)
-        self.last = inputs * self.mask
-        return self.last.flatten(1) ** 2
-
-
-def test_a_model_keeps_no_recorded_tensor() -> None:
-    model = as_model(Remembering())
-    record(model, sample_of(PHOTO))
-    assert model.mask is not None
-    for tensor in (model.mask, model.last):
-        assert not torch._is_functional_tensor(tensor)
-    assert bool((model.mask == (torch.arange(7) > 2)).all())
-    check(model)
-
-
-def switches() -> tuple[Any, ...]:
-    cuda = torch.backends.cuda
-    return (
-        torch.backends.mha.get_fastpath_enabled(),
-        torch.is_grad_enabled(),
-        cuda.flash_sdp_enabled(),
-        cuda.mem_efficient_sdp_enabled(),
-        cuda.math_sdp_enabled(),
-        torch._is_functional_tensor(torch.zeros(1)),
-        torch.zeros(1).add_(1).item(),
-    )
-
-
-@pytest.mark.parametrize("is_fast", [True, False])
-def test_everything_is_restored_after_an_exception_too(is_fast: bool) -> None:
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(is_fast)
-    try:
-        kept, model = switches(), as_model(Attending(True))
-        weights = {name: value.clone() for name, value in model.state_dict().items()}
-        record(model, sample_of(TOKENS))
-        assert switches() == kept
-        model.head.register_forward_hook(lambda module, inputs, output: [][int(torch.is_grad_enabled()) + 1])
-        with pytest.raises(IndexError):  # as the model itself does
-            record(model, sample_of(TOKENS))
-        refused(lambda x: (x * x.sum().item()).flatten(1), "reads values")
-        refused(FailsWhenRecorded(), "RuntimeError: only once")
-        assert switches() == kept
-        assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
-        assert all(parameter.grad is None for parameter in model.parameters())
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
-class FailsWhenRecorded(nn.Module):
-    def forward(self, inputs: Tensor) -> Tensor:
-        if torch._is_functional_tensor(inputs):
-            raise RuntimeError("only once")
-        return inputs.flatten(1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
