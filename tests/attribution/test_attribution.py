@@ -58,7 +58,7 @@ def make_sample(channels: int = 3, height: int = 8, width: int = 12, seed: int =
 
 
 SAMPLE = make_sample()
-OF_PHOTOS = ("score_cam", "guided_grad_cam")
+OF_PHOTOS = ("score_cam", "grad_cam", "guided_grad_cam")
 OF_ANY_MODEL = [method for method in METHODS if method not in OF_PHOTOS]  # those ask for a module that gives maps
 
 

@@ -16,7 +16,7 @@ SAMPLES: dict[Kind, Tensor] = {
     "signal": torch.randn(2, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64),
     "volume": torch.randn(2, 6, 7, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64),
 }
-ONLY_PHOTOS = {"score_cam", "guided_grad_cam"}
+ONLY_PHOTOS = {"score_cam", "grad_cam", "guided_grad_cam"}
 
 
 def make(kind: Kind) -> nn.Module:

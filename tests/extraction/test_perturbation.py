@@ -87,3 +87,11 @@ def test_equal_pixels_appear_in_no_order_of_places() -> None:
 
 def test_area_by_hand() -> None:
     assert area(torch.tensor([0.0, 1.0, 1.0])) == pytest.approx(0.75)
+
+
+def test_half_precision_is_blurred_in_single() -> None:
+    torch.manual_seed(0)
+    picture = torch.randn(3, 40, 30)
+    found = blurred(picture.half(), 3.0)
+    assert found.dtype == torch.float16
+    assert torch.equal(found, blurred(picture.half().float(), 3.0).half())

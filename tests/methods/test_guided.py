@@ -14,6 +14,7 @@ from torch.nn import functional
 from torchvision.models.swin_transformer import SwinTransformer
 
 from spadelens.errors import AttributionError
+from spadelens.methods.grad_cam import GradCam
 from spadelens.methods.guided import GuidedBackprop, GuidedGradCam
 
 
@@ -241,7 +242,7 @@ def upsampled(small: Tensor, height: int, width: int) -> Tensor:
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_guided_grad_cam_restated(sign: int) -> None:
+def test_grad_cams_restated(sign: int) -> None:
     torch.manual_seed(4)
     model = Pyramid().double().eval()
     with torch.no_grad():
@@ -252,7 +253,11 @@ def test_guided_grad_cam_restated(sign: int) -> None:
     weights = [2 * row * float(channel.mean()) / channel.numel() for row, channel in zip(rows, features, strict=True)]
     cam = sum(weight * channel for weight, channel in zip(weights, features, strict=True)).clamp(min=0)
     assert bool(cam.any())
-    expected = guided(model, sample) * upsampled(cam, *PHOTO[2:])
+    enlarged = upsampled(cam, *PHOTO[2:])
+    plain = GradCam().attribute(model, sample, TARGET).values
+    assert plain.shape == sample.shape
+    assert torch.allclose(plain, enlarged.expand_as(sample), atol=1e-12)
+    expected = guided(model, sample) * enlarged
     found = GuidedGradCam().attribute(model, sample, TARGET).values
     assert torch.allclose(found, expected, atol=1e-12)
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -263,6 +268,8 @@ def cam_refused(model: nn.Module, sample: Tensor, message: str) -> None:
     model = model.double().eval()
     with pytest.raises(AttributionError, match=message):
         GuidedGradCam().attribute(model, sample, TARGET)
+    with pytest.raises(AttributionError, match=message.replace("guided_grad_cam", "grad_cam")):
+        GradCam().attribute(model, sample, TARGET)
     assert all(not module._forward_hooks for module in model.modules())
 
 

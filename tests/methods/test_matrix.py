@@ -17,6 +17,7 @@ TRANSFORMERS = ("vit", "timm_vit", "timm_beit", "hf_vit")
 TEXTS = ("hf_bert", "hf_distilbert", "hf_albert", "hf_gpt2", "encoder", "encoder_tokens_first")
 REFUSED = {
     "guided_backprop": {"hf_bert": "tanh", "hf_albert": "tanh"},
+    "grad_cam": dict.fromkeys(TRANSFORMERS, "attention") | dict.fromkeys(TEXTS, "photo"),
     "guided_grad_cam": dict.fromkeys(TRANSFORMERS, "attention") | dict.fromkeys(TEXTS, "photo"),
     "score_cam": dict.fromkeys(TRANSFORMERS, "attention") | dict.fromkeys(TEXTS, "photo"),
 }

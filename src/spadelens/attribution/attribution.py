@@ -86,8 +86,8 @@ def attribute(
         sample: The input without a batch dimension: a photo `[C, H, W]`, a signal `[C, T]`, a volume `[C, D, H, W]`, a
             text `[tokens, features]` or a row of a table `[features]`.
         method: 'saliency', 'smoothgrad', 'input_x_gradient', 'integrated_gradients', 'gradient_shap', 'deep_lift',
-            'lrp', 'guided_backprop', 'guided_grad_cam', 'occlusion', 'lime' or 'score_cam', optionally with settings,
-            such as 'lrp:rule=epsilon-gamma'; or a `Method`.
+            'lrp', 'guided_backprop', 'grad_cam', 'guided_grad_cam', 'occlusion', 'lime' or 'score_cam', optionally with
+            settings, such as 'lrp:rule=epsilon-gamma'; or a `Method`.
         target: The class to explain; by default the class that a trace was made for or that a model predicts.
         reduction: How the channels of a pixel, or the features of a token, become one value: 'sum_abs' (sum of absolute
             values), 'max_abs' or 'sum' (signed). The value of a feature becomes absolute, or stays signed for 'sum'.

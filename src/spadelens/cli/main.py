@@ -65,7 +65,8 @@ cli.add_command(bench_command)
     "--method",
     metavar="NAME",
     help="saliency, smoothgrad, input_x_gradient, integrated_gradients, gradient_shap, deep_lift, lrp, "
-    "guided_backprop, guided_grad_cam, occlusion, lime or score_cam; with settings, such as lrp:rule=epsilon-gamma.  "
+    "guided_backprop, grad_cam, guided_grad_cam, occlusion, lime or score_cam; with settings, such as "
+    "lrp:rule=epsilon-gamma.  "
     f"[default: {defaults.METHOD} for photos, {defaults.UNIT_METHOD} for texts and tables]",
 )
 @click.option(

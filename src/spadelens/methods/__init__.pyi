@@ -1,5 +1,6 @@
 # The public names, read at run time too.
 from .deep_lift import DeepLift as DeepLift
+from .grad_cam import GradCam as GradCam
 from .gradient_methods import (
     GradientShap as GradientShap,
     InputXGradient as InputXGradient,

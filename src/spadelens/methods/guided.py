@@ -8,12 +8,11 @@ from typing import final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from spadelens.errors import AttributionError
 from spadelens.graph.operations import OpKind, Role, fused, kind_of, role_of
 from spadelens.graph.tape import Step, Tape, record, vjp
-from spadelens.methods.feature_map import LastMap
+from spadelens.methods.grad_cam import grad_cam
 from spadelens.methods.method import Attribution, Method
 
 _CARRIED = (OpKind.VIEW, OpKind.SCALING, OpKind.SHIFT)  # after these, a gate is still a gate
@@ -44,25 +43,14 @@ class GuidedBackprop(Method):
 @final
 @dataclass(frozen=True)
 class GuidedGradCam(Method):
-    """Guided backpropagation times Grad-CAM (Selvaraju et al. 2017) of the last feature map.
-
-        cam = max(sum over k of (mean gradient of channel k) * channel k, 0)
-
-    enlarged bilinearly to the size of the sample. `LastMap` defines the last feature map. For photos only; a model
-    without a feature map, such as a vision transformer, raises an AttributionError.
-    """
+    """Guided backpropagation times the Grad-CAM map (Selvaraju et al. 2017); errors are those of both."""
 
     reference = "gradient"
 
     def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:
         """Return the guided gradient times the enlarged map."""
-        if sample.dim() != 4:
-            raise AttributionError(
-                f"The method {_CAM_NAME!r} needs photos [C, H, W]: the sample has the shape {list(sample.shape[1:])}."
-            )
-        cam = _grad_cam(model, sample, target)
-        enlarged = functional.interpolate(cam, sample.shape[2:], mode="bilinear", align_corners=False)
-        return Attribution(_guided(model, sample, target, _CAM_NAME) * enlarged)
+        cam = grad_cam(model, sample, target, _CAM_NAME)
+        return Attribution(_guided(model, sample, target, _CAM_NAME) * cam)
 
 
 def _guided(model: nn.Module, sample: Tensor, target: int, method: str) -> Tensor:
@@ -112,15 +100,3 @@ def _is_factor(number: int, tape: Tape, kinds: Mapping[int, OpKind]) -> bool:
         or (kinds[step.output] in _CARRIED and _is_factor(step.output, tape, kinds))
         for step in users
     )
-
-
-def _grad_cam(model: nn.Module, sample: Tensor, target: int) -> Tensor:
-    """Return the map `[1, 1, h, w]` of the last feature map."""
-    with torch.enable_grad(), LastMap(model, sample[0]) as last:
-        score = model(sample.detach().clone().requires_grad_())[0, target]
-    features, _ = last.found(_CAM_NAME)
-    (gradient,) = torch.autograd.grad(score, features, allow_unused=True)
-    if gradient is None:
-        raise AttributionError(f"The method {_CAM_NAME!r} fails: the score does not depend on the last feature map.")
-    weights = gradient.mean((2, 3), keepdim=True)
-    return (weights * features.detach()).sum(1, keepdim=True).clamp(min=0)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from spadelens.methods.deep_lift import DeepLift
+from spadelens.methods.grad_cam import GradCam
 from spadelens.methods.gradient_methods import (
     GradientShap,
     InputXGradient,
@@ -25,6 +26,7 @@ __all__ = [
     "METHODS",
     "Attribution",
     "DeepLift",
+    "GradCam",
     "GradientShap",
     "GuidedBackprop",
     "GuidedGradCam",
@@ -48,6 +50,7 @@ METHODS: Mapping[str, type[Method]] = MappingProxyType(
         "deep_lift": DeepLift,
         "lrp": LRP,
         "guided_backprop": GuidedBackprop,
+        "grad_cam": GradCam,
         "guided_grad_cam": GuidedGradCam,
         "occlusion": Occlusion,
         "lime": Lime,

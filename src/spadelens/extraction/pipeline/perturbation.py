@@ -44,14 +44,15 @@ def make_baseline(sample: Tensor, baseline: Baseline) -> Tensor:
 def blurred(picture: Tensor, std_px: float) -> Tensor:
     """Return a Gaussian-blurred picture `[C, H, W]`, padded with its edge values."""
     radius = max(1, int(3 * std_px))
-    offsets = torch.arange(-radius, radius + 1, device=picture.device, dtype=picture.dtype)
+    precise = picture if picture.dtype == torch.float64 else picture.float()  # half-precision kernels of a CPU are slow
+    offsets = torch.arange(-radius, radius + 1, device=picture.device, dtype=precise.dtype)
     kernel = torch.exp(-0.5 * (offsets / std_px) ** 2)
     kernel = (kernel / kernel.sum()).expand(len(picture), 1, 1, -1)
-    batch = picture.unsqueeze(0)
+    batch = precise.unsqueeze(0)
     for shape, padding in (((1, -1), (radius, radius, 0, 0)), ((-1, 1), (0, 0, radius, radius))):
         padded = functional.pad(batch, padding, mode="replicate")
         batch = functional.conv2d(padded, kernel.reshape(len(picture), 1, *shape), groups=len(picture))
-    return batch[0]
+    return batch[0].to(picture.dtype)
 
 
 def probability_curve(
