@@ -1,69 +1,22 @@
-"""`visualize`: that it climbs to where it should, whatever the model, and leaves the model as it was."""
+"""Images found by gradient ascent: where they lead, and what is said of them."""
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from references.visualization import COLOR, GREY, QUICK, Small, same, seeded, snapshot
 from torch import Tensor, nn
 
-from spadelens import Trace, extract_trace, load_model
-from spadelens.errors import InputError, ModelOutputError, TraceMismatchError, UnknownNameError, VisualizationError
+from spadelens import Trace, load_model
+from spadelens.errors import UnknownNameError, VisualizationError
 from spadelens.photos import Preprocessing
-from spadelens.visualization import ascent as ascending
 from spadelens.visualization.ascent import Ascent, GradientAscent
-from spadelens.visualization.objectives import ClassScore, Direction, Objective
-from spadelens.visualization.parameterizations import Direct, Fourier, Maco, Parameterization
+from spadelens.visualization.objectives import ClassScore, Objective
+from spadelens.visualization.parameterizations import Direct, Fourier, Maco
 from spadelens.visualization.transformations import NO_TRANSFORMATIONS, Transformations
 from spadelens.visualization.visualization import Visualization, respond, visualize, visualize_all
-
-GREY = Preprocessing((63, 50), (0.4,), (0.25,))
-COLOR = Preprocessing((10, 13), (0.5, 0.4, 0.3), (0.25, 0.2, 0.3))
-QUICK = Ascent(num_steps=4)
-
-
-class Small(nn.Module):
-    """Two convolutions with normalization and dropout, and a classifier; the first activation works in place."""
-
-    def __init__(self, channels: int = 3) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(channels, 4, 3, padding=1)
-        self.norm = nn.BatchNorm2d(4)
-        self.relu = nn.ReLU(inplace=True)
-        self.second = nn.Conv2d(4, 6, 3, padding=1)
-        self.dropout = nn.Dropout(0.5)
-        self.linear = nn.Linear(6, 5)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        features = self.second(self.relu(self.norm(self.first(inputs))))
-        return self.linear(self.dropout(features.relu().mean((2, 3))))
-
-
-def seeded(make: Callable[[], nn.Module], seed: int = 0) -> Any:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make().eval()
-
-
-@pytest.fixture
-def model() -> Any:
-    return seeded(Small)
-
-
-@pytest.fixture
-def double() -> Any:
-    return seeded(Small).double()
-
-
-def make_sample(seed: int = 3) -> Tensor:
-    return torch.randn(3, 10, 13, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.fixture
-def trace(double: nn.Module) -> Trace:
-    return extract_trace(double, make_sample(), schedule="0.5", num_views=4)
 
 
 def linear(weight: Tensor) -> nn.Module:
@@ -189,54 +142,6 @@ def test_a_model_of_tokens() -> None:
     assert float(found.curve[-5:].mean()) > float(found.curve[:5].mean()) + 0.5
 
 
-def snapshot(model: nn.Module) -> dict[str, Any]:
-    state: dict[str, Any] = {name: value.clone() for name, value in model.state_dict(keep_vars=False).items()}
-    for name, module in model.named_modules():
-        state[f"{name} mode"] = module.training
-        state[f"{name} hooks"] = len(module._forward_hooks) + len(module._forward_pre_hooks)
-    for name, parameter in model.named_parameters():
-        state[f"{name} parameter"] = (id(parameter), parameter.requires_grad, parameter.grad, parameter.data_ptr())
-    return state
-
-
-def same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    return first.keys() == second.keys() and all(
-        torch.equal(value, second[key]) if isinstance(value, Tensor) else value == second[key]
-        for key, value in first.items()
-    )
-
-
-def test_the_model_is_left_as_it_was(double: Any, trace: Trace) -> None:
-    double.train()
-    double.norm.eval()
-    double.first.weight.requires_grad_(False)
-    before, state = snapshot(double), torch.random.get_rng_state()
-    expected = visualize(seeded(Small).double(), "second:1", COLOR, QUICK)
-    assert torch.equal(visualize(double, "second:1", COLOR, QUICK).images, expected.images)  # without dropout
-    visualize(trace, "second:1", COLOR, QUICK)
-    with pytest.raises(UnknownNameError):
-        visualize(trace, "nowhere:1", COLOR, QUICK)
-    with pytest.raises(KeyboardInterrupt):
-        visualize(trace, stop, COLOR, QUICK)
-    assert same(snapshot(double), before)
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert torch.is_grad_enabled()
-
-
-def stop(_: nn.Module, batch: Tensor) -> Tensor:
-    raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
-def test_contexts_without_gradients(model: nn.Module, context: Callable[[], Any]) -> None:
-    expected = visualize(model, "class:1", COLOR, QUICK).images
-    with context():
-        found = visualize(model, "class:1", COLOR, QUICK)
-        assert not torch.is_grad_enabled()
-    assert torch.equal(found.images, expected)
-    assert not found.images.is_inference() and not found.images.requires_grad
-
-
 def test_a_trace_gives_what_its_copy_gives(double: Any, trace: Trace) -> None:
     ascent = Ascent("maco", num_steps=6, num_images=2)
     on_trace, on_copy, on_dense = (
@@ -331,171 +236,10 @@ def test_models_that_end_in_a_softmax() -> None:
     assert float(found.curve[-10:].mean()) > 0.9
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_finite_is_refused(value: float, model: Any) -> None:
-    calls: list[int] = []
-
-    def objective(net: nn.Module, batch: Tensor) -> Tensor:
-        calls.append(1)
-        return net(batch)[:, 0] + (value if len(calls) == 2 else 0.0)
-
-    with pytest.raises(VisualizationError, match=r"objective.* values that are not finite"):
-        visualize(model, objective, COLOR, QUICK)
-
-    def steep(net: nn.Module, batch: Tensor) -> Tensor:
-        return (batch * 0).abs().sqrt().sum((1, 2, 3))  # the values are finite, the slopes are not
-
-    with pytest.raises(VisualizationError, match="not finite"):
-        visualize(model, steep, COLOR, QUICK)
-
-
-def dead(model: Any, channel: int) -> Any:
-    with torch.no_grad():
-        model.first.weight[channel] = 0
-        model.first.bias[channel] = -1
-        model.norm.bias[channel] = -3
-        model.norm.running_mean[channel] = 0
-    return model
-
-
-def test_a_dead_unit_is_refused_and_named(double: Any, trace: Trace) -> None:
-    with pytest.raises(VisualizationError, match=r"'relu:2' of the model does not depend on the image"):
-        visualize(dead(seeded(Small), 2), "relu:2", COLOR, QUICK)
-    with pytest.raises(VisualizationError, match="does not depend"):
-        visualize(double, lambda net, batch: net(batch).detach()[:, 0], COLOR, QUICK)
-    weights = {name: torch.zeros_like(weight) for name, weight in trace.weights.items()}
-    nothing = Trace(double, weights, trace.pruned, trace.report, trace.model_fingerprint)
-    with pytest.raises(VisualizationError, match=r"'class:1' of the trace does not depend on the image"):
-        visualize_all([double, nothing], "class:1", COLOR, QUICK)
-
-
-def test_a_dead_unit_is_found_out_early_with_and_without_a_checkpoint(tmp_path: Path) -> None:
-    steps: list[int] = []
-    for checkpoint in (None, tmp_path / "state.pt"):
-        with pytest.raises(VisualizationError):
-            visualize_all(
-                [dead(seeded(Small), 2)], "relu:2", COLOR, Ascent(num_steps=500),
-                lambda _, done, __: steps.append(done), checkpoint,
-            )  # fmt: skip
-    assert steps == [*range(64)] * 2
-
-
 def test_progress(model: nn.Module) -> None:
     calls: list[tuple[str, int, int]] = []
     visualize(model, "class:0", COLOR, QUICK, lambda *call: calls.append(call))
     assert calls == [("visualize", done, 4) for done in range(5)]
-
-
-class Interrupted(Exception):
-    pass
-
-
-def interrupt_at(step: int) -> Callable[[str, int, int], None]:
-    def progress(_: str, done: int, __: int) -> None:
-        if done == step:
-            raise Interrupted
-
-    return progress
-
-
-@pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ascending, "_STEPS_PER_CHECKPOINT", 3)
-
-
-@pytest.mark.parametrize("parameterization", ["fourier", "maco:rate=0.3"])
-def test_an_interrupted_run_goes_on_as_if_nothing_had_been(
-    short: None, tmp_path: Path, parameterization: str, double: Any, trace: Trace
-) -> None:
-    ascent = Ascent(parameterization, num_steps=11, num_images=2)
-    models, file = [double, trace], tmp_path / "state.pt"
-    whole = visualize_all(models, "second:2", COLOR, ascent)
-    steps: list[int] = []
-    for step in (5, 7, 10):
-        with pytest.raises(Interrupted):
-            visualize_all(models, "second:2", COLOR, ascent, interrupt_at(step), file)
-        assert list(tmp_path.iterdir()) == [file]
-    with torch.inference_mode():
-        found = visualize_all(models, "second:2", COLOR, ascent, lambda _, done, __: steps.append(done), file)
-    assert steps == [9, 10, 11]
-    assert list(tmp_path.iterdir()) == []
-    for first, second in zip(whole, found, strict=True):
-        assert torch.equal(first.images, second.images)
-        assert torch.equal(first.curve, second.curve)
-        assert torch.equal(first.opacity, second.opacity)
-
-
-class Scaled(Parameterization):
-    """A parameterization of the user's own, whose settings have no text."""
-
-    rate = 0.1
-
-    def __init__(self, scale: float) -> None:
-        self.scale = scale
-
-    def __repr__(self) -> str:
-        return f"Scaled({self.scale})"
-
-    def start(self, shape: Any, generator: torch.Generator) -> Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    def image(self, parameters: Tensor, shape: Any) -> Tensor:
-        return torch.sigmoid(self.scale * parameters)
-
-
-def leave_checkpoint(file: Path, model: Any, unit: Any = "second:2", ascent: Ascent | None = None) -> None:
-    with pytest.raises(Interrupted):
-        visualize_all([model], unit, COLOR, ascent or Ascent(num_steps=9), interrupt_at(4), file)
-    assert file.exists()
-
-
-def test_checkpoints_of_other_runs_are_refused_and_stay(short: None, tmp_path: Path, double: Any, trace: Trace) -> None:
-    file, ascent = tmp_path / "state.pt", Ascent(num_steps=9)
-    leave_checkpoint(file, double)
-    before = file.read_bytes()
-    others: list[tuple[list[Any], str, Any, Ascent]] = [
-        ([trace], "second:2", COLOR, ascent),
-        ([double, trace], "second:2", COLOR, ascent),
-        ([double], "second:3", COLOR, ascent),
-        ([double], "second:2", (3, 10, 13), ascent),
-        ([double], "second:2", COLOR, Ascent(num_steps=10)),
-        ([double], "second:2", COLOR, Ascent(num_steps=9, seed=1)),
-        ([double], "second:2", COLOR, Ascent("fourier:rate=0.06", num_steps=9)),
-        ([double], "second:2", COLOR, Ascent(transformations=NO_TRANSFORMATIONS, num_steps=9)),
-    ]
-    for models, unit, preprocessing, other in others:
-        with pytest.raises(InputError, match="belongs to a run with different settings"):
-            visualize_all(models, unit, preprocessing, other, None, file)
-        assert file.read_bytes() == before
-    leave_checkpoint(tmp_path / "a.pt", double, Direction("second", torch.ones(6)))
-    with pytest.raises(InputError, match="different settings"):
-        visualize_all([double], Direction("second", torch.arange(6.0)), COLOR, ascent, None, tmp_path / "a.pt")
-    leave_checkpoint(tmp_path / "b.pt", double, ascent=Ascent(Scaled(1.0), num_steps=9))
-    with pytest.raises(InputError, match="different settings"):
-        visualize_all([double], "second:2", COLOR, Ascent(Scaled(2.0), num_steps=9), None, tmp_path / "b.pt")
-
-
-@pytest.mark.parametrize("damage", ["cut", "empty", "text", "other"])
-def test_damaged_checkpoints_are_refused(short: None, tmp_path: Path, damage: str, double: Any) -> None:
-    file = tmp_path / "state.pt"
-    leave_checkpoint(file, double)
-    content = file.read_bytes()
-    if damage == "other":
-        state = torch.load(file, weights_only=True)
-        del state["reliance"]
-        torch.save(state, file)
-    else:
-        file.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "text": b"no checkpoint"}[damage])
-    with pytest.raises(InputError, match=r"Cannot resume from .*Delete it to start over"):
-        visualize_all([double], "second:2", COLOR, Ascent(num_steps=9), None, file)
-    assert file.exists()
-
-
-def test_callables_have_no_checkpoints(tmp_path: Path, double: Any) -> None:
-    file = tmp_path / "state.pt"
-    with pytest.raises(InputError, match="Cannot checkpoint the ascent of a callable"):
-        visualize_all([double], lambda net, batch: net(batch)[:, 0], COLOR, QUICK, None, file)
-    assert not file.exists()
 
 
 def test_what_is_known_of_a_result(double: Any) -> None:
@@ -504,48 +248,6 @@ def test_what_is_known_of_a_result(double: Any) -> None:
     assert found.settings["parameterization"] == "maco"
     assert found.settings["transformations"]["scale"] == (1.3, 2.5)
     assert (found.settings["num_steps"], found.settings["num_images"], found.settings["seed"]) == (3, 1, 7)
-
-
-def test_a_model_that_has_changed_is_refused(double: Any, trace: Trace) -> None:
-    with torch.no_grad():
-        double.linear.bias += 1
-    with pytest.raises(TraceMismatchError):
-        visualize(trace, "class:0", COLOR, QUICK)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"num_steps": 0}, "num_steps=0"),
-        ({"num_images": 0}, "num_images=0"),
-        ({"num_steps": 2.5}, "num_steps=2.5"),
-        ({"seed": -1}, "seed=-1"),
-        ({"parameterization": "macho"}, "Did you mean 'maco'"),
-        ({"parameterization": 5}, "Cannot use 5 as a parameterization"),
-        ({"transformations": "none"}, "Cannot use 'none' as transformations"),
-    ],
-)
-def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        Ascent(**settings)
-
-
-def test_arguments_that_cannot_be_used(model: Any) -> None:
-    for models, unit, shape, message in (
-        ([], "0", COLOR, "at least one model"),
-        (model, "0", COLOR, "expected a sequence"),
-        (["model"], "0", COLOR, "Cannot visualize a unit of a str"),
-        ([model], 7, COLOR, "Cannot maximize 7"),
-        ([model], "second:99", COLOR, "There is no unit 99"),
-        ([model], "0", (3, 0, 5), "expected sizes above zero"),
-        ([model], "0", (), "expected sizes above zero"),
-        ([model], "0", 224, "expected sizes above zero"),
-        ([model], "0", (3, 5), "Use 'direct' for other inputs"),
-    ):
-        with pytest.raises(InputError, match=message):
-            visualize_all(models, unit, shape, QUICK)  # type: ignore[arg-type]
-    with pytest.raises(ModelOutputError, match="cannot be run on a batch"):
-        visualize(model, "0", GREY, QUICK)
 
 
 def test_large_seeds(model: nn.Module) -> None:
