@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -15,6 +17,7 @@ from spadelens.prediction import Outputs, Scale, check_outputs, scale_of
 from spadelens.private_copy import ensure_private
 from spadelens.randomness import is_only_thread, seeded, undisturbed_random_states
 
+_MISSING = re.compile(r"missing \d+ required positional arguments?: (.+)")
 _REARRANGING = ("View", "ReshapeAlias", "UnsafeView", "Squeeze", "Unsqueeze", "Clone", "ToCopy", "Alias")
 """Steps of the autograd graph that leave every number as it is."""
 
@@ -54,6 +57,12 @@ def _hint(batch: Tensor, error: BaseException) -> str:
             ". A value that the model looks up in an embedding (a category code, a token) is below zero or beyond its "
             "last row: check the codes of the sample, and whether they are standardized (MEAN, STD)."
         )
+    missing = _MISSING.search(str(error)) if isinstance(error, TypeError) else None
+    if missing is not None:
+        return (
+            f". The model takes several inputs, and one is explained: bind {missing[1]} in a module whose "
+            "forward takes the explained one alone."
+        )
     has_two = batch.dim() >= 5 and batch.shape[:2] == (1, 1)
     return ". Samples come without a batch dimension: pass sample[0]." if has_two else ""
 
@@ -67,7 +76,13 @@ def check_scores(scores: Any, batch_size: int) -> Tensor:
     expected = f"expected a tensor of class scores [{batch_size}, classes]"
     if not isinstance(scores, Tensor):
         raise ModelOutputError(
-            f"The model returned a {type(scores).__name__}: {expected}. Wrap it in a module that returns the scores."
+            f"The model returned a {type(scores).__name__}: {expected}. Wrap it in a module that returns "
+            f"{_scores_in(scores, batch_size)}."
+        )
+    if scores.is_floating_point() and scores.shape in ((batch_size, 1), (batch_size,)):
+        raise ModelOutputError(
+            f"The model returned one number per sample, of shape {list(scores.shape)}: {expected} with at least two "
+            "classes. For a yes-or-no logit z, wrap it in a module that returns [0, z]: torch.cat([0 * z, z], dim=1)."
         )
     if scores.dim() != 2 or scores.shape[0] != batch_size or scores.shape[1] < 2 or not scores.is_floating_point():
         raise ModelOutputError(
@@ -80,6 +95,23 @@ def check_scores(scores: Any, batch_size: int) -> Tensor:
             "Check its weights and the normalization of the input."
         )
     return scores.detach()
+
+
+def _scores_in(output: Any, batch_size: int) -> str:
+    """Return where the scores seem to be in what a model returned, in words."""
+    if isinstance(output, Mapping):
+        parts = [(f"its entry {key!r}", value) for key, value in output.items()]
+    elif hasattr(output, "_fields") or dataclasses.is_dataclass(output):
+        names = getattr(output, "_fields", None) or [field.name for field in dataclasses.fields(output)]
+        parts = [(f"its attribute .{name}", getattr(output, name)) for name in names]
+    elif isinstance(output, Sequence):
+        parts = [(f"its element {number}", value) for number, value in enumerate(output)]
+    else:
+        parts = []
+    for words, value in parts:
+        if isinstance(value, Tensor) and value.dim() == 2 and len(value) == batch_size and value.shape[1] > 1:
+            return f"the scores, which seem to be {words}"
+    return "the scores"
 
 
 def check_repeatable(model: nn.Module, sample: Tensor, scores: Tensor) -> None:

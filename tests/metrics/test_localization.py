@@ -6,8 +6,11 @@ import torch
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn.metrics import roc_auc_score
+from torch import nn
 
+from spadelens.attribution.attribution import attribute
 from spadelens.errors import InputError
+from spadelens.metrics.insertion_deletion import faithfulness
 from spadelens.metrics.localization import Localization, localize, pixel_auc, pointing_game
 
 SHAPES = st.tuples(st.integers(1, 7), st.integers(2, 7))
@@ -111,3 +114,19 @@ def test_types(dtype: torch.dtype) -> None:
     assert pixel_auc(heatmap, region) == 1.0
     if heatmap.is_floating_point():
         assert pixel_auc(heatmap.requires_grad_(), region) == 1.0
+
+
+def test_a_heatmap_and_an_array_are_taken_for_their_values() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    sample, region = torch.randn(3, 9, 8), torch.zeros(9, 8, dtype=torch.bool)
+    region[2:5, 3:6] = True
+    heatmap = attribute(model, sample, "saliency", target=1)
+    assert repr(heatmap) == "<Heatmap 9 x 8 of class 1 by saliency, sound>"
+    expected, judged = localize(heatmap.values, region), faithfulness(model, sample, heatmap.values, 1)
+    for one in (heatmap, heatmap.values.numpy()):
+        assert localize(one, region) == localize(one, region.numpy()) == expected
+        assert faithfulness(model, sample, one, 1) == judged
+    for wrong in ("map.png", {"values": 1}, None, [[1.0]]):
+        with pytest.raises(InputError, match="as a heatmap: expected a Heatmap, a tensor or an array"):
+            localize(wrong, region)

@@ -60,6 +60,12 @@ class Heatmap:
     blur: float = 0.0
     soundness: Soundness | None = None
 
+    def __repr__(self) -> str:
+        """Summarize the map."""
+        shape = " x ".join(map(str, self.values.shape))
+        verdict = "" if self.soundness is None else ", sound" if self.soundness.is_sound else ", doubtful"
+        return f"<Heatmap {shape} of class {self.target} by {self.method}{verdict}>"
+
     @property
     def is_zero(self) -> bool:
         """Whether the map is zero everywhere and so carries no information."""

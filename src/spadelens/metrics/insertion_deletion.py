@@ -12,6 +12,7 @@ from spadelens.extraction.pipeline.perturbation import Baseline, PerturbationDir
 from spadelens.extraction.trace import runnable
 from spadelens.forward import class_scores, scale_for
 from spadelens.inputs.checks import check_sample, check_target
+from spadelens.metrics.map_values import MapLike, map_values
 from spadelens.views.view_source import check_count
 
 _NUM_STEPS, _BATCH_SIZE = 32, 16
@@ -33,7 +34,7 @@ class Faithfulness:
 def faithfulness(
     judge: nn.Module,
     sample: Tensor,
-    heatmap: Tensor,
+    heatmap: MapLike,
     target: int,
     *,
     insertion_baseline: Baseline = "blur",
@@ -49,7 +50,8 @@ def faithfulness(
     Args:
         judge: The model to run.
         sample: `[C, H, W]`.
-        heatmap: `[H, W]`, finite; pixels follow in descending order, with ties in random order.
+        heatmap: A `Heatmap`, a tensor or an array, `[H, W]`, finite; pixels follow in descending order, with ties in
+            random order.
         target: The class.
         insertion_baseline: The image that pixels are added to: 'blur', the sample after a Gaussian blur of a tenth of
             its longer side, or 'mean', its mean color.
@@ -68,7 +70,7 @@ def faithfulness(
     )
 
 
-def insertion(judge: nn.Module, sample: Tensor, heatmap: Tensor, target: int) -> float:
+def insertion(judge: nn.Module, sample: Tensor, heatmap: MapLike, target: int) -> float:
     """Return only the insertion score of `faithfulness`, at half the cost; arguments and errors are the same."""
     return _area(judge, sample, heatmap, target, "insertion", "blur", num_steps=_NUM_STEPS, batch_size=_BATCH_SIZE)
 
@@ -76,20 +78,20 @@ def insertion(judge: nn.Module, sample: Tensor, heatmap: Tensor, target: int) ->
 def _area(
     judge: nn.Module,
     sample: Tensor,
-    heatmap: Tensor,
+    heatmap: MapLike,
     target: int,
     direction: PerturbationDirection,
     baseline: Baseline,
     num_steps: int,
     batch_size: int,
 ) -> float:
-    sample = check_sample(judge, sample)
+    sample, values = check_sample(judge, sample), map_values(heatmap)
     judge = runnable(judge)
     check_count(num_steps, "num_steps", at_least=1)
     check_count(batch_size, "batch_size", at_least=1)
-    if sample.dim() != 3 or heatmap.shape != sample.shape[1:] or not bool(torch.isfinite(heatmap).all()):
+    if sample.dim() != 3 or values.shape != sample.shape[1:] or not bool(torch.isfinite(values).all()):
         raise InputError(
-            f"Cannot judge a heatmap {list(heatmap.shape)} of a sample {list(sample.shape)}: expected finite values "
+            f"Cannot judge a heatmap {list(values.shape)} of a sample {list(sample.shape)}: expected finite values "
             "[H, W] for a sample [C, H, W]."
         )
     scores = class_scores(judge, sample.unsqueeze(0))[0]
@@ -97,7 +99,7 @@ def _area(
     curve = probability_curve(
         judge,
         sample,
-        heatmap,
+        values,
         target,
         direction=direction,
         baseline=baseline,

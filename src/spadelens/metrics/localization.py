@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from spadelens.errors import InputError
+from spadelens.metrics.map_values import MapLike, map_values
 
 
 @dataclass(frozen=True)
@@ -23,15 +26,19 @@ class Localization:
     pointing_game: bool
 
 
-def localize(heatmap: Tensor, region: Tensor) -> Localization:
-    """Score a map `[H, W]`, `[tokens]` or `[features]` against a boolean `region`; see `pixel_auc`, `pointing_game`."""
+def localize(heatmap: MapLike, region: Tensor | NDArray[np.bool_]) -> Localization:
+    """Score a map against a boolean `region` of its shape; see `pixel_auc` and `pointing_game`."""
     return Localization(pixel_auc(heatmap, region), pointing_game(heatmap, region))
 
 
-def pixel_auc(heatmap: Tensor, region: Tensor) -> float:
+def pixel_auc(heatmap: MapLike, region: Tensor | NDArray[np.bool_]) -> float:
     """Return the probability that a pixel of the region has a higher value than one outside, ties counting half.
 
     Computed from ranks in float64: U / (n_in · n_out), with mid-ranks for ties.
+
+    Args:
+        heatmap: A `Heatmap`, a tensor or an array, `[H, W]`, `[tokens]` or `[features]`.
+        region: Boolean, of the same shape.
 
     Raises:
         InputError: Shapes differ, the heatmap is not finite, or the region is empty or everything.
@@ -46,7 +53,7 @@ def pixel_auc(heatmap: Tensor, region: Tensor) -> float:
     return (rank_sum - num_inside * (num_inside + 1) / 2) / (num_inside * num_outside)
 
 
-def pointing_game(heatmap: Tensor, region: Tensor) -> bool:
+def pointing_game(heatmap: MapLike, region: Tensor | NDArray[np.bool_]) -> bool:
     """Whether the highest value of the heatmap lies in the region.
 
     If several pixels share the highest value, all of them must lie in the region: an all-zero map is never a hit.
@@ -58,14 +65,15 @@ def pointing_game(heatmap: Tensor, region: Tensor) -> bool:
     return bool(inside[values == values.max()].all())
 
 
-def _check(heatmap: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
-    if heatmap.dim() not in (1, 2) or heatmap.shape != region.shape or region.dtype != torch.bool:
+def _check(heatmap: MapLike, region: Tensor | NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
+    values, region = map_values(heatmap), map_values(region)
+    if values.dim() not in (1, 2) or values.shape != region.shape or region.dtype != torch.bool:
         raise InputError(
-            f"Cannot score a heatmap {list(heatmap.shape)} against a region {list(region.shape)} of type "
+            f"Cannot score a heatmap {list(values.shape)} against a region {list(region.shape)} of type "
             f"{region.dtype}: expected the same shape [H, W], [tokens] or [features], and a boolean region."
         )
-    if not bool(torch.isfinite(heatmap).all()):
+    if not bool(torch.isfinite(values).all()):
         raise InputError("Cannot score a heatmap that holds NaN or infinity.")
     if not bool(region.any()) or bool(region.all()):
         raise InputError("Cannot score a heatmap against an empty region or one that covers the whole picture.")
-    return heatmap.detach().cpu().flatten().double(), region.cpu().flatten()
+    return values.detach().cpu().flatten().double(), region.cpu().flatten()

@@ -48,6 +48,12 @@ class Visualization:
     curve: Tensor
     settings: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        """Summarize the images."""
+        count, *shape = self.images.shape
+        size = " x ".join(map(str, shape))
+        return f"<Visualization of {self.objective}: {count} images {size} after {len(self.curve)} steps>"
+
 
 def visualize(
     model: Trace | nn.Module,
