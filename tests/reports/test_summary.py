@@ -16,7 +16,7 @@ from torch import nn
 from spadelens.demo.images import draw_image
 from spadelens.extraction.options import TraceOptions
 from spadelens.methods.registry import METHODS
-from spadelens.models import LoadedModel, load_model
+from spadelens.models import LoadedModel
 from spadelens.photos import Preprocessing
 from spadelens.reports.summary import Run, summarize_run, summarize_sample
 from spadelens.schedules.schedule_text import parse_schedule
@@ -26,11 +26,6 @@ from spadelens.tasks.explain import ExplainSettings, Explanation, explain
 from spadelens.tasks.subjects import PhotoSubject
 
 SCHEMA = json.loads((resources.files("spadelens") / "reports" / "report.schema.json").read_text(encoding="utf-8"))
-
-
-@pytest.fixture(scope="module")
-def demo() -> LoadedModel:
-    return load_model("demo", "cpu")
 
 
 def make_settings(method: str = "saliency", **changes: Any) -> ExplainSettings:

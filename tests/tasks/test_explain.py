@@ -14,17 +14,12 @@ from spadelens.errors import InputError, UnknownNameError
 from spadelens.extraction.options import TraceOptions
 from spadelens.methods.registry import Saliency
 from spadelens.metrics.localization import localize
-from spadelens.models import LoadedModel, find_class, load_model
+from spadelens.models import LoadedModel, find_class
 from spadelens.solvers import SparseGPT
 from spadelens.tasks.explain import ExplainSettings, explain
 from spadelens.tasks.subjects import PhotoSubject, unique_names
 
 NAMES = ("Disc", "ring", "Tench, Tinca tinca", "7", "crane", "Crane")
-
-
-@pytest.fixture(scope="module")
-def demo() -> LoadedModel:
-    return load_model("demo", "cpu")
 
 
 def make_settings(target: str | None = None) -> ExplainSettings:
