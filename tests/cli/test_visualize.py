@@ -16,15 +16,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from references.commands import PROGRAM, check_refusal, listing, run
 
 from spadelens import Trace, defaults, load_model
-from spadelens.cli.main import main
-from spadelens.demo.images import draw_image
 from spadelens.extraction import PRESETS
 from spadelens.output.unfinished import NAME
 from spadelens.visualization import ascent as ascending
 
-PROGRAM = Path(sys.executable).parent / "spadelens"
 SCHEMA = json.loads((resources.files("spadelens") / "reports" / "visualize.schema.json").read_text(encoding="utf-8"))
 FAST = ("--steps", "3", "--views", "2", "--schedule", "late:0.5@0.7")
 TINY = """
@@ -49,33 +47,12 @@ def dead():
 
 
 @pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of its own with two photos to work in."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    Image.fromarray(draw_image(2, 77).pixels).save("square.png")
-    Image.fromarray(draw_image(1, 78).pixels).save("ring.png")
+def network(workplace: Path) -> None:
     Path("net.py").write_text(TINY)
-    return tmp_path
-
-
-def run(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as caught:
-        main([str(argument) for argument in arguments])
-    return int(caught.value.code or 0)
 
 
 def visualize(*arguments: object, model: str = "net.py:build", out: str = "out") -> int:
     return run("visualize", *arguments, "--model", model, "--out", out, *FAST)
-
-
-def listing() -> dict[str, bytes | None]:
-    return {
-        str(path): path.read_bytes() if path.is_file() else None
-        for path in sorted(Path().rglob("*"))
-        if path.name != ".spadelens.json" and "__pycache__" not in path.parts
-    }
 
 
 def read_report(out: str = "out") -> dict[str, Any]:
@@ -83,19 +60,6 @@ def read_report(out: str = "out") -> dict[str, Any]:
     validator = jsonschema.Draft202012Validator(SCHEMA)
     assert [f"{error.json_path}: {error.message}" for error in validator.iter_errors(report)] == []
     return report
-
-
-def refuse(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """Run what has to be refused: exit code 2, one sentence, nothing written."""
-    before = listing()
-    capsys.readouterr()
-    assert run(*arguments) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert listing() == before
-    assert captured.err.startswith("Error: ")
-    assert captured.err.count("\n") == 1
-    return captured.err
 
 
 def test_two_photos_as_a_person_does_it() -> None:
@@ -220,16 +184,18 @@ def test_the_same_photo_twice_and_an_older_report() -> None:
 )
 def test_bad_options(capsys: pytest.CaptureFixture[str], options: tuple[str, ...], expected: str) -> None:
     before_them = ("visualize", "square.png", "--model", "net.py:build", "--out", "out", *FAST)
-    assert expected in refuse(capsys, *before_them, *options)
+    assert expected in check_refusal(capsys, *before_them, *options)
 
 
 def test_bad_photos_models_and_places(capsys: pytest.CaptureFixture[str]) -> None:
     Path("text.jpg").write_text("no picture")
     for photo, expected in (("missing.png", "There is no photo at 'missing.png'"), ("text.jpg", "is not a picture")):
-        assert expected in refuse(capsys, "visualize", "square.png", photo, "--model", "demo", "--out", "out")
-    assert "Cannot read the model spec" in refuse(capsys, "visualize", "square.png", "--model", "dem", "--out", "out")
+        assert expected in check_refusal(capsys, "visualize", "square.png", photo, "--model", "demo", "--out", "out")
+    assert "Cannot read the model spec" in check_refusal(
+        capsys, "visualize", "square.png", "--model", "dem", "--out", "out"
+    )
     for out in ("square.png", "square.png/out"):
-        message = refuse(capsys, "visualize", "square.png", "--model", "net.py:build", "--out", out)
+        message = check_refusal(capsys, "visualize", "square.png", "--model", "net.py:build", "--out", out)
         assert "Cannot write to" in message
 
 
@@ -239,15 +205,19 @@ def test_bad_input_is_found_before_the_long_work(
     from spadelens.tasks import visualize as visualizing
 
     monkeypatch.setattr(visualizing, "extract_trace", None)
-    assert "Did you mean" in refuse(
+    assert "Did you mean" in check_refusal(
         capsys, "visualize", "square.png", "--model", "net.py:build", "--out", "out", "--unit", "secnd:1"
     )
-    assert "Cannot write to" in refuse(capsys, "visualize", "square.png", "--model", "net.py:build", "--out", "net.py")
+    assert "Cannot write to" in check_refusal(
+        capsys, "visualize", "square.png", "--model", "net.py:build", "--out", "net.py"
+    )
 
 
 def test_a_dead_unit_leaves_nothing_behind(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("visualize", "square.png", "--model", "net.py:dead", "--out", "new/out", *FAST)
-    assert "'second:1' of the model does not depend on the image" in refuse(capsys, *arguments, "--unit", "second:1")
+    assert "'second:1' of the model does not depend on the image" in check_refusal(
+        capsys, *arguments, "--unit", "second:1"
+    )
 
 
 @pytest.mark.parametrize(
