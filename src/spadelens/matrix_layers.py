@@ -222,9 +222,12 @@ def other_weights(model: nn.Module) -> dict[str, tuple[str, torch.Size]]:
 def unsupported_reason(module: MatrixLayer) -> str | None:
     """Return why the weight of `module` cannot be replaced, or None when it can."""
     if parametrize.is_parametrized(module, "weight"):
-        return "its weight is computed by a parametrization"
+        return (
+            "its weight is computed by a parametrization; remove it first, with "
+            "torch.nn.utils.parametrize.remove_parametrizations"
+        )
     if not isinstance(module.weight, nn.Parameter):
-        return "its weight is not a plain parameter"
+        return "its weight is not a plain parameter; remove a weight_norm or spectral_norm first"
     if isinstance(module.weight, nn.parameter.UninitializedParameter):
         return "its weight has not been initialized"
     if not module.weight.is_floating_point():

@@ -16,6 +16,8 @@ from spadelens.methods.method import Attribution, Method
 from spadelens.methods.registry import METHODS
 from spadelens.settings import configured_name
 
+_WITHOUT_GRADIENT = ("Set allow_unused=True", "does not require grad")  # what torch says of a graph that is cut
+
 
 class _OnCopy(nn.Module):
     """A model that gets a copy of its input, in case it starts with an in-place operation."""
@@ -57,6 +59,11 @@ def run_method(method: Method, model: nn.Module, question: Question) -> Attribut
         except SpadeError:
             raise
         except (Exception, SystemExit) as error:
+            if isinstance(error, RuntimeError) and any(sign in str(error) for sign in _WITHOUT_GRADIENT):
+                raise AttributionError(
+                    f"The method {configured_name(method, METHODS)!r} needs gradients that the model does not give: "
+                    "part of it runs under torch.no_grad() or is detached. Remove that, or use occlusion or lime."
+                ) from error
             raise AttributionError(
                 f"Cannot run the method {configured_name(method, METHODS)!r} on this model: "
                 f"{type(error).__name__}: {error}"

@@ -54,7 +54,7 @@ _KINDS: Mapping[OpKind, str] = {
     OpKind.AVERAGE: """
         mean sum avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool1d
         upsample_nearest1d upsample_nearest2d _upsample_nearest_exact2d upsample_bilinear2d upsample_linear1d
-        _upsample_bilinear2d_aa
+        _upsample_bilinear2d_aa col2im
         """,
     OpKind.PRODUCT: "mul",
     OpKind.QUOTIENT: "div",

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from spadelens.errors import AttributionError, ModelOutputError
+from spadelens.graph.decompositions import DECOMPOSITIONS, cosine_similarity
 
 _OF_THE_SHAPE = ("new_", "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like")
 _HALVES = (torch.float16, torch.bfloat16)
@@ -164,8 +165,11 @@ def record(model: nn.Module, batch: Tensor) -> Tape:
     except (AttributionError, ModelOutputError):
         raise
     except Exception as error:
+        is_of_torch = "INTERNAL ASSERT" in str(error)
+        why = "torch cannot trace one of them" if is_of_torch else f"{type(error).__name__}: {error}"
+        known = " (known of packed sequences)" if is_of_torch else ""
         raise AttributionError(
-            f"The operations of the model cannot be recorded: {type(error).__name__}: {error}. Use a method that needs "
+            f"The operations of the model cannot be recorded: {why}{known}. Use a method that needs "
             "only gradients or forward passes, such as smoothgrad or occlusion."
         ) from error
     if number is None:
@@ -241,6 +245,9 @@ class _Recorder(TorchDispatchMode):
                 f"The operations of the model cannot be recorded: it draws random numbers ({name!r}). Use a method "
                 "that needs only gradients or forward passes, such as smoothgrad or occlusion."
             )
+        if func in DECOMPOSITIONS:
+            with self:
+                return DECOMPOSITIONS[func](*args, **kwargs)
         result = func(*args, **kwargs)
         if inputs and not any(tag in name for tag in _OF_THE_SHAPE):
             arguments = tuple(
@@ -271,6 +278,8 @@ class _Watch(TorchFunctionMode):
             if self.recorder.number_of(args[0]) is not None:
                 _refuse_reading()
             args = (torch._from_functional_tensor(args[0]), *args[1:])
+        if func is torch.cosine_similarity:
+            return cosine_similarity(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 

@@ -135,13 +135,10 @@ def make_plan(
     called = looked.called
     modules = {name: registered[name] for name in [*called, *(n for n in registered if n not in called)]}
     infos = [LayerInfo(name, is_convolution(modules[name]), is_depthwise(modules[name])) for name in called]
-    allowed = [layer for layer in choose_layers(infos, patterns) if layer.name not in looked.unsupported]
+    chosen = choose_layers(infos, patterns)
+    allowed = [layer for layer in chosen if layer.name not in looked.unsupported]
     if not allowed:
-        raise NothingToPruneError(
-            f"The model has no layer that may be pruned: it has {len(modules)} convolutions and linear layers, "
-            f"{len(called)} of them called and {len(looked.unsupported)} not supported, and the first convolution is "
-            "not pruned by default. Name the layers to prune with `layers` (--layers) to change that."
-        )
+        raise NothingToPruneError(_nothing_to_prune(modules, looked, [layer.name for layer in chosen]))
     sparsities = _sparsities(schedule, allowed)
     left: dict[str, tuple[Outcome, str]] = {}
     for name in modules:
@@ -164,6 +161,24 @@ def make_plan(
         left=left,
         sampling=sampling,
         arrangement=looked.arrangement,
+    )
+
+
+def _nothing_to_prune(modules: Mapping[str, MatrixLayer], looked: Probe, chosen: Sequence[str]) -> str:
+    if not modules:
+        return (
+            "The model has no convolution or linear layer to prune. If it is a torch.export or torch.fx program, whose "
+            "operations have no layers, bring the module that it was made from."
+        )
+    if chosen:
+        return (
+            f"None of the {len(chosen)} layers to prune can be pruned, such as {chosen[0]!r}: "
+            f"{looked.unsupported[chosen[0]]}."
+        )
+    return (
+        f"The model has no layer that may be pruned: it has {len(modules)} convolutions and linear layers, "
+        f"{len(looked.called)} of them called, and the first convolution is not pruned by default. Name the layers to "
+        "prune with `layers` (--layers) to change that."
     )
 
 
