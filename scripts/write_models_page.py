@@ -17,7 +17,7 @@ BEGIN, END = "<!-- begin: scripts/write_models_page.py -->\n", "<!-- end -->\n"
 def main() -> None:
     import torch
     from references.architectures import ARCHITECTURES  # type: ignore[import-not-found]
-    from references.matrix import diagnose  # type: ignore[import-not-found]
+    from references.matrix import diagnose, kind_of_reason  # type: ignore[import-not-found]
 
     from spadelens.methods.registry import METHODS
 
@@ -29,7 +29,7 @@ def main() -> None:
         for _, found in diagnose(architecture):
             note = ""
             if found.reason:
-                kind = _kind(found.reason)
+                kind = kind_of_reason(found.reason)
                 reasons.setdefault(kind, f"[{len(reasons) + 1}]")
                 note = f" {reasons[kind]}"
             cells.append(f"{found.verdict.value}{note}")
@@ -40,19 +40,6 @@ def main() -> None:
     after = rest.partition(END)[2]
     table = "\n".join([*lines, "", *notes, ""])
     PAGE.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
-
-
-def _kind(reason: str) -> str:
-    """Return a reason without the figures of one case, so that the same reason has one note."""
-    first = reason.split(": ")[0] if "%" in reason or "similarity" in reason else reason
-    first = "".join("" if character.isdigit() else character for character in first) if "%" in first else first
-    known = {
-        "The values miss": "The sum of the values misses the change of the score by more than the method may.",
-        "The linear model": "The linear model explains less than a tenth of the scores' variance.",
-        "With random weights": "With random weights in the last layer the map stays the same.",
-        "The map is zero": "The map is zero everywhere.",
-    }
-    return next((text for start, text in known.items() if first.startswith(start)), reason)
 
 
 if __name__ == "__main__":
