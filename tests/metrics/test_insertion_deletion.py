@@ -37,6 +37,19 @@ def test_the_right_map_is_better_by_both_scores(sample: Tensor) -> None:
     assert 0 <= right.deletion < right.insertion <= 1
 
 
+def test_a_flat_map_gains_nothing_by_where_the_pixels_lie() -> None:
+    """Ties that are not shuffled let a map without information win wherever memory begins with what counts."""
+    scores = []
+    for rows in (slice(0, 2), slice(6, 8)):
+        judge, sample = Corner(), torch.zeros(1, 8, 8)
+        judge.weights.data.zero_()[rows] = 0.75
+        sample[0, rows] = 1.0
+        scores.append(faithfulness(judge, sample, torch.zeros(8, 8), 0))
+    first, last = scores
+    assert first.insertion == pytest.approx(last.insertion, abs=0.1)
+    assert first.deletion == pytest.approx(last.deletion, abs=0.1)
+
+
 @pytest.mark.parametrize(
     ("heatmap", "target"),
     [(torch.zeros(8, 7), 0), (torch.full((8, 8), torch.nan), 0), (torch.zeros(8, 8), 2), (torch.zeros(1, 8, 8), 0)],
