@@ -1,6 +1,7 @@
 """What the solvers build on: H formed and H through few positions give the same, and refits are what they say."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -11,9 +12,11 @@ from torch import Tensor
 
 from spadelens.errors import SolverError
 from spadelens.solvers import SOLVERS, LayerProblem, Solver
+from spadelens.solvers.addition import addition_order
 from spadelens.solvers.exchange import addition_gains, exchange_units
 from spadelens.solvers.preparation import DampedProblem, approximate_refit, damp, refit
 from spadelens.solvers.quadratic import Explicit, LowRankPlusDiagonal
+from spadelens.solvers.removal import removal_order
 from spadelens.solvers.supports import BatchBytes, batches_of_supports
 
 
@@ -176,6 +179,78 @@ def test_exchanges_mend_a_bad_support_and_never_harm(is_kept: bool, unit: int) -
     assert errors[2] <= errors[1] < 0.8 * errors[0]
     good, support = exchange_units(damped, found, support, 4)
     assert error_of(damped, good) <= errors[2]
+
+
+@pytest.mark.parametrize("seed", [1, 3, 5])
+def test_the_last_exchange_is_the_first_that_gains_less_than_a_twentieth(seed: int) -> None:
+    inputs, weight = make_inputs(1, 60, 40, seed), make_weight(1, 10, 40, seed + 1)
+    damped = damped_pair(weight, inputs)[0]
+    kept = torch.rand(1, 10, 40, generator=torch.Generator().manual_seed(seed)) < 0.4
+    start = refit(damped, kept)
+    expected, support, gains = start, kept, [1.0]
+    while gains[-1] >= 0.05:
+        before = error_of(damped, expected)
+        expected, support = exchange_units(damped, expected, support, 1)
+        gains.append(1 - error_of(damped, expected) / before)
+    assert len(gains) > 5
+    found, found_support = exchange_units(damped, start, kept, 20)
+    assert torch.equal(found_support, support)
+    assert torch.equal(found, expected)
+    assert error_of(damped, exchange_units(damped, expected, support, 1)[0]) < error_of(damped, expected)
+
+
+def test_an_exchange_that_makes_the_best_support_worse_is_undone() -> None:
+    """Eliminating from all ten weights of a row does not always lead to the best four of them."""
+    is_worse = []
+    for seed in (0, 6, 21):
+        inputs, weight = make_inputs(1, 60, 10, seed), make_weight(1, 1, 10, seed + 1)
+        damped = damped_pair(weight, inputs)[0]
+        supports = torch.stack(
+            [
+                torch.zeros(1, 1, 10).index_fill(2, torch.tensor(four), 1)
+                for four in itertools.combinations(range(10), 4)
+            ]
+        ).bool()
+        best = min(supports, key=lambda support: error_of(damped, refit(damped, support)))
+        least = error_of(damped, refit(damped, best))
+        other = ~removal_order(damped, torch.ones_like(best), 1, 6).pruned(6)
+        is_worse.append(error_of(damped, refit(damped, other)) > 1.3 * least)
+        found, support = exchange_units(damped, refit(damped, best), best, 4)
+        assert torch.equal(support, best)
+        assert error_of(damped, found) == pytest.approx(least)
+    assert all(is_worse)
+
+
+def test_conjugate_gradients_take_five_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their error is the least within the span of the first five powers of H times the residual, in scaled columns."""
+    inputs, weight = make_inputs(1, 90, 60), make_weight(1, 4, 60)
+    kept = torch.rand(weight.shape, generator=torch.Generator().manual_seed(3)) < 0.4
+    hessian = reference.damped_hessian(inputs, 0.1)[0]
+    scale = hessian.diagonal().sqrt()
+    scaled, dense = hessian / torch.outer(scale, scale), weight[0] * scale
+    monkeypatch.setattr("spadelens.solvers.preparation._EXACT_OPERATIONS", 0.0)
+    for damped in damped_pair(weight, inputs, 0.1):
+        found, _ = approximate_refit(damped, kept)
+        for row in range(4):
+            support = kept[0, row].nonzero()[:, 0]
+            system, start = scaled[support][:, support], dense[row, support]
+            residual = scaled[support] @ dense[row] - system @ start
+            span = [residual]
+            for _ in range(4):
+                span.append(system @ span[-1])
+            basis = torch.linalg.qr(torch.stack(span, 1))[0]
+            steps = basis @ torch.linalg.solve(basis.T @ system @ basis, basis.T @ residual)
+            torch.testing.assert_close(found[0, row, support], (start + steps) / scale[support], rtol=1e-6, atol=1e-8)
+
+
+def test_a_row_gains_at_most_sixteen_more_than_twice_the_average() -> None:
+    """A row that would take all additions leaves the rest of them to the others."""
+    weight = make_weight(1, 4, 100) * torch.tensor([1e3, 1.0, 1.0, 1.0], dtype=DTYPE)[:, None]
+    for damped in damped_pair(weight, make_inputs(1, 400, 100)):
+        for count in (40, 80):
+            num_added = addition_order(damped, 1, [count]).kept(count).sum(-1)[0].tolist()
+            assert num_added[0] == 2 * count / 4 + 16
+            assert sum(num_added) == count
 
 
 @pytest.mark.parametrize("positions", [3, 12, 120, 24_000])
