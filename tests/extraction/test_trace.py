@@ -92,6 +92,17 @@ def test_gradients_flow_within_applied(trace: Trace) -> None:
     torch.testing.assert_close(sample.grad, expected.grad)
 
 
+def test_applied_counts_within_autocast(trace: Trace) -> None:
+    """Autocast keeps converted weights by the identity of the parameter, which is the same for both models."""
+    model, sparse, sample = make_model().eval(), trace.sparse_copy().eval(), SAMPLE[None]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        original, expected = model(sample), sparse(sample)
+        assert not torch.equal(original, expected)
+        with trace.applied(model):
+            assert torch.equal(model(sample), expected)
+        assert torch.equal(model(sample), original)
+
+
 def test_swapping_an_unknown_layer_swaps_nothing(model: nn.Module) -> None:
     before = bits(model)
     with pytest.raises(KeyError), swapped_weights(private_copy(model), {"5": torch.zeros(3, 24), "x": torch.zeros(1)}):
