@@ -117,7 +117,9 @@ def test_every_outcome_is_reported() -> None:
     assert found["dense"] == (Outcome.UNPRUNED, "the schedule does not prune it")
     assert found["stem"] == (Outcome.EXCLUDED, "first convolution")
     assert found["unused"] == (Outcome.NOT_CALLED, "its weight is not used on this sample")
-    assert found["normed"] == (Outcome.UNSUPPORTED, "its weight is computed by a parametrization")
+    outcome, detail = found["normed"]
+    assert outcome is Outcome.UNSUPPORTED
+    assert detail.startswith("its weight is computed by a parametrization; remove it first")
     assert found["standardized"] == (Outcome.UNSUPPORTED, "its output is not its weight times its input")
     assert found["shared"] == (Outcome.UNPRUNED, "the schedule does not prune it")
     assert found["partner"] == (Outcome.UNSUPPORTED, "its weight is that of 'shared'")
