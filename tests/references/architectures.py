@@ -8,7 +8,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+from torchvision.models.efficientnet import EfficientNet, MBConvConfig
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2
+from torchvision.models.vgg import VGG, make_layers
 
 NUM_CLASSES = 5
 IMAGE, TOKENS = (3, 64, 64), (7, 32)
@@ -47,11 +49,28 @@ def _torchvision(name: str, **settings: Any) -> nn.Module:
     return torchvision.models.get_model(name, weights=None, num_classes=NUM_CLASSES, **settings)
 
 
-def _vgg(name: str = "vgg11") -> nn.Module:
-    model = _torchvision(name, init_weights=False)
-    model.avgpool = nn.AdaptiveAvgPool2d(1)  # its classifier holds 120 million weights otherwise
-    model.classifier = nn.Sequential(nn.Linear(512, 32), nn.ReLU(inplace=True), nn.Linear(32, NUM_CLASSES))
+def _vgg(has_norms: bool) -> nn.Module:
+    """VGG-11 at a quarter of its width, and without the classifier's 120 million weights."""
+    widths = [16, "M", 32, "M", 64, 64, "M", 128, 128, "M", 128, 128, "M"]
+    model = VGG(make_layers(widths, has_norms), NUM_CLASSES, init_weights=False)
+    model.avgpool = nn.AdaptiveAvgPool2d(1)
+    model.classifier = nn.Sequential(nn.Linear(128, 32), nn.ReLU(inplace=True), nn.Linear(32, NUM_CLASSES))
     return model
+
+
+def _efficientnet() -> nn.Module:
+    """EfficientNet-B0 at half its width, with at most two blocks a stage."""
+    stages = [
+        (1, 3, 1, 32, 16, 1),
+        (6, 3, 2, 16, 24, 1),
+        (6, 5, 2, 24, 40, 1),
+        (6, 3, 2, 40, 80, 2),
+        (6, 5, 1, 80, 112, 1),
+        (6, 5, 2, 112, 192, 2),
+        (6, 3, 1, 192, 320, 1),
+    ]  # expansion, kernel, stride, channels in and out, blocks
+    blocks = [MBConvConfig(*stage, width_mult=0.5) for stage in stages]
+    return EfficientNet(blocks, dropout=0.2, num_classes=NUM_CLASSES, last_channel=160)
 
 
 def _convnext() -> nn.Module:
@@ -84,11 +103,11 @@ def _transformers(kind: str, argument: str = "inputs_embeds", **settings: Any) -
 
 ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "resnet18": (lambda: _torchvision("resnet18"), IMAGE),
-    "vgg11": (_vgg, IMAGE),
-    "vgg11_bn": (lambda: _vgg("vgg11_bn"), IMAGE),
+    "vgg11": (lambda: _vgg(has_norms=False), IMAGE),
+    "vgg11_bn": (lambda: _vgg(has_norms=True), IMAGE),
     "mobilenet_v2": (lambda: _torchvision("mobilenet_v2", width_mult=0.5), IMAGE),
     "mobilenet_v3_small": (lambda: _torchvision("mobilenet_v3_small"), IMAGE),
-    "efficientnet_b0": (lambda: _torchvision("efficientnet_b0"), IMAGE),
+    "efficientnet_b0": (_efficientnet, IMAGE),
     "convnext": (_convnext, IMAGE),
     "vit": (_vit, IMAGE),
     "swin": (_swin, IMAGE),
