@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from references.commands import FAST, TINY, check_refusal, explain, listing, refuse
+from references.commands import FAST, TINY, check_refusal, explain, listing, refuse, run
 
 pytestmark = pytest.mark.usefixtures("workplace")
 PHOTOS = {
@@ -155,3 +155,16 @@ def test_a_full_disk(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Path, "write_bytes", full)
     assert "No space left on device" in refuse(capsys, model="net.py:build")
+
+
+def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    """2: what was given cannot be used; 1: it could, and failed. `test_interrupts` has 130."""
+    assert run("explain", "--modle", "demo") == 2
+    assert explain("square.png", "--method", "salency") == 2
+    assert explain("missing.png") == 2
+    assert explain("square.png", model="nowhere.py:build") == 2
+    assert explain("square.png", "--device", "fpga") == 2
+    Path("net.py").write_text(FORWARD.format("return self.linear(self.first(x).mean((2, 3))) * float('nan')"))
+    assert explain("square.png", model="net.py:build") == 1
+    assert explain("square.png", out="square.png") == 1
+    capsys.readouterr()

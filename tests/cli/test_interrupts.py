@@ -30,7 +30,7 @@ main(sys.argv[3:])
 
 def check_interrupted(process: subprocess.Popen[str], before: dict[str, bytes | None]) -> None:
     out, error = process.communicate(timeout=60)
-    assert process.returncode == 2, error
+    assert process.returncode == 130, error
     assert error.strip() == "Interrupted: nothing was written."  # click ends the line of the ^C first
     assert out == ""
     assert listing() == before
@@ -89,7 +89,7 @@ def test_interrupts_within_each_stage(
         return real(loaded, subject, settings, show)
 
     monkeypatch.setattr(running, "explain", interrupted)
-    assert explain("square.png", "ring.png", model="net.py:build") == 2
+    assert explain("square.png", "ring.png", model="net.py:build") == 130
     assert capsys.readouterr().err.strip() == "Interrupted: nothing was written."
     assert listing() == before
 

@@ -27,13 +27,15 @@ from spadelens.cli.options import (
 from spadelens.cli.study import study_group
 from spadelens.cli.tune import tune_command
 from spadelens.cli.visualize import visualize_command
-from spadelens.errors import InputError, SpadeError
-from spadelens.output.interrupts import EXIT_CODE, message, stops_at_once
+from spadelens.errors import DeviceError, InputError, SpadeError
+from spadelens.output.interrupts import EXIT_CODE as INTERRUPTED, message, stops_at_once
 from spadelens.plain_text import printable
 
 if TYPE_CHECKING:
     from spadelens.models import Loaded, LoadedModel
     from spadelens.tasks.explain import ExplainSettings
+
+FAILED, WRONG_INPUT = 1, 2
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -169,7 +171,7 @@ def _demo_facets(loaded: LoadedModel, out: Path, device: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 on success, 2 after bad input, an interrupt or a known failure."""
+    """Run the command line and exit: 0 on success, 1 after a failure, 2 after wrong input, 130 after an interrupt."""
     with stops_at_once():
         _run(arguments)
 
@@ -182,17 +184,20 @@ def _run(arguments: Sequence[str] | None) -> NoReturn:
         cli.main(args=arguments, standalone_mode=False)
     except click.ClickException as error:
         error.show()
+        sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.exceptions.Abort):
         click.echo(message(), err=True)
+        sys.exit(INTERRUPTED)
     except (SpadeError, OSError) as error:
         click.echo(f"Error: {printable(str(error))}", err=True)
+        sys.exit(WRONG_INPUT if isinstance(error, InputError | DeviceError) else FAILED)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "allocate" not in str(error) and "out of memory" not in str(error):
             raise
         click.echo("Error: Out of memory. Use a smaller --batch-size, model or input.", err=True)
     else:
         sys.exit(0)
-    sys.exit(EXIT_CODE)
+    sys.exit(FAILED)
 
 
 def _settings(

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 MESSAGE = "Interrupted: nothing was written."
 RESUMABLE_MESSAGE = "Interrupted: run the same command again to resume."
-EXIT_CODE = 2
+EXIT_CODE = 130  # as a shell has it for Ctrl-C
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _is_received = False
