@@ -1,4 +1,4 @@
-"""Draws the picture in README: the images of the demo with their dense and SPADE heatmaps.
+"""Draws the picture in README: the images of the demo with their heatmaps on the original model and on the trace.
 
 python scripts/draw_readme_picture.py docs/images/demo.png
 """
@@ -29,7 +29,7 @@ def main(path: Path) -> None:
         row[0].set_title(subject.file, fontsize=9)
         for axis, name, model, prediction in (
             (row[1], "original", loaded.model, dense),
-            (row[2], "SPADE", trace, sparse),
+            (row[2], "trace", trace, sparse),
         ):
             values = spadelens.attribute(model, sample, target=dense.class_index).values
             auc = spadelens.metrics.pixel_auc(values, subject.region)

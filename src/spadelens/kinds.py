@@ -66,7 +66,7 @@ def read_kind(text: Any) -> Kind:
 
 
 def kinds_of_shape(num_axes: int) -> list[Kind]:
-    """Return the kinds of which a sample has so many axes."""
+    """Return the kinds whose samples have this many axes."""
     return [kind for kind, layout in LAYOUTS.items() if len(layout.axes) == num_axes]
 
 

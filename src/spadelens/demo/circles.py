@@ -79,7 +79,7 @@ class CirclesNet(nn.Module):
 
 @torch.inference_mode(False)
 def train_circles(seed: int = 0) -> CirclesNet:
-    """Train a network on points that are drawn anew in each step; takes seconds on one core.
+    """Train a network on points drawn at random in each step; takes seconds on one core.
 
     Args:
         seed: Determines the weights to begin with, and all points. Global random states stay as they are.

@@ -230,7 +230,7 @@ def shuffled_silhouettes(by_layer: Mapping[str, Tensor], numbers: Sequence[int],
 
 
 def _by_size(labels: Tensor) -> Tensor:
-    """Return labels numbered anew: 0 is the largest cluster."""
+    """Return labels renumbered by size: 0 is the largest cluster."""
     found, counts = labels.unique(return_counts=True)
     order = found[counts.argsort(descending=True, stable=True)]
     renamed = torch.empty_like(labels)

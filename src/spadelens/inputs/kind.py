@@ -78,7 +78,7 @@ def _by_first_layer(model: nn.Module, sample: Tensor) -> Kind:
 
 
 def _read_by(num_spatial: int, inputs: Tensor, sample: Tensor) -> Kind | None:
-    """Return what a layer that convolves over so many axes takes the sample for; 0 for a linear layer."""
+    """Return the kind of sample of a layer that convolves over this many axes; 0 for a linear layer."""
     first, second = sample.shape
     if num_spatial == 1:
         if inputs.dim() != 3 or (first == second and not torch.equal(inputs[0], sample)):

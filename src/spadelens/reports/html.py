@@ -297,7 +297,7 @@ def _format_percent(fraction: float) -> str:
 
 
 def _format_short(value: float, num_digits: int = 2) -> str:
-    """Return a number with two significant digits, or so many."""
+    """Return a number with two significant digits, or `num_digits`."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else str(value)
     rounded = f"{value:.{num_digits - 1}e}"

@@ -11,7 +11,7 @@ UNIT_NOUNS: Mapping[str, str] = MappingProxyType({"photo": "pixel", "text": "tok
 MOST_BARS = 30
 _SIDES = ("original", "trace")
 _LEAST_SHOWN = 0.02  # fraction of the largest value; fainter values get no color
-_LEAST_DISAGREEING = 0.1  # fraction of the largest value of both maps above which a difference in sign is said
+_LEAST_DISAGREEING = 0.1  # fraction of the largest value of both maps above which a difference in sign is reported
 _UNSEEN = "\N{MIDDLE DOT}"  # stands for a token that does not correspond to a piece of the text
 
 

@@ -58,7 +58,7 @@ class Task:
         subject: The photo.
         sample: The photo as the model expects it.
         objective: The unit.
-        target: The class that the unit is, else the one that is predicted for the photo.
+        target: The class, if the unit is one, or the class predicted for the photo.
     """
 
     subject: PhotoSubject

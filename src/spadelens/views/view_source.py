@@ -12,7 +12,7 @@ from torch import Tensor
 from spadelens.errors import InputError
 from spadelens.views.photo_views import AugmentationLike, make_views, parse_augmentation
 
-_HELD_OUT_FRACTION = 8  # one held-out view for every so many views
+_HELD_OUT_FRACTION = 8  # one held-out view for this many views
 
 
 @dataclass(frozen=True)

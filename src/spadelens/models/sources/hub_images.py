@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from spadelens.errors import InputError, ModelSpecError
 from spadelens.photos import Preprocessing
 
-_MOST_LEVELS = 0.5  # of 255, in the mean over the probes: torchvision rounds otherwise than Pillow, by 0.12
+_MOST_LEVELS = 0.5  # of 255, in the mean over the probes: torchvision rounds differently from Pillow, by 0.12
 _PROBES = ((1.31, 1.9), (2.27, 1.6))  # height and width, as multiples of the crop
 _LEVIT_FRACTION = 256 / 224
 
