@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from references.networks import convolutions
 from torch import Tensor, nn
 
 from spadelens import extract_trace
@@ -15,8 +16,7 @@ SIGMOIDS = [1.3, -0.2, 0.4, -2.0, 5.0]
 
 
 def make(*after: nn.Module) -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3), nn.Flatten(), nn.Linear(96, 5), *after)
+    return nn.Sequential(*convolutions((8, 8), (6, 6), 5), *after)
 
 
 class Reshaped(nn.Module):
@@ -100,7 +100,7 @@ def test_unknown_outputs() -> None:
 def test_the_probability_of_a_label_is_what_insertion_counts() -> None:
     model = make(nn.Sigmoid())
     with torch.no_grad():
-        model[4].weight.zero_()
-        model[4].bias.copy_(torch.tensor(SIGMOIDS))
+        model[5].weight.zero_()
+        model[5].bias.copy_(torch.tensor(SIGMOIDS))
     found = faithfulness(model, SAMPLE, torch.rand(8, 8), 3)
     assert found.insertion == pytest.approx(float(torch.tensor(-2.0).sigmoid()))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from references.networks import Normalized, seeded
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
@@ -23,29 +24,13 @@ from spadelens.kinds import REDUCTIONS, Reduction
 from spadelens.methods.registry import METHODS, Attribution, IntegratedGradients, Method, Saliency
 
 
-class Small(nn.Module):
-    """Two convolutions with normalization and dropout, and a classifier; inputs [channels, H, W] of any size."""
-
-    def __init__(self, channels: int = 3) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(channels, 4, 3, padding=1)
-        self.norm = nn.BatchNorm2d(4)
-        self.relu = nn.ReLU(inplace=True)
-        self.second = nn.Conv2d(4, 6, 3, padding=1)
-        self.dropout = nn.Dropout(0.5)
-        self.linear = nn.Linear(6, 5)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        features = self.second(self.relu(self.norm(self.first(inputs))))
-        return self.linear(self.dropout(features.relu().mean((2, 3))))
-
-
 def small(seed: int = 0, channels: int = 3) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = Small(channels)
+    def made() -> nn.Module:
+        model = Normalized(channels)
         model.norm.running_mean.normal_()  # type: ignore[union-attr,operator]
-        return model.eval()
+        return model
+
+    return seeded(made, seed)
 
 
 @pytest.fixture

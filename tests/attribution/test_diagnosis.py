@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from references.architectures import build
+from references.networks import Pooled, seeded
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -18,22 +19,8 @@ from spadelens.methods.registry import LRP, METHODS, GuidedBackprop, Occlusion, 
 SAMPLE = torch.randn(2, 9, 11, generator=torch.Generator().manual_seed(5))
 
 
-class Net(nn.Module):
-    def __init__(self, activation: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.first, self.second = nn.Conv2d(2, 7, 3, padding=1), nn.Conv2d(7, 16, 3)
-        self.head = nn.Linear(16, 4)
-        self.activation = activation
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        hidden = self.activation(self.second(self.activation(self.first(pixels))))
-        return self.head(hidden.mean((2, 3)))
-
-
 def net(activation: Callable[[Tensor], Tensor] = torch.relu, seed: int = 0) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Net(activation).eval()
+    return seeded(lambda: Pooled(activation), seed)
 
 
 def diagnosed(model: nn.Module, *names: str, sample: Tensor = SAMPLE) -> dict[str, MethodDiagnosis]:

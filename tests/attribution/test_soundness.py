@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from references.soundness import ROW, SAMPLE, UNKNOWN_CLASS, Net, check, cosine, fake, gradient, made, rows, saying
+from references.networks import Pooled
+from references.soundness import ROW, SAMPLE, UNKNOWN_CLASS, check, cosine, fake, gradient, made, rows, saying
 from torch import Tensor, nn
 
 from spadelens import attribute, extract_trace
@@ -22,7 +23,7 @@ from spadelens.methods.registry import METHODS
 
 @pytest.fixture
 def net() -> nn.Module:
-    return made(Net)
+    return made(Pooled)
 
 
 def test_too_few_steps_are_told_and_many_are_not() -> None:
@@ -212,7 +213,7 @@ def test_a_method_without_a_gradient_to_compare_with() -> None:
     found = check(made(Steps), fake(saying(values=torch.arange(6.0)), "gradient"), ROW)
     assert found.gradient_similarity is None
     assert found.unchecked[0].startswith(
-        "Cannot tell whether the map differs from the plain gradient: Cannot run the method"
+        "Cannot tell whether the map differs from the plain gradient: The method 'saliency' needs gradients"
     )
 
 
@@ -237,7 +238,7 @@ def test_maps_that_ignore_the_class(net: nn.Module) -> None:
     ["saliency", "smoothgrad", "input_x_gradient", "integrated_gradients:num_steps=300", "deep_lift", "occlusion"],
 )
 def test_right_methods_are_sound(method: str, seed: int) -> None:
-    found = check(made(Net, seed), method)
+    found = check(made(Pooled, seed), method)
     assert found.is_sound, found
     assert found.unchecked == ()
     assert found.randomized_similarity is not None
@@ -269,8 +270,8 @@ def test_a_map_of_one_value_is_like_any_other() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("method", ["saliency", "integrated_gradients", "deep_lift", "lrp:rule=epsilon", "occlusion"])
 def test_models_of_less_precision(dtype: torch.dtype, method: str) -> None:
-    exact = check(made(Net), method, target=2)
-    model = made(Net).to(dtype)
+    exact = check(made(Pooled), method, target=2)
+    model = made(Pooled).to(dtype)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     found = check(model, method, target=2)
     assert found.is_sound == exact.is_sound, found.problems
@@ -310,7 +311,7 @@ def test_the_method_runs_once_without_the_check(net: nn.Module) -> None:
 
 
 def test_every_method_gives_plain_numbers() -> None:
-    model = made(Net).float()
+    model = made(Pooled).float()
     for name in METHODS:
         found = check(model, name)
         assert {type(value) for value in asdict(found).values()} <= {float, type(None), tuple}, name
@@ -319,4 +320,4 @@ def test_every_method_gives_plain_numbers() -> None:
 
 def test_a_model_that_fails_is_said_to() -> None:
     with pytest.raises(ModelOutputError):
-        find_last_layer(made(Net), SAMPLE[:1])
+        find_last_layer(made(Pooled), SAMPLE[:1])

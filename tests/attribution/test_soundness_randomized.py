@@ -4,19 +4,8 @@ import copy
 
 import pytest
 import torch
-from references.soundness import (
-    ROW,
-    SAMPLE,
-    UNKNOWN_CLASS,
-    Net,
-    check,
-    cosine,
-    fake,
-    gradient,
-    made,
-    rows,
-    saying,
-)
+from references.networks import Pooled
+from references.soundness import ROW, SAMPLE, UNKNOWN_CLASS, check, cosine, fake, gradient, made, rows, saying
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -30,7 +19,7 @@ from spadelens.methods.method import Attribution
 
 @pytest.fixture
 def net() -> nn.Module:
-    return made(Net)
+    return made(Pooled)
 
 
 def random_head(model: nn.Module, name: str, seed: int) -> nn.Module:
@@ -83,7 +72,7 @@ class Failing(Exception):
 
 @pytest.mark.parametrize("error", [None, ZeroDivisionError, KeyboardInterrupt])
 def test_weights_are_swapped_back(error: type[BaseException] | None) -> None:
-    model = made(Net).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = made(Pooled).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     before = {name: (id(value), value.data_ptr(), value.clone()) for name, value in model.named_parameters()}
     calls = 0
 

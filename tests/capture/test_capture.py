@@ -3,6 +3,7 @@
 import pytest
 import torch
 from references.layers import columns_by_position
+from references.networks import Routed
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -302,19 +303,7 @@ def test_positions_come_sample_by_sample() -> None:
 
 
 def test_samples_that_cannot_be_told_apart() -> None:
-    class Sorted(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.expert, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
-
-        def forward(self, x: Tensor) -> Tensor:  # [B, 5, 4]
-            rows = x.flatten(0, 1)
-            order = rows[:, 0].argsort()
-            routed = torch.empty_like(rows)
-            routed[order] = self.expert(rows[order])
-            return self.head(routed.view_as(x).mean(1))
-
-    model, samples = Sorted(), torch.randn(2, 5, 4)
+    model, samples = Routed(), torch.randn(2, 5, 4)
     arrangement = Arrangement(model, samples[0])
     assert arrangement.note("expert") == ""  # nobody has asked
     assert dict(arrangement.orders) == {"head": (1,)}

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from references.networks import convolutions
 from torch import nn
 
 from spadelens import attribute, extract_trace
@@ -23,10 +24,7 @@ LEVELS = (0.4, 0.9)
 
 
 def make_net() -> nn.Module:
-    torch.manual_seed(3)
-    return nn.Sequential(
-        nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(180, 4)
-    ).eval()  # fmt: skip
+    return convolutions((10, 10), (5, 5), 4, seed=3)
 
 
 def make_cases(model: nn.Module, count: int = 4, is_mixed: bool = False) -> list[CalibrationCase]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from references.architectures import ARCHITECTURES, build
+from references.networks import Routed
 from torch import Tensor, nn
 
 from spadelens import extract_trace, extract_traces
@@ -164,20 +165,13 @@ def test_traces_on_disk(name: str, tmp_path: Path) -> None:
 
 
 def test_views_that_cannot_be_told_apart_are_run_one_by_one() -> None:
-    class Sorted(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.expert, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
-
-        def forward(self, x: Tensor) -> Tensor:  # [B, 5, 4]
-            order = x[..., 0].flatten().argsort()
-            routed = torch.empty_like(x).flatten(0, 1)
-            routed[order] = self.expert(x.flatten(0, 1)[order])
-            sizes.append(len(x))
-            return self.head(routed.view_as(x).mean(1))
+    class Counting(Routed):
+        def forward(self, tokens: Tensor) -> Tensor:
+            sizes.append(len(tokens))
+            return super().forward(tokens)
 
     torch.manual_seed(0)
-    model, samples, sizes = Sorted().double(), torch.randn(2, 5, 4).double(), []
+    model, samples, sizes = Counting().double(), torch.randn(2, 5, 4).double(), []
     one = extract(model, samples[0], num_views=4, batch_size=1)
     sizes.clear()
     other = extract(model, samples[0], num_views=4, batch_size=4)

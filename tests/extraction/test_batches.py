@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from references.networks import seeded
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -52,9 +53,7 @@ class TokensFirst(nn.Module):
 
 
 def make_model(kind: type[nn.Module] = Net) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return kind().double().eval()
+    return seeded(kind).double()
 
 
 def assert_same(together: Trace, alone: Trace) -> None:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from references.networks import convolutions
 from torch import nn
 
 from spadelens import Trace, attribute, extract_trace
@@ -19,12 +20,8 @@ from spadelens.methods.registry import SmoothGrad
 SAMPLE = torch.randn(3, 12, 9, generator=torch.Generator().manual_seed(4))
 
 
-def make_net(seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(320, 20), nn.ReLU(),
-        nn.Linear(20, 4),
-    ).eval()  # fmt: skip
+def make_net(seed: int = 0) -> nn.Sequential:
+    return convolutions((12, 9), (6, 8), 20, 4, seed=seed)
 
 
 @pytest.fixture(scope="module")

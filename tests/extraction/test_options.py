@@ -10,6 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from hypothesis import given, settings, strategies as st
+from references.networks import convolutions
 from torch import nn
 
 from spadelens import extract_ensemble, extract_group_trace, extract_trace, extract_traces, find_facets
@@ -43,8 +44,7 @@ CHOICES = st.fixed_dictionaries(
 
 
 def make_net() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 3))
+    return convolutions((8, 8), (4, 4), 3)
 
 
 def read_back(command: str) -> dict[str, Any]:

@@ -5,22 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from references.networks import Weighted
 
 from spadelens.errors import InputError, UnknownNameError
 from spadelens.extraction.pipeline.perturbation import area, blurred, make_baseline, probability_curve
-
-
-class Weighted(nn.Module):
-    """Two classes; the score of the first is a weighted sum of pixels of the first channel."""
-
-    def __init__(self, weights: Tensor) -> None:
-        super().__init__()
-        self.weights = nn.Parameter(weights)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        score = (inputs[:, 0] * self.weights).sum((1, 2))
-        return torch.stack([score, torch.zeros_like(score)], 1)
 
 
 def test_blur_from_its_definition() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from references.networks import convolutions
 from torch import Tensor, nn
 
 from spadelens.errors import InputError, ScheduleError, UnknownNameError
@@ -23,12 +24,8 @@ from spadelens.views.view_source import augmented_views
 SAMPLE = torch.randn(3, 10, 10, generator=torch.Generator().manual_seed(0))
 
 
-def make_net(seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 20), nn.ReLU(),
-        nn.Linear(20, 4),
-    )  # fmt: skip
+def make_net(seed: int = 0) -> nn.Sequential:
+    return convolutions((10, 10), (6, 8), 20, 4, seed=seed)
 
 
 def candidate(sparsity: float, error: float, size: int = 20) -> Candidate:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from references.nets import Function, sample_of
+from references.networks import Function, sample_of
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from references.nets import sample_of
+from references.networks import sample_of
 from references.tape import PHOTO, TOKENS, Attending, as_model, check
 from torch import Tensor, nn
 from torch.nn import functional

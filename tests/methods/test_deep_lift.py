@@ -8,7 +8,7 @@ import pytest
 import torch
 from references import dense
 from references.deep_lift import HandMadeNorm, change_of, complete, ends_of
-from references.nets import PHOTO, TARGET, Function, sample_of
+from references.networks import PHOTO, TARGET, Function, sample_of
 from torch import Tensor, nn
 from torch.nn import functional
 

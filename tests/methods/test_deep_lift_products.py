@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from references.deep_lift import HandMadeNorm, change_of, complete, ends_of
-from references.nets import TARGET, Function, sample_of
+from references.networks import TARGET, Function, sample_of
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torchvision
 from references import dense
-from references.nets import PHOTO, TARGET, Function, sample_of
+from references.networks import PHOTO, TARGET, Function, sample_of
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.swin_transformer import SwinTransformer

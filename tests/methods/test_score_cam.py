@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from references.networks import seeded
 from references.score_cam import score_cam as reference
 from torch import Tensor, nn
 
@@ -31,12 +32,10 @@ class Small(nn.Module):
 
 
 def small(seed: int = 0, **options: bool) -> Small:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = Small(**options).double().eval()
-        with torch.no_grad():
-            model.linear.weight *= 8
-        return model
+    model = seeded(lambda: Small(**options), seed).double()
+    with torch.no_grad():
+        model.linear.weight *= 8
+    return model
 
 
 SAMPLE = torch.randn(3, 11, 14, generator=torch.Generator().manual_seed(5), dtype=torch.float64)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from references.nets import TARGET, Function
+from references.networks import TARGET, Function
 from spadelens.methods.deep_lift import DeepLift
 from spadelens.methods.method import Attribution
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from references.networks import seeded
 from spadelens import attribute
 from spadelens.attribution.soundness import Soundness
 from spadelens.methods.method import Attribution, Method
@@ -27,22 +28,8 @@ ROW = SAMPLE.flatten()[:6]
 UNKNOWN_CLASS = "Cannot tell whether the map depends on the class: "
 
 
-class Net(nn.Module):
-    def __init__(self, activation: Callable[[Tensor], Tensor] = torch.relu) -> None:
-        super().__init__()
-        self.head = nn.Linear(11, 4)  # registered first, used last
-        self.first, self.second = nn.Conv2d(2, 7, 3, padding=1), nn.Conv2d(7, 11, 3, stride=2)
-        self.activation = activation
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        hidden = self.activation(self.second(self.activation(self.first(pixels))))
-        return self.head(hidden.mean((2, 3)))
-
-
 def made(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build().double().eval()
+    return seeded(build, seed).double()
 
 
 def rows(activation: nn.Module, seed: int = 0) -> nn.Module:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from references.nets import Function, sample_of
+from references.networks import Function, sample_of
 from spadelens.graph.tape import Tape, record, vjp
 
 PHOTO, TOKENS = (1, 2, 5, 7), (1, 5, 6)

@@ -1,6 +1,6 @@
 """Small models to visualize."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,29 +12,6 @@ from spadelens.visualization.ascent import Ascent
 GREY = Preprocessing((63, 50), (0.4,), (0.25,))
 COLOR = Preprocessing((10, 13), (0.5, 0.4, 0.3), (0.25, 0.2, 0.3))
 QUICK = Ascent(num_steps=4)
-
-
-class Small(nn.Module):
-    """Two convolutions with normalization and dropout, and a classifier; the first activation works in place."""
-
-    def __init__(self, channels: int = 3) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(channels, 4, 3, padding=1)
-        self.norm = nn.BatchNorm2d(4)
-        self.relu = nn.ReLU(inplace=True)
-        self.second = nn.Conv2d(4, 6, 3, padding=1)
-        self.dropout = nn.Dropout(0.5)
-        self.linear = nn.Linear(6, 5)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        features = self.second(self.relu(self.norm(self.first(inputs))))
-        return self.linear(self.dropout(features.relu().mean((2, 3))))
-
-
-def seeded(make: Callable[[], nn.Module], seed: int = 0) -> Any:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make().eval()
 
 
 def make_sample(seed: int = 3) -> Tensor:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from torch import nn
+from references.networks import convolutions
 
 from spadelens import extract_trace
 from spadelens.errors import ScheduleError
@@ -14,19 +14,12 @@ from spadelens.schedules.schedule import Table, TableWithFallback
 from spadelens.schedules.schedule_text import parse_schedule
 
 
-def make_net(seed: int) -> nn.Module:
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(216, 5)
-    ).eval()  # fmt: skip
-
-
 @settings(max_examples=15, deadline=None, database=None)
 @given(seed=st.integers(0, 30), first=st.sampled_from((0.0, 0.5, 0.95)), second=st.sampled_from((0.5, 0.9, 0.99)))
 def test_the_prediction_is_always_kept_and_the_whole_table_where_it_can_be(
     seed: int, first: float, second: float
 ) -> None:
-    model = make_net(seed)
+    model = convolutions((10, 10), (6, 6), 5, seed=seed)
     sample = torch.randn(3, 10, 10, generator=torch.Generator().manual_seed(seed))
     table = Table((("2", first), ("5", second)))
     options = {"solver": "magnitude", "num_views": 2}

@@ -3,7 +3,8 @@
 from typing import Any
 
 import pytest
-from references.visualization import Small, make_sample, seeded
+from references.networks import Normalized, seeded
+from references.visualization import make_sample
 from torch import nn
 
 from spadelens import Trace, extract_trace
@@ -11,12 +12,12 @@ from spadelens import Trace, extract_trace
 
 @pytest.fixture
 def model() -> Any:
-    return seeded(Small)
+    return seeded(Normalized)
 
 
 @pytest.fixture
 def double() -> Any:
-    return seeded(Small).double()
+    return seeded(Normalized).double()
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from references.visualization import COLOR, QUICK, Small, dead, seeded
+from references.networks import Normalized, seeded
+from references.visualization import COLOR, QUICK, dead
 from torch import Tensor
 
 from spadelens import Trace
@@ -24,7 +25,7 @@ def test_a_dead_unit_is_found_out_early_with_and_without_a_checkpoint(tmp_path: 
     for checkpoint in (None, tmp_path / "state.pt"):
         with pytest.raises(VisualizationError):
             visualize_all(
-                [dead(seeded(Small), 2)], "relu:2", COLOR, Ascent(num_steps=500),
+                [dead(seeded(Normalized), 2)], "relu:2", COLOR, Ascent(num_steps=500),
                 lambda _, done, __: steps.append(done), checkpoint,
             )  # fmt: skip
     assert steps == [*range(64)] * 2

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from references.networks import seeded
 from torch import Tensor, nn
 
 from spadelens.errors import InputError, ModelOutputError, SpadeError, UnknownNameError
@@ -54,12 +55,6 @@ class Tokens(nn.Module):
         tokens = self.norm(self.embed(inputs).flatten(2).transpose(1, 2))
         tokens = self.act(tokens + self.attention(tokens, tokens, tokens)[0])
         return self.head(tokens)[:, 0]
-
-
-def seeded(make: type[nn.Module], *arguments: Any) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return make(*arguments).eval()
 
 
 def inputs(*shape: int) -> Tensor:
@@ -235,7 +230,7 @@ def test_units_that_there_are_not(net: nn.Module, objective: ObjectiveLike, mess
 
 
 def test_layers_that_cannot_be_read() -> None:
-    model, batch = seeded(Odd, lambda scores: scores), inputs(2, 4)
+    model, batch = seeded(lambda: Odd(lambda scores: scores)), inputs(2, 4)
     with pytest.raises(InputError, match="'layer' is called more than once"):
         evaluate(Channel("layer", 0), model, batch)
     with pytest.raises(InputError, match="'pair' does not return one tensor"):
@@ -257,7 +252,7 @@ def fail(scores: Tensor) -> Tensor:
 )
 def test_models_that_return_no_scores(result: Any, message: str) -> None:
     with pytest.raises(ModelOutputError, match=message):
-        evaluate(ClassScore(0), seeded(Odd, result), inputs(2, 4))
+        evaluate(ClassScore(0), seeded(lambda: Odd(result)), inputs(2, 4))
 
 
 def test_callables_get_the_model_and_the_batch(net: nn.Module) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from references.visualization import COLOR, GREY, QUICK, Small, same, seeded, snapshot
+from references.networks import Normalized, seeded
+from references.visualization import COLOR, GREY, QUICK, same, snapshot
 from torch import Tensor, nn
 
 from spadelens import Trace, load_model
@@ -118,7 +119,7 @@ def test_the_model_sees_what_is_normalized() -> None:
 @pytest.mark.parametrize("preprocessing", [GREY, COLOR])
 def test_types_and_sizes(dtype: torch.dtype, preprocessing: Preprocessing) -> None:
     channels = len(preprocessing.mean)
-    model = seeded(lambda: Small(channels)).to(dtype)
+    model = seeded(lambda: Normalized(channels)).to(dtype)
     found = visualize(model, "second:1", preprocessing, Ascent("maco", num_steps=3, num_images=2))
     assert found.images.shape == (2, channels, *preprocessing.crop_px)
     assert found.images.dtype == found.opacity.dtype == torch.float32
@@ -161,7 +162,7 @@ def check_equal(first: Visualization, second: Visualization, tolerance: float = 
 @pytest.mark.parametrize("parameterization", ["fourier", "maco"])
 def test_several_models_at_once_get_what_each_gets_alone(parameterization: str, double: Any, trace: Trace) -> None:
     ascent = Ascent(parameterization, num_steps=8, num_images=2, seed=5)
-    models = [double, trace, seeded(Small, 1).double(), double]
+    models = [double, trace, seeded(Normalized, 1).double(), double]
     together = visualize_all(models, "second:2", COLOR, ascent)
     for model, found in zip(models, together, strict=True):
         check_equal(found, visualize(model, "second:2", COLOR, ascent))
@@ -271,7 +272,7 @@ def test_respond(double: Any, trace: Trace) -> None:
     images = torch.rand(3, 3, 10, 13, generator=torch.Generator().manual_seed(0))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (COLOR.mean, COLOR.std))
     inputs = ((images - mean) / std).double()
-    for each, net in ((double, seeded(Small).double()), (trace, trace.sparse_copy().eval())):
+    for each, net in ((double, seeded(Normalized).double()), (trace, trace.sparse_copy().eval())):
         scores = net(inputs).detach()
         assert torch.allclose(respond(each, "class:3", images, COLOR), scores[:, 3], atol=1e-5)
         assert torch.allclose(respond(each, "3", inputs), scores[:, 3])

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from references.visualization import COLOR, GREY, QUICK, Small, dead, same, seeded, snapshot
+from references.networks import Normalized, seeded
+from references.visualization import COLOR, GREY, QUICK, dead, same, snapshot
 from torch import Tensor, nn
 
 from spadelens import Trace
@@ -19,7 +20,7 @@ def test_the_model_is_left_as_it_was(double: Any, trace: Trace) -> None:
     double.norm.eval()
     double.first.weight.requires_grad_(False)
     before, state = snapshot(double), torch.random.get_rng_state()
-    expected = visualize(seeded(Small).double(), "second:1", COLOR, QUICK)
+    expected = visualize(seeded(Normalized).double(), "second:1", COLOR, QUICK)
     assert torch.equal(visualize(double, "second:1", COLOR, QUICK).images, expected.images)  # without dropout
     visualize(trace, "second:1", COLOR, QUICK)
     with pytest.raises(UnknownNameError):
@@ -65,7 +66,7 @@ def test_what_is_not_finite_is_refused(value: float, model: Any) -> None:
 
 def test_a_dead_unit_is_refused_and_named(double: Any, trace: Trace) -> None:
     with pytest.raises(VisualizationError, match=r"'relu:2' of the model does not depend on the image"):
-        visualize(dead(seeded(Small), 2), "relu:2", COLOR, QUICK)
+        visualize(dead(seeded(Normalized), 2), "relu:2", COLOR, QUICK)
     with pytest.raises(VisualizationError, match="does not depend"):
         visualize(double, lambda net, batch: net(batch).detach()[:, 0], COLOR, QUICK)
     weights = {name: torch.zeros_like(weight) for name, weight in trace.weights.items()}
