@@ -42,5 +42,4 @@ from .prediction import Prediction as Prediction
 from .visualization.visualization import (
     Visualization as Visualization,
     visualize as visualize,
-    visualize_all as visualize_all,
 )

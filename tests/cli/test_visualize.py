@@ -260,7 +260,7 @@ def test_an_interrupted_run_goes_on(
     monkeypatch.setattr(ascending, "_STEPS_PER_CHECKPOINT", 2)
     command = ("square.png", "ring.png", "--unit", "class:3", "--steps", "5")
     assert run("visualize", *command, "--model", "net.py:build", "--out", "whole", "--views", "2") == 0
-    real, steps, calls = visualizing.visualize_all, [], []
+    real, steps, calls = visualizing.visualize, [], []
 
     def watched(models: Any, objective: Any, preprocessing: Any, ascent: Any, progress: Any, checkpoint: Any) -> Any:
         calls.append(len(models))
@@ -273,7 +273,7 @@ def test_an_interrupted_run_goes_on(
 
         return real(models, objective, preprocessing, ascent, show, checkpoint)
 
-    monkeypatch.setattr(visualizing, "visualize_all", watched)
+    monkeypatch.setattr(visualizing, "visualize", watched)
     capsys.readouterr()
     again = ("visualize", *command, "--model", "net.py:build", "--out", "out", "--views", "2")
     assert run(*again) == 130

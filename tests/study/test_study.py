@@ -204,7 +204,7 @@ def test_an_interrupted_study_goes_on(built: Study, photos: Path, tmp_path: Path
 def test_a_class_that_cannot_be_visualized_is_left_out_and_said_so(
     built: Study, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, calls = study_samples.visualize_all, []
+    original, calls = study_samples.visualize, []
 
     def failing(*arguments: Any) -> Any:
         calls.append(arguments)
@@ -212,7 +212,7 @@ def test_a_class_that_cannot_be_visualized_is_left_out_and_said_so(
             raise VisualizationError("The unit is dead.")
         return original(*arguments)
 
-    monkeypatch.setattr(study_samples, "visualize_all", failing)
+    monkeypatch.setattr(study_samples, "visualize", failing)
     found = build_study("demo", photos, tmp_path, OPTIONS, device="cpu")
     assert found.outcomes["that cannot be visualized"] == 1
     assert found.num_tasks == 12

@@ -138,13 +138,13 @@ def test_the_dense_image_is_computed_once_for_a_unit(
     demo: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models: list[list[Any]] = []
-    real = visualizing.visualize_all
+    real = visualizing.visualize
 
     def counted(*arguments: Any) -> list[Visualization]:
         models.append(arguments[0])
         return real(*arguments)
 
-    monkeypatch.setattr(visualizing, "visualize_all", counted)
+    monkeypatch.setattr(visualizing, "visualize", counted)
     for label, unit in ((2, "ring"), (4, "ring"), (4, "star")):
         run(demo, make_settings(unit), tmp_path, label)
     assert [[isinstance(model, Trace) for model in each] for each in models] == [[False, True], [True], [False, True]]

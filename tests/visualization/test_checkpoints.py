@@ -17,14 +17,14 @@ from spadelens.visualization.ascent import Ascent
 from spadelens.visualization.objectives import Direction
 from spadelens.visualization.parameterizations import Parameterization
 from spadelens.visualization.transformations import NO_TRANSFORMATIONS
-from spadelens.visualization.visualization import visualize_all
+from spadelens.visualization.visualization import visualize
 
 
 def test_a_dead_unit_is_found_out_early_with_and_without_a_checkpoint(tmp_path: Path) -> None:
     steps: list[int] = []
     for checkpoint in (None, tmp_path / "state.pt"):
         with pytest.raises(VisualizationError):
-            visualize_all(
+            visualize(
                 [dead(seeded(Normalized), 2)], "relu:2", COLOR, Ascent(num_steps=500),
                 lambda _, done, __: steps.append(done), checkpoint,
             )  # fmt: skip
@@ -54,14 +54,14 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(
 ) -> None:
     ascent = Ascent(parameterization, num_steps=11, num_images=2)
     models, file = [double, trace], tmp_path / "state.pt"
-    whole = visualize_all(models, "second:2", COLOR, ascent)
+    whole = visualize(models, "second:2", COLOR, ascent)
     steps: list[int] = []
     for step in (5, 7, 10):
         with pytest.raises(Interrupted):
-            visualize_all(models, "second:2", COLOR, ascent, interrupt_at(step), file)
+            visualize(models, "second:2", COLOR, ascent, interrupt_at(step), file)
         assert list(tmp_path.iterdir()) == [file]
     with torch.inference_mode():
-        found = visualize_all(models, "second:2", COLOR, ascent, lambda _, done, __: steps.append(done), file)
+        found = visualize(models, "second:2", COLOR, ascent, lambda _, done, __: steps.append(done), file)
     assert steps == [9, 10, 11]
     assert list(tmp_path.iterdir()) == []
     for first, second in zip(whole, found, strict=True):
@@ -90,7 +90,7 @@ class Scaled(Parameterization):
 
 def leave_checkpoint(file: Path, model: Any, unit: Any = "second:2", ascent: Ascent | None = None) -> None:
     with pytest.raises(Interrupted):
-        visualize_all([model], unit, COLOR, ascent or Ascent(num_steps=9), interrupt_at(4), file)
+        visualize([model], unit, COLOR, ascent or Ascent(num_steps=9), interrupt_at(4), file)
     assert file.exists()
 
 
@@ -110,14 +110,14 @@ def test_checkpoints_of_other_runs_are_refused_and_stay(short: None, tmp_path: P
     ]
     for models, unit, preprocessing, other in others:
         with pytest.raises(InputError, match="belongs to a run with different settings"):
-            visualize_all(models, unit, preprocessing, other, None, file)
+            visualize(models, unit, preprocessing, other, None, file)
         assert file.read_bytes() == before
     leave_checkpoint(tmp_path / "a.pt", double, Direction("second", torch.ones(6)))
     with pytest.raises(InputError, match="different settings"):
-        visualize_all([double], Direction("second", torch.arange(6.0)), COLOR, ascent, None, tmp_path / "a.pt")
+        visualize([double], Direction("second", torch.arange(6.0)), COLOR, ascent, None, tmp_path / "a.pt")
     leave_checkpoint(tmp_path / "b.pt", double, ascent=Ascent(Scaled(1.0), num_steps=9))
     with pytest.raises(InputError, match="different settings"):
-        visualize_all([double], "second:2", COLOR, Ascent(Scaled(2.0), num_steps=9), None, tmp_path / "b.pt")
+        visualize([double], "second:2", COLOR, Ascent(Scaled(2.0), num_steps=9), None, tmp_path / "b.pt")
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "other"])
@@ -132,12 +132,12 @@ def test_damaged_checkpoints_are_refused(short: None, tmp_path: Path, damage: st
     else:
         file.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "text": b"no checkpoint"}[damage])
     with pytest.raises(InputError, match=r"Cannot resume from .*Delete it to start over"):
-        visualize_all([double], "second:2", COLOR, Ascent(num_steps=9), None, file)
+        visualize([double], "second:2", COLOR, Ascent(num_steps=9), None, file)
     assert file.exists()
 
 
 def test_callables_have_no_checkpoints(tmp_path: Path, double: Any) -> None:
     file = tmp_path / "state.pt"
     with pytest.raises(InputError, match="Cannot checkpoint the ascent of a callable"):
-        visualize_all([double], lambda net, batch: net(batch)[:, 0], COLOR, QUICK, None, file)
+        visualize([double], lambda net, batch: net(batch)[:, 0], COLOR, QUICK, None, file)
     assert not file.exists()

@@ -17,7 +17,7 @@ from spadelens.visualization.ascent import Ascent, GradientAscent
 from spadelens.visualization.objectives import ClassScore, Objective
 from spadelens.visualization.parameterizations import Direct, Fourier, Maco
 from spadelens.visualization.transformations import NO_TRANSFORMATIONS, Transformations
-from spadelens.visualization.visualization import Visualization, respond, visualize, visualize_all
+from spadelens.visualization.visualization import Visualization, respond, visualize
 
 
 def linear(weight: Tensor) -> nn.Module:
@@ -163,14 +163,14 @@ def check_equal(first: Visualization, second: Visualization, tolerance: float = 
 def test_several_models_at_once_get_what_each_gets_alone(parameterization: str, double: Any, trace: Trace) -> None:
     ascent = Ascent(parameterization, num_steps=8, num_images=2, seed=5)
     models = [double, trace, seeded(Normalized, 1).double(), double]
-    together = visualize_all(models, "second:2", COLOR, ascent)
+    together = visualize(models, "second:2", COLOR, ascent)
     for model, found in zip(models, together, strict=True):
         check_equal(found, visualize(model, "second:2", COLOR, ascent))
     check_equal(together[0], together[3])
 
 
 def test_models_of_different_types_at_once(model: Any, double: Any) -> None:
-    first, second = visualize_all([model, double], "second:2", COLOR, QUICK)
+    first, second = visualize([model, double], "second:2", COLOR, QUICK)
     check_equal(first, second, 1e-4)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from spadelens import Trace
 from spadelens.errors import InputError, ModelOutputError, TraceMismatchError, UnknownNameError, VisualizationError
 from spadelens.visualization.ascent import Ascent
-from spadelens.visualization.visualization import visualize, visualize_all
+from spadelens.visualization.visualization import visualize
 
 
 def test_the_model_is_left_as_it_was(double: Any, trace: Trace) -> None:
@@ -72,7 +72,7 @@ def test_a_dead_unit_is_refused_and_named(double: Any, trace: Trace) -> None:
     weights = {name: torch.zeros_like(weight) for name, weight in trace.weights.items()}
     nothing = Trace(double, weights, trace.pruned, trace.report, trace.model_fingerprint)
     with pytest.raises(VisualizationError, match=r"'class:1' of the trace does not depend on the image"):
-        visualize_all([double, nothing], "class:1", COLOR, QUICK)
+        visualize([double, nothing], "class:1", COLOR, QUICK)
 
 
 def test_a_model_that_has_changed_is_refused(double: Any, trace: Trace) -> None:
@@ -101,8 +101,7 @@ def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
 
 def test_arguments_that_cannot_be_used(model: Any) -> None:
     for models, unit, shape, message in (
-        ([], "0", COLOR, "at least one model"),
-        (model, "0", COLOR, "expected a sequence"),
+        ([], "0", COLOR, "a sequence of at least one"),
         (["model"], "0", COLOR, "Cannot visualize a unit of a str"),
         ([model], 7, COLOR, "Cannot maximize 7"),
         ([model], "second:99", COLOR, "There is no unit 99"),
@@ -112,6 +111,6 @@ def test_arguments_that_cannot_be_used(model: Any) -> None:
         ([model], "0", (3, 5), "Use 'direct' for other inputs"),
     ):
         with pytest.raises(InputError, match=message):
-            visualize_all(models, unit, shape, QUICK)  # type: ignore[arg-type]
+            visualize(models, unit, shape, QUICK)  # type: ignore[arg-type]
     with pytest.raises(ModelOutputError, match="cannot be run on a batch"):
         visualize(model, "0", GREY, QUICK)

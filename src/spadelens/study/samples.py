@@ -24,7 +24,7 @@ from spadelens.study.pictures import largest_part, marked, shown, to_picture, to
 from spadelens.views.photo_views import parse_augmentation, view_seed
 from spadelens.views.view_source import check_count
 from spadelens.visualization.ascent import NUM_STEPS, Ascent
-from spadelens.visualization.visualization import visualize_all
+from spadelens.visualization.visualization import visualize
 
 CLASSES = ("label", "predicted")
 KEPT = "kept"
@@ -111,7 +111,7 @@ class SampleMaker:
         `progress` is called with the steps that have been taken, of twice `num_steps`.
 
         Raises:
-            SpadeError: As `score_cam`, `extract_trace` and `visualize_all`, but for a class that has no visualization.
+            SpadeError: As `score_cam`, `extract_trace` and `visualize`, but for a class that has no visualization.
         """
         progress(0)
         sample = self.loaded.preprocessing.to_tensor(candidate.crop)
@@ -157,7 +157,7 @@ class SampleMaker:
             progress=lambda _stage, _done, _total: progress(0),
         )
         ascent = Ascent(num_steps=options.num_steps, seed=view_seed(options.seed, candidate.number))
-        found = visualize_all(
+        found = visualize(
             [self.loaded.model, trace],
             f"class:{target}",
             preprocessing,

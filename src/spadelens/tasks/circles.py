@@ -14,7 +14,7 @@ from spadelens.extraction.extraction import extract_trace
 from spadelens.extraction.trace import Trace, runnable
 from spadelens.visualization.ascent import Ascent
 from spadelens.visualization.parameterizations import Direct
-from spadelens.visualization.visualization import Visualization, visualize_all
+from spadelens.visualization.visualization import Visualization, visualize
 
 NUM_VIEWS = 64  # a point has no positions to learn from besides its views; all else is the default of a trace
 NUM_POINTS, ASCENTS_PER_POINT = 30, 8
@@ -118,7 +118,7 @@ def visualize_circles(seed: int = 0) -> TwoCircles:
     traces = [extract_trace(network, sample, num_views=NUM_VIEWS, seed=seed) for sample in samples]
     times.append(time.perf_counter())
     ascent = Ascent(_ASCENT.parameterization, num_steps=_ASCENT.num_steps, num_images=_ASCENT.num_images, seed=seed)
-    dense, *sparse = visualize_all([network, *traces], _margin, (2,), ascent)
+    dense, *sparse = visualize([network, *traces], _margin, (2,), ascent)
     times.append(time.perf_counter())
     stages = ("training", "traces", "visualization")
     seconds = {stage: stop - start for stage, start, stop in zip(stages, times, times[1:], strict=False)}

@@ -23,7 +23,7 @@ from spadelens.progress import Progress
 from spadelens.tasks.traces import for_photos
 from spadelens.text_files import displayable
 from spadelens.visualization.ascent import Ascent
-from spadelens.visualization.visualization import Visualization, visualize_all
+from spadelens.visualization.visualization import Visualization, visualize
 
 _STREAM = 0xFACE
 
@@ -138,7 +138,7 @@ def find_facets_of_class(
         progress: What to call with progress.
 
     Raises:
-        SpadeError: As `read_album`, `find_facets` and `visualize_all`.
+        SpadeError: As `read_album`, `find_facets` and `visualize`.
     """
     times = [time.perf_counter()]
     album = make_album(progress)
@@ -153,7 +153,7 @@ def find_facets_of_class(
     )
     times.append(time.perf_counter())
     models: list[Trace | nn.Module] = [loaded.model, *(facet.trace for facet in found.facets)]
-    images = visualize_all(models, f"class:{album.target}", loaded.preprocessing, settings.ascent, progress)
+    images = visualize(models, f"class:{album.target}", loaded.preprocessing, settings.ascent, progress)
     times.append(time.perf_counter())
     seconds = {
         stage: stop - start

@@ -27,7 +27,7 @@ from spadelens.tasks.subjects import PhotoSubject
 from spadelens.tasks.traces import for_photos
 from spadelens.visualization.ascent import Ascent
 from spadelens.visualization.objectives import ClassScore, Objective, parse_objective
-from spadelens.visualization.visualization import Visualization, respond, visualize_all
+from spadelens.visualization.visualization import Visualization, respond, visualize
 
 FOUND = "found.pt"
 NUM_TRANSFORMED = 32  # copies of an image that its response is the mean of
@@ -124,7 +124,7 @@ def visualize_photo(
     """Return what the unit of a task responds to, and keep in `files` what it took long to find.
 
     Raises:
-        SpadeError: As `extract_trace` and `visualize_all`.
+        SpadeError: As `extract_trace` and `visualize`.
     """
     model, preprocessing = loaded.model, loaded.preprocessing
     pixels = hashlib.sha256(task.sample.cpu().double().numpy().tobytes()).hexdigest()
@@ -139,7 +139,7 @@ def visualize_photo(
     if missing:
         models = [(model, trace)[number] for number in missing]
         climb = files.path(_CLIMB, str(missing), *of_trace, *ascent)
-        new = visualize_all(models, task.objective, preprocessing, settings.ascent, progress, climb)
+        new = visualize(models, task.objective, preprocessing, settings.ascent, progress, climb)
         for number, one in zip(missing, new, strict=True):
             _write(places[number], one)
             found[number] = one

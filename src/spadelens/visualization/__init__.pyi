@@ -15,5 +15,4 @@ from .visualization import (
     Visualization as Visualization,
     respond as respond,
     visualize as visualize,
-    visualize_all as visualize_all,
 )

@@ -111,7 +111,7 @@ class GradientAscent:
         preprocessing: Preprocessing | Sequence[int],
         ascent: Ascent,
     ) -> None:
-        """Begin at the starts that the seed determines; the arguments are those of `visualize_all`."""
+        """Begin at the starts that the seed determines; the arguments are those of `visualize`."""
         self._models = [_AscentModel.of(model) for model in models]
         self._objective, self._ascent = objective, ascent
         self._parameterization, self._transformations = ascent.chosen
@@ -138,7 +138,7 @@ class GradientAscent:
         return images.view(len(self._models), -1, *self._shape)
 
     def run(self, progress: Progress, checkpoint: Path | None) -> None:
-        """Take all steps that are left; raises what `visualize_all` says."""
+        """Take all steps that are left; raises what `visualize` says."""
         if checkpoint is not None:
             self._restore(checkpoint)
         for step in range(self.num_steps_done, self._ascent.num_steps):

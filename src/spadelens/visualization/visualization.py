@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, final, overload
 
 import numpy as np
 import torch
@@ -55,34 +55,45 @@ class Visualization:
         return f"<Visualization of {self.objective}: {count} images {size} after {len(self.curve)} steps>"
 
 
+@overload
 def visualize(
-    model: Trace | nn.Module,
+    models: Trace | nn.Module,
     objective: str | ObjectiveLike,
     preprocessing: Preprocessing | Sequence[int],
     ascent: Ascent | None = None,
     progress: Progress | None = None,
-) -> Visualization:
-    """Return images that a unit of a trace or model responds to; see `visualize_all`."""
-    return visualize_all([model], objective, preprocessing, ascent, progress)[0]
+    checkpoint: Path | None = None,
+) -> Visualization: ...
 
 
-@torch.inference_mode(False)
-def visualize_all(
+@overload
+def visualize(
     models: Sequence[Trace | nn.Module],
     objective: str | ObjectiveLike,
     preprocessing: Preprocessing | Sequence[int],
     ascent: Ascent | None = None,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
-) -> list[Visualization]:
-    """Return images that a unit responds to, for each of several models, from the same random starts.
+) -> list[Visualization]: ...
+
+
+@torch.inference_mode(False)
+def visualize(
+    models: Trace | nn.Module | Sequence[Trace | nn.Module],
+    objective: str | ObjectiveLike,
+    preprocessing: Preprocessing | Sequence[int],
+    ascent: Ascent | None = None,
+    progress: Progress | None = None,
+    checkpoint: Path | None = None,
+) -> Visualization | list[Visualization]:
+    """Return images that a unit responds to, in one model or in each of several, from the same random starts.
 
     Private copies of the models are run in evaluation mode; the models themselves are not changed. Each step takes a
     forward and a backward pass per model, one model at a time. Every image equals the one that its model and its
     number give separately, up to floating-point differences.
 
     Args:
-        models: Traces, or modules that map a batch to class scores `[batch, classes]`.
+        models: A trace, or a module that maps a batch to class scores `[batch, classes]`; or a sequence of them.
         objective: What to maximize: a string as in `parse_objective`, such as 'class:7' or 'layer4:12'; an
             `Objective`; or a callable that maps a model and a batch of inputs to one number per input, `[batch]`.
         preprocessing: The size and normalization of the models' inputs. Or just the shape of an input, `[C, H, W]` or
@@ -94,7 +105,7 @@ def visualize_all(
             callable, which cannot be identified later.
 
     Returns:
-        One result for each model, in order.
+        The images; for a sequence of models a list with those of each, in order.
 
     Raises:
         InputError: An argument is out of range, the layer or unit does not exist, or the checkpoint belongs to another
@@ -103,8 +114,10 @@ def visualize_all(
         TraceMismatchError: The original model has changed since a trace was made.
         VisualizationError: The objective is not finite, or does not depend on the image anywhere near the start.
     """
-    if isinstance(models, Trace | nn.Module) or not models:
-        raise InputError("Cannot visualize a unit: expected a sequence of at least one model.")
+    if isinstance(models, Trace | nn.Module):
+        return visualize([models], objective, preprocessing, ascent, progress, checkpoint)[0]
+    if not models:
+        raise InputError("Cannot visualize a unit: expected a model or a sequence of at least one.")
     ascent = ascent or Ascent()
     parsed = parse_objective(objective) if isinstance(objective, str) else objective
     if not isinstance(parsed, Objective) and not callable(parsed):
@@ -139,7 +152,7 @@ def respond(
 
     Args:
         model: A trace, or a module that maps a batch to class scores `[batch, classes]`.
-        objective: The unit, as in `visualize_all`.
+        objective: The unit, as in `visualize`.
         inputs: A batch as the model expects it; with a `preprocessing`, colors in [0, 1], `[N, C, H, W]`.
         preprocessing: The normalization to apply to the colors.
 
