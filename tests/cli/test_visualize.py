@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from references.commands import PROGRAM, check_refusal, listing, run
+from references.commands import PROGRAM, TINY, check_refusal, listing, run
 
 from spadelens import Trace, defaults, load_model
 from spadelens.extraction import PRESETS
@@ -25,20 +25,8 @@ from spadelens.visualization import ascent as ascending
 
 SCHEMA = json.loads((resources.files("spadelens") / "reports" / "visualize.schema.json").read_text(encoding="utf-8"))
 FAST = ("--steps", "3", "--views", "2", "--schedule", "late:0.5@0.7")
-TINY = """
-import torch
-from torch import nn
-INPUT_SIZE = (9, 12)
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
-        self.linear = nn.Linear(4, 12)
-    def forward(self, x):
-        return self.linear(self.second(self.first(x)).mean((2, 3)))
-def build():
-    torch.manual_seed(0)
-    return Net()
+OBLONG = TINY.replace("INPUT_SIZE = 8", "INPUT_SIZE = (9, 12)")
+DEAD = """
 def dead():
     net = build()
     net.second.weight.data[1] = 0
@@ -48,7 +36,7 @@ def dead():
 
 @pytest.fixture(autouse=True)
 def network(workplace: Path) -> None:
-    Path("net.py").write_text(TINY)
+    Path("net.py").write_text(OBLONG + DEAD)
 
 
 def visualize(*arguments: object, model: str = "net.py:build", out: str = "out") -> int:
@@ -320,10 +308,8 @@ def test_a_full_disk(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
 
 
 def test_a_grey_model_and_odd_photos() -> None:
-    grey = (
-        TINY.replace("nn.Conv2d(3, 4, 3)", "nn.Conv2d(1, 4, 3)") + "MEAN, STD = (0.5,), (0.25,)\nCLASS_NAMES = ['a']\n"
-    )
-    Path("grey.py").write_text(grey)
+    grey = OBLONG.replace("nn.Conv2d(3, 4, 3)", "nn.Conv2d(1, 4, 3)")
+    Path("grey.py").write_text(f"{grey}MEAN, STD = (0.5,), (0.25,)\nCLASS_NAMES = ['a']\n")
     Image.fromarray(np.arange(0, 65536, 4, dtype=np.uint16).reshape(128, 128)).save("-[b]é.png")
     assert visualize("./-[b]é.png", "--unit", "a", model="grey.py:build") == 0
     report = read_report()
