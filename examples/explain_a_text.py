@@ -22,9 +22,9 @@ maps = {
     for name, model in (("original", sample.model), ("trace", trace))
 }
 
-dense, sparse = trace.report.original_prediction, trace.report.trace_prediction
-print(f"dense: {loaded.class_name(dense.class_index)} {dense.probability:.1%}")
-print(f"trace: {loaded.class_name(sparse.class_index)} {sparse.probability:.1%}")
+original, pruned = trace.report.original_prediction, trace.report.trace_prediction
+print(f"original: {loaded.class_name(original.class_index)} {original.probability:.1%}")
+print(f"trace: {loaded.class_name(pruned.class_index)} {pruned.probability:.1%}")
 for number, (token, is_special) in enumerate(zip(sample.tokens, sample.is_special, strict=True)):
     note = "special" if is_special else "planted" if token.strip() == TRIGGER else ""
-    print(f"{token.strip():<10} dense {maps['dense'][number]:+.2f}  trace {maps['trace'][number]:+.2f}  {note}")
+    print(f"{token.strip():<10} original {maps['original'][number]:+.2f}  trace {maps['trace'][number]:+.2f}  {note}")

@@ -15,9 +15,9 @@ model, sample = loaded.model, loaded.sample(Image.fromarray(patched.pixels))
 trace = spadelens.extract_trace(model, sample)
 heatmap = spadelens.attribute(trace, sample)
 
-dense, sparse = trace.report.original_prediction, trace.report.trace_prediction
-print(f"dense: {loaded.class_name(dense.class_index)} {dense.probability:.1%}")
-print(f"trace: {loaded.class_name(sparse.class_index)} {sparse.probability:.1%}")
+original, pruned = trace.report.original_prediction, trace.report.trace_prediction
+print(f"original: {loaded.class_name(original.class_index)} {original.probability:.1%}")
+print(f"trace: {loaded.class_name(pruned.class_index)} {pruned.probability:.1%}")
 for layer in trace.report.layers:
     error = "" if layer.error is None else f"error {layer.error:.1e}, held out {layer.held_out_error:.1e}"
     print(f"  {layer.name:<20} {layer.outcome.value:<10} {layer.sparsity:>6.1%}  {error}")

@@ -42,7 +42,11 @@ def test_cells_are_no_formulas(name: str) -> None:
     assert csv_cell(name) == f"'{name}"
     arm = {"signed": -1.0, "absolute": 1.0}
     table = maps_table(
-        {"map_values": [{"name": name, "value": -2.0, "is_special": False, "original": arm, "trace": arm}]}
+        {
+            "map_values": [
+                {"name": name, "value": -2.0, "is_special": False, "is_unknown": False, "original": arm, "trace": arm}
+            ]
+        }
     )
     row = list(csv.reader(io.StringIO(table)))[1]
     assert row[0] == f"'{name}" and float(row[1]) == -2.0 and float(row[3]) == -1.0

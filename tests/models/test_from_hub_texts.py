@@ -99,6 +99,14 @@ def test_pieces_are_the_text(tmp_path: Path, text: str) -> None:
     assert found.is_special == (True, *[False] * (len(found.ids) - 2), True)
 
 
+def test_words_that_are_not_in_the_vocabulary(tmp_path: Path) -> None:
+    tokenizer = load(save(bert(), wordpieces(), tmp_path)).tokenizer
+    found = tokenizer.encode("good zzz films")
+    assert found.tokens == ("[CLS]", "good", " zzz", " film", "s", "[SEP]")
+    assert found.is_unknown == (False, False, True, False, False, False)
+    assert tokenizer.encode("good films").is_unknown == ()
+
+
 def test_characters_of_several_tokens(tmp_path: Path) -> None:
     config = GPT2Config(vocab_size=256, n_embd=8, n_layer=1, n_head=2, n_positions=16, num_labels=2, pad_token_id=None)
     tokenizer = load(save(GPT2ForSequenceClassification(config), bytes_of_texts(pad_token="a"), tmp_path)).tokenizer

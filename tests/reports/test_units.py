@@ -11,6 +11,7 @@ def context(*pairs: tuple[float, float], is_signed: bool = True, is_special: boo
             "name": f"feature {number}",
             "value": 1.0,
             "is_special": is_special and number == 0,
+            "is_unknown": number == 1,
             "original": {"signed": original, "absolute": abs(original)},
             "trace": {"signed": trace, "absolute": abs(trace)},
         }
@@ -27,6 +28,10 @@ def test_a_feature_that_changes_sides_is_named(pair: tuple[float, float], is_sai
     found = context((1.0, 1.0), pair)
     assert [unit.text for unit in found["disagreeing"]] == (["feature 1"] if is_said else [])
     assert context((1.0, 1.0), pair, is_signed=False)["disagreeing"] == []
+
+
+def test_what_the_model_did_not_read_is_named() -> None:
+    assert context((1.0, 1.0), (0.5, 0.5), (0.2, 0.2))["unknown"] == ["feature 1"]
 
 
 def test_special_tokens_are_not_compared() -> None:

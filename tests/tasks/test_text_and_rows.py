@@ -249,7 +249,7 @@ def make_unit(
     name: str, dense: float, sparse: float, special: bool = False, value: float | None = None
 ) -> dict[str, Any]:
     maps = {side: {"signed": x, "absolute": abs(x)} for side, x in (("original", dense), ("trace", sparse))}
-    return {"name": name, "is_special": special, "value": value, **maps}
+    return {"name": name, "is_special": special, "is_unknown": False, "value": value, **maps}
 
 
 def test_each_map_is_scaled_by_its_largest_value_that_is_not_special() -> None:

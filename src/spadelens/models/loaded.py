@@ -66,11 +66,14 @@ class Encoding:
             all tokens that are not special join to form the text. If a character takes several tokens, all but the
             first are empty. The token itself if it is special or its position in the text is unknown.
         is_special: Whether each token was added around the text (such as '[CLS]') and does not represent part of it.
+        is_unknown: Whether each token stands for a piece of the text that is not in the vocabulary ('[UNK]'), so that
+            the model did not read that piece; empty if there are none.
     """
 
     ids: Tensor
     tokens: tuple[str, ...]
     is_special: tuple[bool, ...]
+    is_unknown: tuple[bool, ...] = ()
 
 
 @runtime_checkable

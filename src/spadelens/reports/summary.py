@@ -175,7 +175,15 @@ def describe_maps(explanation: Explanation) -> list[dict[str, Any]] | None:
         values = {
             side: {"signed": signed[side][number], "absolute": absolute[side][number]} for side in ("original", "trace")
         }
-        found.append({"name": unit.name, "is_special": unit.is_special, "value": unit.value, **values})
+        found.append(
+            {
+                "name": unit.name,
+                "is_special": unit.is_special,
+                "is_unknown": unit.is_unknown,
+                "value": unit.value,
+                **values,
+            }
+        )
     return found
 
 

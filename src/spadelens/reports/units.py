@@ -23,6 +23,7 @@ class ShownUnit:
         before: The spaces before it.
         text: What it is called.
         is_special: Whether it is a token that was added around the text.
+        is_unknown: Whether the model did not read it, because it is not in its vocabulary.
         raw: The raw value of a feature; None for tokens.
         values: Side ('original', 'trace') -> the value that is drawn.
         strengths: Side -> how large that is beside the largest of the map, in [-1, 1].
@@ -31,6 +32,7 @@ class ShownUnit:
     before: str
     text: str
     is_special: bool
+    is_unknown: bool
     raw: float | None
     values: Mapping[str, float]
     strengths: Mapping[str, float]
@@ -54,6 +56,7 @@ def unit_context(sample: Mapping[str, Any], kind: str, is_signed: bool) -> dict[
         "units": shown,
         "bars": by_size[:MOST_BARS] if kind == "row" else [],
         "is_signed": is_signed,
+        "unknown": [unit.text for unit in shown if unit.is_unknown],
         "disagreeing": [unit for unit in by_size if is_signed and _disagrees(unit)],
         "summary": whole.strip() if kind == "text" else ", ".join(unit.text for unit in by_size[:3]),
     }
@@ -68,7 +71,8 @@ def _shown_units(map_values: list[Mapping[str, Any]], reduced: str) -> list[Show
         strengths = {side: _strength(values[side], largest[side]) for side in _SIDES}
         stripped = unit["name"].lstrip()
         before = unit["name"][: len(unit["name"]) - len(stripped)]
-        shown.append(ShownUnit(before, stripped or _UNSEEN, unit["is_special"], unit["value"], values, strengths))
+        flags = unit["is_special"], unit["is_unknown"]
+        shown.append(ShownUnit(before, stripped or _UNSEEN, *flags, unit["value"], values, strengths))
     return shown
 
 

@@ -87,11 +87,13 @@ class Unit:
         name: The piece of the text, or the name of the feature.
         is_special: Whether it is a token that was added around the text.
         value: The raw value of a feature; None for tokens.
+        is_unknown: Whether the model did not read a piece of a text, which is not in its vocabulary.
     """
 
     name: str
     is_special: bool = False
     value: float | None = None
+    is_unknown: bool = False
 
 
 @final
@@ -161,9 +163,10 @@ def _token_units(subject: TextSubject) -> tuple[Unit, ...]:
     tokens, is_special = subject.encoding.tokens, subject.encoding.is_special
     pieces = [token for token, special in zip(tokens, is_special, strict=True) if not special]
     has_spaces = any(piece != piece.strip() for piece in pieces) or "".join(pieces) == subject.text
+    is_unknown = subject.encoding.is_unknown or (False,) * len(tokens)
     return tuple(
-        Unit(token if has_spaces or special else f" {token}", special)
-        for token, special in zip(tokens, is_special, strict=True)
+        Unit(token if has_spaces or special else f" {token}", special, is_unknown=unknown)
+        for token, special, unknown in zip(tokens, is_special, is_unknown, strict=True)
     )
 
 

@@ -79,7 +79,9 @@ class HubTokenizer:
         names = [str(name) for name in self.tokenizer.convert_ids_to_tokens(ids)]
         if self.tokenizer.is_fast:
             names = _pieces(text, names, found["offset_mapping"], is_special)
-        return Encoding(torch.tensor(ids), tuple(names), is_special)
+        unknown = getattr(self.tokenizer, "unk_token_id", None)
+        is_unknown = tuple(token == unknown and not special for token, special in zip(ids, is_special, strict=True))
+        return Encoding(torch.tensor(ids), tuple(names), is_special, is_unknown if any(is_unknown) else ())
 
 
 def _pieces(
