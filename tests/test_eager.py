@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -103,6 +104,22 @@ def test_compiled_parts_run_as_written_within_the_block_only(net: Net, sample: T
     wrapper(sample.unsqueeze(0))
     assert seen == [1]
     handle.remove()
+
+
+def test_blocks_that_overlap_leave_nothing_behind(net: Net, sample: Tensor) -> None:
+    """As in two threads, of which the one that begins first ends first: torch has one setting for all of them."""
+    wrapper, seen = Wrapper(compiled(net)), []
+    wrapper(sample.unsqueeze(0))
+    net.second.register_forward_hook(lambda *_: seen.append(1))
+    first, second = ExitStack(), ExitStack()
+    first.enter_context(run_as_written())
+    second.enter_context(run_as_written())
+    first.close()
+    wrapper(sample.unsqueeze(0))
+    assert seen == [1]  # the second is not over
+    second.close()
+    wrapper(sample.unsqueeze(0))
+    assert seen == [1]
 
 
 @pytest.mark.parametrize("how", ["script", "trace"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -32,15 +34,46 @@ def unwrapped(model: _Model) -> _Model:
     return found  # type: ignore[no-any-return]
 
 
-def run_as_written() -> AbstractContextManager[object]:
-    """Return what lets everything that was compiled run as it was written, inside a block.
+@contextmanager
+def run_as_written() -> Iterator[None]:
+    """Let everything that was compiled run as it was written, inside the block.
 
-    A compiled module, also one within another module, does not call the hooks that its layers are given later.
+    A compiled module, also one within another module, does not call the hooks that its layers are given later. Torch
+    has one stance for all threads: the first block to begin sets it, and the last to end restores it.
     """
     if "torch._dynamo" not in sys.modules:  # nothing has been compiled; importing it takes seconds
-        return nullcontext()
-    stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
-    return stance
+        yield
+        return
+    _eager_blocks.enter()
+    try:
+        yield
+    finally:
+        _eager_blocks.leave()
+
+
+class _EagerBlocks:
+    """Counts the blocks that run as written, in all threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._num_blocks = 0
+        self._stance: AbstractContextManager[object] = nullcontext()
+
+    def enter(self) -> None:
+        with self._lock:
+            if self._num_blocks == 0:
+                self._stance = torch.compiler.set_stance("force_eager")
+                self._stance.__enter__()
+            self._num_blocks += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._num_blocks -= 1
+            if self._num_blocks == 0:
+                self._stance.__exit__(None, None, None)
+
+
+_eager_blocks = _EagerBlocks()
 
 
 def refusal(model: nn.Module) -> str | None:
