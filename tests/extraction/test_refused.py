@@ -101,7 +101,7 @@ def test_arguments_that_cannot_be_used(changes: dict[str, Any], error: type[Exce
 def test_models_that_are_none() -> None:
     with pytest.raises(InputError, match="Cannot explain a function"):
         extract_trace(lambda x: x, SAMPLE)
-    with pytest.raises(NothingToPruneError, match="no layer that may be pruned"):
+    with pytest.raises(NothingToPruneError, match="no convolution or linear layer to prune"):
         extract(nn.Flatten())
     with pytest.raises(NothingToPruneError, match="first convolution is not pruned"):
         extract(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()))
