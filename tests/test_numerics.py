@@ -1,9 +1,12 @@
 """Full-precision products: the user's settings come back."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from references.threads import overlapping
 
-from spadelens.numerics import exact_products
+from spadelens.numerics import exact_products, rounded_products
 
 
 def test_settings_are_readable_and_restored() -> None:
@@ -34,6 +37,28 @@ def test_newer_settings_are_restored_and_off_within() -> None:
         assert backend.fp32_precision == "tf32"
     finally:
         backend.fp32_precision = before
+
+
+def settings() -> tuple[str, ...]:
+    if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # torch before 2.9
+        return (torch.get_float32_matmul_precision(),)
+    return torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision
+
+
+def test_blocks_of_two_threads_leave_the_users_settings() -> None:
+    before = settings()
+
+    def exact(wait: Callable[[], None]) -> None:
+        with exact_products(torch.device("cpu")):
+            wait()
+
+    def rounded(wait: Callable[[], None]) -> None:
+        with rounded_products():
+            wait()
+
+    for first, second in ((exact, rounded), (rounded, exact)):
+        overlapping(first, second)
+        assert settings() == before
 
 
 def test_products_are_exact_within() -> None:

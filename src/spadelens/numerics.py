@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+_SETTING = threading.RLock()
 
 
 def solver_device(device: torch.device) -> torch.device:
@@ -37,6 +40,12 @@ def rounded_products() -> Iterator[None]:
 
 @contextmanager
 def _float32_products(on_cuda: str, on_cpu: str, legacy: str) -> Iterator[None]:
+    with _SETTING, _float32_settings(on_cuda, on_cpu, legacy):
+        yield
+
+
+@contextmanager
+def _float32_settings(on_cuda: str, on_cpu: str, legacy: str) -> Iterator[None]:
     backends: list[tuple[Any, str]] = [
         (torch.backends.cuda.matmul, on_cuda),
         (getattr(torch.backends.mkldnn, "matmul", None), on_cpu),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from references.networks import sample_of
 from references.tape import PHOTO, TOKENS, Attending, as_model, check
+from references.threads import overlapping
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -125,6 +126,25 @@ def test_everything_is_restored_after_an_exception_too(is_fast: bool) -> None:
         assert all(parameter.grad is None for parameter in model.parameters())
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+def test_recordings_of_two_threads_leave_everything_as_it_was() -> None:
+    kept = switches()
+
+    def recorded(wait: Callable[[], None]) -> None:
+        passes: list[int] = []
+
+        def scores(inputs: Tensor) -> Tensor:
+            passes.append(1)
+            if len(passes) == 2:  # the first pass is not recorded
+                wait()
+            return (inputs * 2).flatten(1)
+
+        record(as_model(scores), sample_of(PHOTO))
+        assert len(passes) == 2
+
+    overlapping(recorded, recorded)
+    assert switches() == kept
 
 
 class FailsWhenRecorded(nn.Module):

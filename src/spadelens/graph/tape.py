@@ -7,6 +7,7 @@ where every operation of torch has one name and none works in place.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ _OF_THE_SHAPE = ("new_", "zeros_like", "ones_like", "full_like", "empty_like", "
 _HALVES = (torch.float16, torch.bfloat16)
 _TOLERANCE, _NUM_ROUNDINGS = 1e-3, 20
 _OUT_OF_TORCH = frozenset({"numpy", "tolist", "__array__", "__dlpack__"})
+_RECORDING = threading.RLock()  # which kernels compute attention is a setting of the whole process
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,14 @@ def record(model: nn.Module, batch: Tensor) -> Tape:
     recorder = _Recorder()
     recorder.know(source)
     try:
-        with sdpa_kernel(SDPBackend.MATH), _kept_attributes(model), torch.no_grad(), recorder, _Watch(recorder):
+        with (
+            _RECORDING,
+            sdpa_kernel(SDPBackend.MATH),
+            _kept_attributes(model),
+            torch.no_grad(),
+            recorder,
+            _Watch(recorder),
+        ):
             number = recorder.number_of(_run_without_changes(model, source))
     except (AttributionError, ModelOutputError):
         raise
