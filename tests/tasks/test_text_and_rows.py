@@ -17,6 +17,7 @@ import torch
 
 from spadelens import attribute, extract_trace, load_model, row_sample, text_sample
 from spadelens.cli.main import main
+from spadelens.errors import InputError
 from spadelens.models import Encoding, LoadedTable, LoadedText
 from spadelens.reports.html import render_report
 from spadelens.reports.units import MOST_BARS, unit_context
@@ -176,6 +177,12 @@ def test_words_without_spaces_are_kept_apart(text: str, tokens: tuple[str, ...],
     encoding = Encoding(torch.tensor([0, 5, 9]), ("[CLS]", *tokens), (True, False, False))
     found = show(loaded, TextSubject("a", "a.txt:1", text, encoding), "tokens")
     assert [unit.name for unit in found.units] == ["[CLS]", *shown]
+
+
+@pytest.mark.parametrize("text", [("such", "a fine day"), ["such", "a fine day"], None, 7, b"such"])
+def test_what_is_not_one_text_is_refused(text: Any) -> None:
+    with pytest.raises(InputError, match=r"as a text: expected a string\. A model of sentence pairs"):
+        text_sample(load_model("text.py:build", "cpu"), text)
 
 
 def test_rows(capsys: pytest.CaptureFixture[str]) -> None:

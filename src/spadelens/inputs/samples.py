@@ -88,9 +88,15 @@ def text_sample(loaded: LoadedText, text: str) -> TextSample:
     """Return a text in the form that a model of `load_model` expects.
 
     Raises:
-        InputError: The text has no token or too many, or the model does not look its tokens up in one nn.Embedding.
+        InputError: The text is not a string, has no token or too many, or the model does not look its tokens up in one
+            nn.Embedding.
         ModelOutputError: The model fails on the text.
     """
+    if not isinstance(text, str):
+        raise InputError(
+            f"Cannot explain a {type(text).__name__} as a text: expected a string. A model of sentence pairs needs a "
+            "tokenizer of your own that joins both, in a .py file."
+        )
     return embed_text(loaded.model, loaded.tokenizer.encode(text), loaded.tokenizer.mask_id)
 
 
