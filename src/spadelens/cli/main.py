@@ -91,7 +91,8 @@ def explain_command(
     """Explain the prediction for each FILE, with maps of the original model and the trace side by side in a report.
 
     A FILE is a photo, a .txt file with one text per line, or a .csv file with one row per line below its header.
-    FILE.txt:3 and FILE.csv:3 select line 3 only.
+    FILE.txt:3 and FILE.csv:3 select line 3 only. A folder stands for its photos, or for those in the folders in it;
+    a pattern in quotes, such as 'photos/*.jpg' or 'photos/**', for the files that match.
     """
     from spadelens.cli.run import run_to_folder
     from spadelens.models import find_class, load_model

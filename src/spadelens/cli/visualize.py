@@ -69,12 +69,12 @@ def visualize_command(
     from spadelens.cli.run import visualize_to_folder
     from spadelens.models import load_model
     from spadelens.photos import check_photo
-    from spadelens.tasks.inputs import expand_folders
+    from spadelens.tasks.paths import expand_paths
     from spadelens.tasks.subjects import command_words, photo_subjects
     from spadelens.tasks.traces import spell_command
 
     settings = _settings(unit, **options)
-    expanded = expand_folders(photos)
+    expanded = expand_paths(photos)
     for photo in expanded:
         check_photo(photo)
     loaded = load_model(model_spec, device, trust, kind="photo")

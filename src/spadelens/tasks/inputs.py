@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from typing import TypeAlias, TypeVar
 from spadelens.errors import InputError
 from spadelens.kinds import Kind
 from spadelens.models import Loaded, LoadedModel, LoadedTable, LoadedText
-from spadelens.photos import check_photo, photo_files, read_photo
+from spadelens.photos import check_photo, read_photo
+from spadelens.tasks.paths import expand_paths, split_line
 from spadelens.tasks.subjects import (
     PhotoSubject,
     RowSubject,
@@ -25,7 +25,6 @@ from spadelens.text_files import TableLine, displayable, numbers, shown, table_l
 
 MOST_LINES = 100
 _KINDS: Mapping[str, Kind] = {".txt": "text", ".csv": "row", ".tsv": "row"}
-_LINE = re.compile(r"(?P<file>.+\.(txt|csv|tsv)):(?P<line>\d{1,9})", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,15 +50,15 @@ Line = TypeVar("Line", TextLine, TableLine)
 def read_inputs(files: Sequence[Path]) -> list[Given]:
     """Return what the files hold: photos, every line of `.txt` files that is not empty, every row of `.csv` files.
 
-    A folder stands for the photos in it. `reviews.txt:3` stands for line 3 alone; the header of
-    a table is line 1.
+    A folder stands for the photos in it, a pattern for the files that match it; see `expand_paths`. `reviews.txt:3`
+    stands for line 3 alone; the header of a table is line 1.
 
     Raises:
         InputError: A file cannot be read or has too many lines; PhotoError: it is not a picture.
     """
     given: list[Given] = []
-    for path in expand_folders(files):
-        file, line = _split(path)
+    for path in expand_paths(files):
+        file, line = split_line(path)
         kind = _kind(file)
         if kind == "photo":
             check_photo(path)
@@ -67,21 +66,6 @@ def read_inputs(files: Sequence[Path]) -> list[Given]:
         else:
             given += _read_lines(file, line) if kind == "text" else _read_table(file, line)
     return given
-
-
-def expand_folders(paths: Sequence[Path]) -> list[Path]:
-    """Return the paths with the photos of a folder, sorted, in its place.
-
-    Raises:
-        InputError: A folder holds no photos.
-    """
-    expanded: list[Path] = []
-    for path in paths:
-        found = photo_files(path) if path.is_dir() else [path]
-        if not found:
-            raise InputError(f"There are no photos in the folder {shown(path)}: name a folder with photos, or a file.")
-        expanded += found
-    return expanded
 
 
 def make_subjects(loaded: Loaded, given: Sequence[Given]) -> list[Subject]:
@@ -114,14 +98,6 @@ def _subject(loaded: Loaded, given: Given, name: str) -> Subject:
         return RowSubject(name, label, numbers(given, loaded.feature_names))
     check_kind(loaded, _kind(given.file), label)
     raise AssertionError("a kind that fits has been returned above")
-
-
-def _split(path: Path) -> tuple[Path, int | None]:
-    """Return the file that is meant, and the line of it."""
-    found = _LINE.fullmatch(str(path))
-    if found is None or path.exists():
-        return path, None
-    return Path(found["file"]), int(found["line"])
 
 
 def _kind(file: Path) -> Kind:
