@@ -79,6 +79,13 @@ cli.add_command(bench_command)
     help="Blur both maps of a photo: standard deviation as a fraction of the longer side.",
 )
 @click.option("--target", metavar="CLASS", help="Class to explain, by name or number.  [default: the predicted class]")
+@click.option(
+    "--labels",
+    metavar="WHERE",
+    help="True classes of the inputs: folders, if each lies in a folder named after its class or with its number; a "
+    ".json or .csv file with files and classes; or a column of the table.  [default: a labels.json beside the photos "
+    "that lists them, or folders named exactly like classes]",
+)
 @trace_options(
     f"{defaults.EXPLAIN_PRESET} for photos; {defaults.PRESET} for texts and tables, and with a --schedule that fixes "
     "the sparsities"
@@ -97,19 +104,26 @@ def explain_command(
     from spadelens.cli.run import run_to_folder
     from spadelens.models import find_class, load_model
     from spadelens.tasks.inputs import make_subjects, read_inputs, unused_columns
+    from spadelens.tasks.labels import label_subjects, read_labels
     from spadelens.tasks.subjects import command_words
 
+    where = options.pop("labels")
     _settings(**options)  # report errors in the options before anything is loaded
     given = read_inputs(files)
+    labels = read_labels(where, given)
     loaded = load_model(model_spec, device, trust)
     subjects = make_subjects(loaded, given)
     settings = _settings(loaded, **options)
     if settings.target is not None and loaded.class_names and not settings.target.strip().isdecimal():
         find_class(settings.target, loaded.class_names, len(loaded.class_names))
-    unused = unused_columns(loaded, given)
+    subjects, notes = label_subjects(loaded, subjects, labels)
+    for note in notes:
+        click.echo(printable(note), err=True)
+    unused = [column for column in unused_columns(loaded, given) if column != labels.column]
     if unused:
         click.echo(f"Ignored columns, which the model does not use: {printable(', '.join(unused))}", err=True)
-    command = _command(command_words("explain", files), model_spec, out, settings, device, trust)
+    words = [*command_words("explain", files), *([] if where is None else ["--labels", where])]
+    command = _command(words, model_spec, out, settings, device, trust)
     run_to_folder(loaded, subjects, settings, out, command)
 
 

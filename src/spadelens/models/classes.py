@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 from spadelens.errors import InputError, UnknownNameError
 
 
@@ -11,7 +13,8 @@ def find_class(text: str, class_names: tuple[str, ...], num_classes: int) -> int
     Raises:
         InputError: The class does not exist, or several classes have that name.
     """
-    matches = [index for index, name in enumerate(class_names[:num_classes]) if name.lower() == text.strip().lower()]
+    wanted = _folded(text.strip())
+    matches = [index for index, name in enumerate(class_names[:num_classes]) if _folded(name) == wanted]
     if len(matches) > 1:
         raise InputError(f"The class name {text!r} is not unique: use one of the numbers {matches}.")
     if matches:
@@ -25,3 +28,8 @@ def find_class(text: str, class_names: tuple[str, ...], num_classes: int) -> int
             f"There is no class {text!r}: the model's classes have no names. Use a number below {num_classes}."
         )
     raise UnknownNameError("class", text, class_names)
+
+
+def _folded(name: str) -> str:
+    """Return a name in lower case, with accents composed: file names of macOS have them as characters of their own."""
+    return unicodedata.normalize("NFC", name).lower()

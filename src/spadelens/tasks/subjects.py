@@ -32,6 +32,7 @@ class PhotoSubject:
         crop: What the model sees of it, RGB.
         region: The pixels known to have decided, boolean `[H, W]`, where they are known.
         region_name: What they show.
+        true_class: The class that is right, where the user's files say so.
     """
 
     name: str
@@ -39,6 +40,7 @@ class PhotoSubject:
     crop: Image.Image
     region: Tensor | None = None
     region_name: str = ""
+    true_class: int | None = None
 
 
 @final
@@ -51,12 +53,14 @@ class TextSubject:
         file: Where it comes from, with the number of its line.
         text: The text.
         encoding: The text as the model reads it.
+        true_class: As in `PhotoSubject`.
     """
 
     name: str
     file: str
     text: str
     encoding: Encoding
+    true_class: int | None = None
 
 
 @final
@@ -68,11 +72,13 @@ class RowSubject:
         name: As in `PhotoSubject`.
         file: Where it comes from, with the number of its line.
         row: The raw values, in the order of the model's features.
+        true_class: As in `PhotoSubject`.
     """
 
     name: str
     file: str
     row: tuple[float, ...]
+    true_class: int | None = None
 
 
 Subject: TypeAlias = PhotoSubject | TextSubject | RowSubject
