@@ -11,7 +11,7 @@ from pathlib import Path
 from matplotlib import pyplot as plt
 
 import spadelens
-from spadelens.reports.image import overlay_picture, photo_picture
+from spadelens.pictures import overlay_picture, photo_picture
 from spadelens.tasks.demo import demo_subjects
 
 

@@ -16,8 +16,9 @@ from . import (
     views as views,
     visualization as visualization,
 )
-from .attribution.attribution import Heatmap as Heatmap, attribute as attribute
+from .attribution.attribution import attribute as attribute
 from .attribution.diagnosis import diagnose as diagnose
+from .attribution.heatmap import Heatmap as Heatmap
 from .attribution.soundness import Soundness as Soundness
 from .errors import SpadeError as SpadeError
 from .extraction.ensemble import TraceEnsemble as TraceEnsemble, extract_ensemble as extract_ensemble

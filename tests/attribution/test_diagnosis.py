@@ -6,11 +6,20 @@ import pytest
 import torch
 from references.architectures import build
 from references.networks import Pooled, seeded
+from references.shown import shown
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from spadelens.attribution.attribution import attribute
-from spadelens.attribution.diagnosis import MethodDiagnosis, Verdict, diagnose, diagnose_layers, diagnose_method
+from spadelens.attribution.diagnosis import (
+    Diagnosis,
+    LayerDiagnosis,
+    MethodDiagnosis,
+    Verdict,
+    diagnose,
+    diagnose_layers,
+    diagnose_method,
+)
 from spadelens.errors import InputError, ModelOutputError, UnknownNameError
 from spadelens.methods.gradient_methods import IntegratedGradients
 from spadelens.methods.method import Attribution, Method
@@ -229,3 +238,26 @@ def test_methods_are_given_by_name_or_as_objects() -> None:
         diagnose(net(), SAMPLE, "saliency")
     with pytest.raises(UnknownNameError, match="saliensy"):
         diagnose(net(), SAMPLE, ["saliensy"])
+
+
+def test_a_diagnosis_shows_itself_as_a_table() -> None:
+    found = diagnose(net(torch.tanh), SAMPLE, ["saliency", "guided_backprop"])
+    page = shown(found)
+    assert page.texts[0] == f"Diagnosis of 2 methods for class {found.target}"
+    row = page.texts.index("saliency")
+    assert page.texts[row + 1] == "sound"
+    row = page.texts.index("guided_backprop")
+    assert page.texts[row + 1] == "refused"
+    assert page.texts[row + 3].startswith("The method 'guided_backprop' has no rule")
+    assert page.texts[-1] == "A trace can prune 3 of 3 layers."
+    expected = "2 methods (1 sound, 0 doubtful, 1 refused), 3 of 3 layers prunable"
+    assert repr(found) == f"<Diagnosis for class {found.target}: {expected}>"
+
+
+def test_large_diagnoses_stay_small() -> None:
+    attack = "<script>alert(1)</script>" * 99
+    method = MethodDiagnosis(attack, Verdict.DOUBTFUL, attack, None, 1.0)
+    layers = LayerDiagnosis(("a",) * 900, {f"{number}{attack}": attack for number in range(500)})
+    page = shown(Diagnosis(7, (method,) * 99, layers))
+    assert "and 69 more methods" in page.texts
+    assert page.texts[-1] == "and 490 more layers"

@@ -17,10 +17,10 @@ from references.visualized import make_settings, run
 from spadelens import Trace
 from spadelens.errors import InputError
 from spadelens.models import LoadedModel
+from spadelens.pictures import as_picture
 from spadelens.reports.html import page_picture
 from spadelens.reports.summary import describe_run
 from spadelens.reports.visualize_report import (
-    as_picture,
     describe_unit,
     draw,
     render,

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spadelens import defaults
+from spadelens.attribution.heatmap import Heatmap
 from spadelens.attribution.running import Question, run_method
 from spadelens.attribution.soundness import Soundness, check_soundness, find_last_layer
 from spadelens.eager import unwrapped
@@ -21,55 +19,14 @@ from spadelens.extraction.report import TraceReport
 from spadelens.extraction.trace import Trace, runnable, swapped_weights
 from spadelens.forward import check_repeatable, class_scores
 from spadelens.inputs.checks import check_sample, check_target
+from spadelens.inputs.embedded import EmbeddedText
 from spadelens.inputs.kind import kind_of
 from spadelens.kinds import REDUCTIONS, Kind, Reduction, reduce_to_units
 from spadelens.methods.method import Method
 from spadelens.methods.registry import METHODS
 from spadelens.settings import configured_name, parse_configured, settings_of
 
-
-@dataclass(frozen=True, eq=False)
-class Heatmap:
-    """Which pixels of a photo, tokens of a text or features of a row moved the score of a class.
-
-    Attributes:
-        values: The attribution with one value per pixel `[H, W]`, token `[tokens]` or feature `[features]`, on the
-            CPU; blurred if requested. Not normalized, except for an ensemble, whose members' maps are divided by the
-            sums of their absolute values before averaging.
-        attribution: Signed, of the shape of the sample, on the CPU; never blurred.
-        target: The class whose score was attributed.
-        method: The name of the method, with the settings that differ from their defaults.
-        settings: All settings of the method.
-        reduction: How the channels of a pixel, or the features of a token, were reduced.
-        kind: What the sample is.
-        convergence_delta: The deviation from completeness; None for an ensemble and for methods that do not guarantee
-            completeness.
-        blur: Standard deviation of the blur, as a fraction of the longer side.
-        soundness: The results of the soundness checks, for an ensemble those of its first member; None if the checks
-            were not requested.
-    """
-
-    values: Tensor
-    attribution: Tensor
-    target: int
-    method: str
-    settings: Mapping[str, Any]
-    reduction: Reduction
-    kind: Kind
-    convergence_delta: float | None
-    blur: float = 0.0
-    soundness: Soundness | None = None
-
-    def __repr__(self) -> str:
-        """Summarize the map."""
-        shape = " x ".join(map(str, self.values.shape))
-        verdict = "" if self.soundness is None else ", sound" if self.soundness.is_sound else ", doubtful"
-        return f"<Heatmap {shape} of class {self.target} by {self.method}{verdict}>"
-
-    @property
-    def is_zero(self) -> bool:
-        """Whether the map is zero everywhere and so carries no information."""
-        return not bool(self.values.any())
+__all__ = ["Heatmap", "attribute"]
 
 
 def attribute(
@@ -156,6 +113,7 @@ def attribute(
         convergence_delta=delta,
         blur=blur,
         soundness=soundness,
+        names=dense.tokens if isinstance(dense, EmbeddedText) and kind == "text" else (),
     )
 
 

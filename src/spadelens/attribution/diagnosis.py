@@ -64,7 +64,7 @@ class LayerDiagnosis:
     refused: Mapping[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diagnosis:
     """What works on a model, as one sample shows.
 
@@ -77,6 +77,20 @@ class Diagnosis:
     target: int
     methods: tuple[MethodDiagnosis, ...]
     layers: LayerDiagnosis
+
+    def __repr__(self) -> str:
+        """Count the verdicts and the layers."""
+        verdicts = [one.verdict for one in self.methods]
+        counts = ", ".join(f"{verdicts.count(verdict)} {verdict.value}" for verdict in Verdict)
+        num_layers = len(self.layers.prunable) + len(self.layers.refused)
+        layers = f"{len(self.layers.prunable)} of {num_layers} layers prunable"
+        return f"<Diagnosis for class {self.target}: {len(self.methods)} methods ({counts}), {layers}>"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        from spadelens.attribution.diagnosis_shown import diagnosis_html
+
+        return diagnosis_html(self)
 
 
 def diagnose(

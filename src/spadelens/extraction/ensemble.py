@@ -71,6 +71,12 @@ class TraceEnsemble:
             f"<TraceEnsemble of {len(self.members)} traces and {self.original_weight:g} x the model: {self.members[0]}>"
         )
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        from spadelens.extraction.trace_shown import ensemble_html
+
+        return ensemble_html(self)
+
     @property
     def original_model(self) -> nn.Module:
         """The model that was pruned."""

@@ -17,6 +17,7 @@ from spadelens.extraction.report import TraceReport
 from spadelens.extraction.storage import Header, checksum, fingerprint, read_trace, write_trace
 from spadelens.matrix_layers import matrix_layers
 from spadelens.private_copy import claimed, ensure_private, independent_copy, is_private, private_copy
+from spadelens.snippets import shortened
 
 
 @contextmanager
@@ -81,10 +82,17 @@ class Trace:
         num_pruned = sum(int(pruned.sum()) for pruned in self.pruned.values())
         num_weights = sum(pruned.numel() for pruned in self.pruned.values())
         share = f"{num_pruned:,} of {num_weights:,} weights" if num_weights else "no weights"
+        model = shortened(type(self.original_model).__name__, 60)
         return (
-            f"<Trace of {type(self.original_model).__name__} for class {self.report.target}: {len(self.pruned)} of "
+            f"<Trace of {model} for class {self.report.target}: {len(self.pruned)} of "
             f"{len(self.report.layers)} layers pruned, {share} zero>"
         )
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        from spadelens.extraction.trace_shown import trace_html
+
+        return trace_html(self)
 
     def sparse_copy(self) -> nn.Module:
         """Return an independent copy of the original model that holds the sparse weights.

@@ -26,6 +26,7 @@ from spadelens.extraction.trace import Trace
 from spadelens.facets.overlap import KeptWeights
 from spadelens.inputs.checks import check_sample
 from spadelens.progress import Progress, no_progress
+from spadelens.snippets import shortened
 
 MOST_CLUSTERS = 6
 NUM_CONNECTIONS = 12
@@ -108,9 +109,15 @@ class FacetReport:
 
     def __repr__(self) -> str:
         """Summarize the facets."""
-        sizes = ", ".join(str(len(facet.members)) for facet in self.facets)
+        sizes = shortened(", ".join(str(len(facet.members)) for facet in self.facets), 150)
         verdict = "distinct" if self.is_distinct else "not distinct"
         return f"<FacetReport of class {self.target}: {len(self.facets)} facets of {sizes} samples, {verdict}>"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        from spadelens.facets.facets_shown import facets_html
+
+        return facets_html(self)
 
 
 @takes_trace_options

@@ -29,11 +29,19 @@ class EmbeddedText(nn.Module):
         sample: The embeddings of the text's tokens minus that of the mask token, `[tokens, features]`.
         ids: The tokens.
         is_special: Which of them were added around the text ('[CLS]'); empty where that is not known.
+        tokens: What to display for each of them; empty where that is not known.
     """
 
     input_kind: ClassVar[Kind] = "text"
 
-    def __init__(self, model: nn.Module, ids: Tensor, mask_id: int, is_special: tuple[bool, ...] = ()) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        ids: Tensor,
+        mask_id: int,
+        is_special: tuple[bool, ...] = (),
+        tokens: tuple[str, ...] = (),
+    ) -> None:
         """Find the word embedding of `model`, which maps ids `[B, tokens]` to class scores, by running it twice.
 
         Args:
@@ -41,6 +49,7 @@ class EmbeddedText(nn.Module):
             ids: The tokens of the text, int64 `[tokens]`.
             mask_id: The token that stands for one that is taken away.
             is_special: Which tokens were added around the text ('[CLS]'), one for each; empty where none were.
+            tokens: What to display for each token, if known.
 
         Raises:
             InputError: `ids` are no tokens, or the model does not look them up in one nn.Embedding.
@@ -53,6 +62,7 @@ class EmbeddedText(nn.Module):
             )
         self._modules, self._parameters, self._buffers = model._modules, model._parameters, model._buffers
         self.is_special = is_special
+        self.tokens = tokens
         self._whole = (model,)  # in a tuple, so that it is not registered as a part of itself
         self.training = model.training
         reference = next((parameter for parameter in model.parameters()), None)

@@ -112,7 +112,7 @@ def embed_text(model: nn.Module, encoding: Encoding, mask_id: int) -> TextSample
         InputError: The model does not look its tokens up in one nn.Embedding.
         ModelOutputError: The model fails on the text.
     """
-    embedded = EmbeddedText(unwrapped(model), encoding.ids, mask_id, encoding.is_special)
+    embedded = EmbeddedText(unwrapped(model), encoding.ids, mask_id, encoding.is_special, encoding.tokens)
     return TextSample(embedded, embedded.sample, encoding.tokens, encoding.is_special)
 
 

@@ -9,17 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from PIL import Image
-
 from spadelens.facets.facets import FacetReport
 from spadelens.files import whole_file
 from spadelens.models import LoadedModel
+from spadelens.pictures import as_picture, overlap_picture, photo_picture, png_bytes
 from spadelens.plain_text import csv_cell
 from spadelens.reports.html import page_picture, page_thumbnail, render_page
-from spadelens.reports.image import photo_picture, png_bytes
 from spadelens.reports.summary import describe_options, describe_run, sparsity_of
-from spadelens.reports.visualize_report import as_picture
 from spadelens.tasks.facets import Album, FacetSettings, FacetsOfClass
 
 FORMAT = "spadelens-facets-1"
@@ -95,22 +91,13 @@ def render(report: Mapping[str, Any], album: Album, found: FacetReport, pictures
         }
         for described, facet, picture in zip(report["facets"], found.facets, pictures[1:], strict=True)
     ]
+    overlaps = overlap_picture(found.overlap, [member for facet in found.facets for member in facet.members])
     return render_page(
         "facets.html.j2",
         report,
         [],
         facets=facets,
         original=page_picture("image of the original model", pictures[0]),
-        overlap=page_picture("overlaps", png_bytes(_overlap_picture(found))),
+        overlap=page_picture("overlaps", png_bytes(photo_picture(overlaps))),
         layers=list(report["separation"].items())[:_NUM_LAYERS_SHOWN],
     )
-
-
-def _overlap_picture(found: FacetReport) -> Image.Image:
-    """Return a picture of the overlaps of all pairs of photos, facet by facet; darker means more overlap."""
-    order = [member for facet in found.facets for member in facet.members]
-    overlap = found.overlap[order][:, order].clone()
-    pairs = ~torch.eye(len(order), dtype=torch.bool)
-    low, high = overlap[pairs].quantile(0.02), overlap[pairs].quantile(0.98)
-    shades = 255 * (1 - ((overlap - low) / (high - low).clamp_min(1e-12)).clamp(0, 1))
-    return photo_picture(Image.fromarray(shades.round().byte().numpy()))

@@ -8,22 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from spadelens.errors import InputError
 from spadelens.extraction.report import TraceReport
 from spadelens.models import LoadedModel
+from spadelens.pictures import as_picture, photo_picture, png_bytes
 from spadelens.reports.html import compare_classes, page_picture, page_thumbnail, render_page
-from spadelens.reports.image import photo_picture, png_bytes
 from spadelens.reports.summary import describe_options, describe_prediction, sparsity_of
 from spadelens.tasks.visualize import NUM_TRANSFORMED, Visualized, VisualizeSettings
 from spadelens.visualization.objectives import Channel, ClassScore, Difference, Neuron, Objective
 from spadelens.visualization.parameterizations import Maco
 
 FORMAT = "spadelens-visualize-1"
-_BACKDROP = 0.5  # grey, as what comes in from outside of an image
 
 
 @dataclass(frozen=True)
@@ -149,13 +146,6 @@ def draw(found: Visualized, settings: VisualizeSettings) -> Pictures:
             if is_faded
         },
     )
-
-
-def as_picture(image: Tensor, opacity: Tensor | None = None) -> Image.Image:
-    """Return colors in [0, 1] `[C, H, W]` as a picture, over grey where an `opacity` `[H, W]` is given."""
-    colors = image.double() if opacity is None else _BACKDROP + opacity.double() * (image.double() - _BACKDROP)
-    pixels = np.rint(255 * colors.movedim(0, -1).numpy()).astype(np.uint8)
-    return Image.fromarray(np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels)
 
 
 def write_photo(folder: Path, found: Visualized, pictures: Pictures) -> None:

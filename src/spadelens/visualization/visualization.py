@@ -21,6 +21,7 @@ from spadelens.extraction.trace import Trace, runnable
 from spadelens.forward import running
 from spadelens.photos import Preprocessing
 from spadelens.progress import Progress, no_progress
+from spadelens.snippets import shortened
 from spadelens.visualization.ascent import Ascent, GradientAscent
 from spadelens.visualization.objectives import Objective, ObjectiveLike, describe_objective, evaluate, parse_objective
 
@@ -52,7 +53,14 @@ class Visualization:
         """Summarize the images."""
         count, *shape = self.images.shape
         size = " x ".join(map(str, shape))
-        return f"<Visualization of {self.objective}: {count} images {size} after {len(self.curve)} steps>"
+        unit = shortened(self.objective, 150)
+        return f"<Visualization of {unit}: {count} images {size} after {len(self.curve)} steps>"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        from spadelens.visualization.visualization_shown import visualization_html
+
+        return visualization_html(self)
 
 
 @overload

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from spadelens.reports.image import heatmap_picture, overlay_picture, photo_picture, png_bytes, scaled
+from spadelens.pictures import heatmap_picture, overlay_picture, photo_picture, png_bytes, scaled
 
 
 def ramp(height: int, width: int) -> torch.Tensor:
