@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rich.console
 
-from spadelens.cli import console
 from spadelens.cli.console import print_summary, progress_bar
+from spadelens.progress_bars import STAGES
 
 
 def photo(name: str = "a", **changes: Any) -> dict[str, Any]:
@@ -93,8 +94,8 @@ class Terminal(io.StringIO):
 
 def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
-    real = console.Console
-    monkeypatch.setattr(console, "Console", lambda **_: real(file=terminal, force_terminal=True, width=100))
+    real = rich.console.Console
+    monkeypatch.setattr(rich.console, "Console", lambda **_: real(file=terminal, force_terminal=True, width=100))
     with progress_bar(2) as for_photo:
         for_photo(0, "[red]a")("views", 1, 8)
     assert "[red]a (1/2): running views" in terminal.getvalue()
@@ -102,7 +103,7 @@ def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_stage_has_words() -> None:
-    assert set(console._STAGES) == {
+    assert set(STAGES) == {
         "diagnose",
         *("views", "solve", "search", "check", "attribute", "visualize"),
         *("plant", "cases", "tune", "bench", "study", "predict", "facets"),

@@ -18,7 +18,8 @@ from spadelens.inputs.checks import check_sample, check_target
 from spadelens.matrix_layers import matrix_layers
 from spadelens.methods.method import Method
 from spadelens.methods.registry import METHODS
-from spadelens.progress import Progress, no_progress
+from spadelens.progress import ProgressLike
+from spadelens.progress_bars import reporting
 from spadelens.settings import configured_name, parse_configured
 
 _UNUSED = "its weight is not used on this sample"
@@ -99,7 +100,7 @@ def diagnose(
     methods: Sequence[str | Method] | None = None,
     *,
     target: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressLike | None = None,
 ) -> Diagnosis:
     """Return which attribution methods are sound on a model, and which of its layers a trace can prune.
 
@@ -108,21 +109,22 @@ def diagnose(
         sample: As in `attribute`.
         methods: The methods to try, by name or as objects; None for all of them.
         target: The class; None for the predicted one.
-        progress: Called as progress('diagnose', methods done, all methods).
+        progress: True for a progress bar, as in `extract_trace`; or called as progress('diagnose', methods done, all
+            methods).
 
     Raises:
         InputError: The sample or the target cannot be explained; UnknownNameError: there is no such method.
         ModelOutputError: The model fails on the sample.
     """
     wanted = parse_methods(methods)
-    progress = progress or no_progress
     scores = class_scores(model, check_sample(model, sample).unsqueeze(0))[0]
     target = int(scores.argmax()) if target is None else check_target(target, len(scores))
     found = []
-    for number, method in enumerate(wanted):
-        progress("diagnose", number, len(wanted))
-        found.append(diagnose_method(model, sample, method, target))
-    progress("diagnose", len(wanted), len(wanted))
+    with reporting(progress) as report:
+        for number, method in enumerate(wanted):
+            report("diagnose", number, len(wanted))
+            found.append(diagnose_method(model, sample, method, target))
+        report("diagnose", len(wanted), len(wanted))
     return Diagnosis(target, tuple(found), diagnose_layers(model, sample))
 
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich import markup
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bars, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from spadelens.output import interrupts
 from spadelens.plain_text import printable
 from spadelens.progress import Progress
+from spadelens.progress_bars import STAGES, terminal_bars
 
 if TYPE_CHECKING:
     from spadelens.evaluation.tuning import Tuned
@@ -22,24 +22,6 @@ if TYPE_CHECKING:
     from spadelens.trojan.cases import Planted
 
 _LEAST_SAME, _LEAST_SUCCESS = 0.7, 0.7
-
-_STAGES = {
-    "views": "running views",
-    "solve": "solving layers",
-    "search": "searching the schedule",
-    "check": "checking held-out views",
-    "attribute": "computing heatmaps",
-    "diagnose": "trying methods",
-    "visualize": "visualizing",
-    "plant": "planting patches",
-    "cases": "generating cases",
-    "tune": "trying schedules",
-    "bench": "running cases",
-    "study": "building the study",
-    "predict": "predicting photos",
-    "facets": "comparing traces",
-}
-
 
 _STATUSES = {"kept": "yes", "hardly pruned": "[yellow]hardly pruned[/]", "lost": "[bold red]no[/]"}
 
@@ -56,31 +38,18 @@ def progress_bar(num_photos: int) -> Iterator[Callable[[int, str], Progress]]:
     Yields a function that takes the number and name of the next photo and returns a callback
     progress(stage, done, total). The callback re-raises an interrupt that was swallowed earlier.
     """
-    with _bars() as (bars, task):
+    with terminal_bars() as (bars, task):
 
         def for_photo(number: int, name: str) -> Progress:
             label = f"{escape(name)} ({number + 1}/{num_photos})" if num_photos > 1 else escape(name)
 
             def show(stage: str, done: int, total: int) -> None:
                 interrupts.check()
-                bars.update(task, description=f"{label}: {_STAGES[stage]}", completed=done, total=total)
+                bars.update(task, description=f"{label}: {STAGES[stage]}", completed=done, total=total)
 
             return show
 
         yield for_photo
-
-
-@contextmanager
-def _bars() -> Iterator[tuple[Bars, TaskID]]:
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        yield bars, bars.add_task("starting", total=None)
 
 
 @contextmanager
@@ -89,11 +58,11 @@ def stage_bar() -> Iterator[Progress]:
 
     Yields a callback progress(stage, done, total), which re-raises an interrupt that was swallowed earlier.
     """
-    with _bars() as (bars, task):
+    with terminal_bars() as (bars, task):
 
         def show(stage: str, done: int, total: int) -> None:
             interrupts.check()
-            bars.update(task, description=_STAGES[stage], completed=done, total=total or None)
+            bars.update(task, description=STAGES[stage], completed=done, total=total or None)
 
         yield show
 

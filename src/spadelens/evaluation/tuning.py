@@ -32,7 +32,8 @@ from spadelens.methods.registry import METHODS
 from spadelens.metrics.insertion_deletion import insertion
 from spadelens.metrics.localization import pixel_auc
 from spadelens.private_copy import private_copy
-from spadelens.progress import Progress, no_progress
+from spadelens.progress import Progress, ProgressLike
+from spadelens.progress_bars import reporting
 from spadelens.settings import parse_configured
 from spadelens.solvers.base import check_sparsity
 
@@ -149,7 +150,7 @@ def tune(
     objective: Objective = "auc",
     levels: Sequence[float] = LEVELS,
     floor: float = 0.9,
-    progress: Progress | None = None,
+    progress: ProgressLike | None = None,
     **options: Any,
 ) -> Tuned:
     """Return the schedule that a greedy search finds for `method` on `cases`.
@@ -163,16 +164,20 @@ def tune(
         objective: What is maximized: 'auc' needs regions, 'insertion' does not.
         levels: The sparsities that are tried for each block, besides zero.
         floor: The minimum fraction of predictions kept.
-        progress: Called as progress('solve' or 'tune', done, total).
+        progress: True for a progress bar, as in `extract_trace`; or called as progress('solve' or 'tune', done, total).
         **options: Arguments of `extract_trace` that control how layers are solved.
 
     Raises:
         InputError: There are fewer than two cases, a region is missing, or an argument is out of range.
         SpadeError: As `extract_trace` and `attribute`.
     """
-    report = progress or no_progress
     _check(cases, method, objective, levels, floor)
-    scores = _Scores(model, cases, method, objective, sorted(levels), cache, options, report)
+    with reporting(progress) as report:
+        scores = _Scores(model, cases, method, objective, sorted(levels), cache, options, report)
+        return _tune(scores, cases, method, objective, floor)
+
+
+def _tune(scores: _Scores, cases: Sequence[CalibrationCase], method: str, objective: Objective, floor: float) -> Tuned:
     everything = np.arange(len(cases))
     best = _search(scores, everything, floor)
     dense, _ = scores(scores.nothing, everything)

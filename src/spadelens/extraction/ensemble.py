@@ -26,7 +26,8 @@ from spadelens.extraction.trace import Trace
 from spadelens.files import make_folder, read_json, whole_file
 from spadelens.inputs.checks import check_sample
 from spadelens.kinds import Kind
-from spadelens.progress import Progress
+from spadelens.progress import ProgressLike
+from spadelens.progress_bars import reporting
 from spadelens.schedules.schedule import SearchedSchedule
 from spadelens.solvers.base import check_sparsity
 
@@ -136,7 +137,7 @@ def extract_ensemble(
     sparsities: Sequence[float] | None = None,
     original_weight: float = ORIGINAL_WEIGHT,
     options: TraceOptions | None = None,
-    progress: Progress | None = None,
+    progress: ProgressLike | None = None,
     **changes: Any,
 ) -> TraceEnsemble:
     """Make several traces of one sample from one capture; see `extract_trace`.
@@ -162,21 +163,22 @@ def extract_ensemble(
     """
     model = unwrapped(model)
     sample = check_sample(model, sample)
-    request = request_for(model, sample, kind, TraceOptions.of(options, **changes), progress, "ensemble")
-    if not isinstance(request.schedule, SearchedSchedule):
-        raise InputError(
-            f"Cannot make an ensemble with the schedule {request.schedule.spec()!r}: expected the `auto` schedule."
-        )
-    wanted = find_preset(request.preset).members if sparsities is None else sparsities
-    for sparsity in wanted:
-        check_sparsity(sparsity, "of a member")
-    (job,) = make_jobs(model, [sample], [target], [request.source(sample)], request)
-    solved = solve_layers(job)[0]
-    first = choose_layers(job, 0, solved)
-    chosen = [first, *_before(job, solved, first, sorted(set(wanted), reverse=True))]
-    measure_held_out(job, chosen)
-    members = [make_trace(job, one) for one in chosen]
-    members = [replace(trace, report=replace(trace.report, seconds=job.clock.seconds)) for trace in members]
+    with reporting(progress) as report:
+        request = request_for(model, sample, kind, TraceOptions.of(options, **changes), report, "ensemble")
+        if not isinstance(request.schedule, SearchedSchedule):
+            raise InputError(
+                f"Cannot make an ensemble with the schedule {request.schedule.spec()!r}: expected the `auto` schedule."
+            )
+        wanted = find_preset(request.preset).members if sparsities is None else sparsities
+        for sparsity in wanted:
+            check_sparsity(sparsity, "of a member")
+        (job,) = make_jobs(model, [sample], [target], [request.source(sample)], request)
+        solved = solve_layers(job)[0]
+        first = choose_layers(job, 0, solved)
+        chosen = [first, *_before(job, solved, first, sorted(set(wanted), reverse=True))]
+        measure_held_out(job, chosen)
+        members = [make_trace(job, one) for one in chosen]
+        members = [replace(trace, report=replace(trace.report, seconds=job.clock.seconds)) for trace in members]
     return TraceEnsemble(tuple(members), (1.0,) * len(members), original_weight)
 
 

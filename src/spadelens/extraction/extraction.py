@@ -22,7 +22,8 @@ from spadelens.inputs.checks import check_sample
 from spadelens.inputs.kind import kind_of
 from spadelens.inputs.samples import views_of_input
 from spadelens.kinds import Kind
-from spadelens.progress import Progress
+from spadelens.progress import Progress, ProgressLike, no_progress
+from spadelens.progress_bars import reporting
 from spadelens.views.view_source import ViewSource, given_views
 
 
@@ -35,7 +36,7 @@ def extract_trace(
     kind: Kind | None = None,
     views: Tensor | Iterable[Tensor] | None = None,
     options: TraceOptions | None = None,
-    progress: Progress | None = None,
+    progress: ProgressLike | None = None,
     **changes: Any,
 ) -> Trace:
     """Prune every layer of `model` to the few weights that still reproduce its output on views of `sample`.
@@ -55,7 +56,8 @@ def extract_trace(
         kind: What the sample is, where the model does not show it: see `inputs.kind.kind_of`.
         views: Ready-made views in place of an augmentation: a tensor `[B, ...]` or an iterable of such batches.
         options: How the trace is made; the keywords below change single options.
-        progress: Called as progress(stage, done, total); the stages are 'views', 'solve', 'search' and 'check'.
+        progress: True for a progress bar in a terminal or a notebook; or a callable, called as progress(stage, done,
+            total); the stages are 'views', 'solve', 'search' and 'check'.
         **changes: The options:
         {options}
 
@@ -72,9 +74,10 @@ def extract_trace(
     """
     model = unwrapped(model)
     sample = check_sample(model, sample)
-    request = request_for(model, sample, kind, TraceOptions.of(options, **changes), progress)
-    source = request.source(sample) if views is None else given_views(sample, views)
-    return extract_from(model, [sample], [target], [source], request)[0]
+    with reporting(progress) as report:
+        request = request_for(model, sample, kind, TraceOptions.of(options, **changes), report)
+        source = request.source(sample) if views is None else given_views(sample, views)
+        return extract_from(model, [sample], [target], [source], request)[0]
 
 
 @takes_trace_options
@@ -85,7 +88,7 @@ def extract_traces(
     targets: Sequence[int | None] | Tensor | None = None,
     kind: Kind | None = None,
     options: TraceOptions | None = None,
-    progress: Progress | None = None,
+    progress: ProgressLike | None = None,
     **changes: Any,
 ) -> list[Trace]:
     """Make a trace for each of several samples together; see `extract_trace`.
@@ -120,9 +123,10 @@ def extract_traces(
         raise InputError(
             f"Cannot explain {len(chosen)} targets for {len(checked)} samples: expected one target per sample."
         )
-    request = request_for(model, checked[0], kind, TraceOptions.of(options, **changes), progress)
-    sources = [request.source(sample) for sample in checked]
-    return extract_from(model, checked, chosen, sources, request)
+    with reporting(progress) as report:
+        request = request_for(model, checked[0], kind, TraceOptions.of(options, **changes), report)
+        sources = [request.source(sample) for sample in checked]
+        return extract_from(model, checked, chosen, sources, request)
 
 
 def request_for(
@@ -130,7 +134,7 @@ def request_for(
     sample: Tensor,
     kind: Kind | None,
     options: TraceOptions,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
     preset: str = defaults.PRESET,
 ) -> Request:
     """Return the resolved settings for samples like `sample`; `preset` applies if the options name none."""

@@ -16,7 +16,8 @@ from spadelens.extraction.options import TraceOptions, takes_trace_options
 from spadelens.extraction.trace import Trace
 from spadelens.inputs.checks import check_sample
 from spadelens.kinds import Kind
-from spadelens.progress import Progress
+from spadelens.progress import Progress, ProgressLike
+from spadelens.progress_bars import reporting
 from spadelens.views.view_source import ViewSource
 
 SCHEDULE = "auto:criterion=agreement,threshold=0.9"
@@ -30,7 +31,7 @@ def extract_group_trace(
     target: int,
     kind: Kind | None = None,
     options: TraceOptions | None = None,
-    progress: Progress | None = None,
+    progress: ProgressLike | None = None,
     **changes: Any,
 ) -> Trace:
     """Prune every layer of `model` to the few weights that reproduce its outputs on views of all `samples`.
@@ -62,7 +63,19 @@ def extract_group_trace(
     chosen = TraceOptions.of(options, **changes)
     if chosen.schedule is None:
         chosen = replace(chosen, schedule=SCHEDULE)
-    request = request_for(model, checked[0], kind, chosen, progress)
+    with reporting(progress) as report:
+        return _extract(model, checked, target, kind, chosen, report)
+
+
+def _extract(
+    model: nn.Module,
+    checked: Sequence[Tensor],
+    target: int,
+    kind: Kind | None,
+    options: TraceOptions,
+    progress: Progress,
+) -> Trace:
+    request = request_for(model, checked[0], kind, options, progress)
     sources = [request.source(sample) for sample in checked]
     per_sample = sources[0].num_views
     num_views = per_sample * len(checked)

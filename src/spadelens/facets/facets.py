@@ -25,7 +25,8 @@ from spadelens.extraction.options import TraceOptions, takes_trace_options
 from spadelens.extraction.trace import Trace
 from spadelens.facets.overlap import KeptWeights
 from spadelens.inputs.checks import check_sample
-from spadelens.progress import Progress, no_progress
+from spadelens.progress import Progress, ProgressLike
+from spadelens.progress_bars import reporting
 from spadelens.snippets import shortened
 
 MOST_CLUSTERS = 6
@@ -128,7 +129,7 @@ def find_facets(
     target: int,
     num_clusters: int | None = None,
     options: TraceOptions | None = None,
-    progress: Progress | None = None,
+    progress: ProgressLike | None = None,
     **changes: Any,
 ) -> FacetReport:
     """Return the facets of a class, given samples that the model assigns to it.
@@ -145,7 +146,8 @@ def find_facets(
         options: As in `extract_traces`, with other defaults for the preset and the schedule. The schedule is for the
             traces that are compared. It should fix the sparsities: those of a searched schedule differ from sample to
             sample, and overlap less for that alone.
-        progress: Called as progress('facets', samples done, all samples).
+        progress: True for a progress bar, as in `extract_trace`; or called as progress('facets', samples done, all
+            samples).
         **changes: The options:
         {options}
 
@@ -158,21 +160,15 @@ def find_facets(
         raise InputError(f"Cannot find facets among {count} samples: expected at least {LEAST_SAMPLES}.")
     if num_clusters is not None and not 2 <= num_clusters <= count // 2:
         raise InputError(f"Cannot find {num_clusters} facets among {count} samples: expected 2 to {count // 2}.")
-    model, progress = unwrapped(model), progress or no_progress
+    model = unwrapped(model)
     given = TraceOptions.of(options, **changes)
     of_group = replace(given, preset=defaults.FACETS_PRESET if given.preset is None else given.preset, schedule=None)
     schedule = defaults.FACETS_SCHEDULE if given.schedule is None else given.schedule
     of_sample = replace(of_group, schedule=schedule)
 
-    def traces() -> Iterator[Trace]:
-        for start in range(0, count, _TRACES_AT_ONCE):
-            progress("facets", start, count)
-            part = list(samples[start : start + _TRACES_AT_ONCE])
-            yield from extract_traces(model, part, targets=[target] * len(part), options=of_sample)
-        progress("facets", count, count)
-
     last = list(probe(model, check_sample(model, samples[0])).matrix_shapes)[-1]
-    kept = KeptWeights.of(traces()).without(last)
+    with reporting(progress) as report:
+        kept = KeptWeights.of(_traces(model, samples, target, of_sample, report)).without(last)
     by_layer = kept.overlaps()
     overlap = torch.stack(list(by_layer.values())).mean(0)
     tried = {number: cluster(overlap, number) for number in ([num_clusters] if num_clusters else range(2, most + 1))}
@@ -196,6 +192,18 @@ def find_facets(
         shuffled_silhouettes=shuffled_silhouettes(by_layer, tuple(tried), given.seed),
         separation={name: _separation(each, labels) for name, each in by_layer.items()},
     )
+
+
+def _traces(
+    model: nn.Module, samples: Tensor | Sequence[Tensor], target: int, options: TraceOptions, progress: Progress
+) -> Iterator[Trace]:
+    """Yield the trace of each sample; a few of them are in memory at a time."""
+    count = len(samples)
+    for start in range(0, count, _TRACES_AT_ONCE):
+        progress("facets", start, count)
+        part = list(samples[start : start + _TRACES_AT_ONCE])
+        yield from extract_traces(model, part, targets=[target] * len(part), options=options)
+    progress("facets", count, count)
 
 
 def cluster(overlap: Tensor, num_clusters: int) -> Tensor:

@@ -24,7 +24,8 @@ from spadelens.extraction.storage import fingerprint
 from spadelens.files import Journal, make_folder, whole_file
 from spadelens.forward import class_scores
 from spadelens.models import LoadedModel, load_model
-from spadelens.progress import Progress, no_progress
+from spadelens.progress import Progress, ProgressLike
+from spadelens.progress_bars import reporting
 from spadelens.study.answers import ARMS, CHOICES, KEY_FILE, KEY_FORMAT
 from spadelens.study.samples import CLASSES, KEPT, Candidate, SampleMaker, StudyOptions
 from spadelens.trojan.cases import predict_classes
@@ -66,7 +67,7 @@ def build_study(
     *,
     device: str = "auto",
     trust: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressLike | None = None,
 ) -> Study:
     """Make a study of a model: tasks, their pictures, and the key.
 
@@ -83,7 +84,7 @@ def build_study(
         options: How.
         device: As in `load_model`.
         trust: As in `load_model`.
-        progress: Called as progress('study', done, total).
+        progress: True for a progress bar, as in `extract_trace`; or called as progress('study', done, total).
 
     Raises:
         ModelSpecError: The spec does not lead to a model; ModelOutputError: it does not give class scores.
@@ -100,7 +101,8 @@ def build_study(
     journal = Journal(out / _JOURNAL, _is_record)
     _check_identity(journal, _identity(loaded, photos, options), out)
     maker = SampleMaker(loaded, options, out / _PUBLIC / _PICTURES)
-    records = _make_samples(maker, photos, journal, progress or no_progress)
+    with reporting(progress) as report:
+        records = _make_samples(maker, photos, journal, report)
     outcomes = Counter(record["outcome"] for record in records)
     kept = [record for record in records if record["outcome"] == KEPT]
     if not kept:

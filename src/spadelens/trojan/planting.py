@@ -16,7 +16,8 @@ from spadelens.errors import InputError, UnknownNameError
 from spadelens.files import kept_if_used
 from spadelens.forward import class_scores
 from spadelens.models import LoadedModel, load_model, portable_spec
-from spadelens.progress import Progress, no_progress
+from spadelens.progress import Progress, ProgressLike
+from spadelens.progress_bars import reporting
 from spadelens.trojan.backdoor import Recipe, fine_tune
 from spadelens.trojan.cases import Planted, TrojanCase, TrojanPatch, predict_classes, read_sheet
 from spadelens.trojan.dataset import Dataset, Split, read_split
@@ -38,7 +39,7 @@ def plant(
     num_calibration_cases: int = 40,
     device: str = "auto",
     trust: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressLike | None = None,
 ) -> Planted:
     """Plant patches in a model and write it, the patches and fixed cases to the folder `out`.
 
@@ -56,14 +57,15 @@ def plant(
         num_calibration_cases: The maximum number of calibration cases, for choosing settings.
         device: As in `load_model`.
         trust: As in `load_model`.
-        progress: Called as progress(stage, done, total); the stages are 'plant' and 'cases'.
+        progress: True for a progress bar, as in `extract_trace`; or called as progress(stage, done, total); the stages
+            are 'plant' and 'cases'.
 
     Raises:
         InputError: An argument is out of range, there are not enough photos, or no patch decides predictions after
             training; in that case, the weights are kept in `attempt.safetensors`.
         OutputError: The folder cannot be written.
     """
-    recipe, progress = recipe or Recipe(), progress or no_progress
+    recipe = recipe or Recipe()
     if spec == "demo":
         raise InputError("The demo network already contains planted patches: use it with --model demo.")
     if (out / "planted.json").exists():
@@ -77,11 +79,11 @@ def plant(
     num_classes = class_scores(loaded.model, probe).shape[1]
     split = read_split(data, loaded.class_names, num_classes, recipe.seed)
     chosen = choose_patches(patches, loaded.class_names, num_classes, split.training.labels, recipe.seed)
-    with kept_if_used(out):
+    with kept_if_used(out), reporting(progress) as show:
         checkpoint = out / "checkpoint.pt"
-        model = fine_tune(loaded, chosen, split.training, recipe, checkpoint, progress)
+        model = fine_tune(loaded, chosen, split.training, recipe, checkpoint, show)
         planted = LoadedModel(str(out), model.eval(), loaded.preprocessing, loaded.class_names)
-        cases = _make_all_cases(planted, chosen, split, recipe, (num_cases, num_calibration_cases), progress)
+        cases = _make_all_cases(planted, chosen, split, recipe, (num_cases, num_calibration_cases), show)
         report = _measure(loaded.model, planted, chosen, split, recipe)
         if not all(cases):
             _refuse_attempt(spec, out, model, report)

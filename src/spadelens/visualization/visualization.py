@@ -20,7 +20,8 @@ from spadelens.errors import InputError, VisualizationError
 from spadelens.extraction.trace import Trace, runnable
 from spadelens.forward import running
 from spadelens.photos import Preprocessing
-from spadelens.progress import Progress, no_progress
+from spadelens.progress import ProgressLike
+from spadelens.progress_bars import reporting
 from spadelens.snippets import shortened
 from spadelens.visualization.ascent import Ascent, GradientAscent
 from spadelens.visualization.objectives import Objective, ObjectiveLike, describe_objective, evaluate, parse_objective
@@ -69,7 +70,7 @@ def visualize(
     objective: str | ObjectiveLike,
     preprocessing: Preprocessing | Sequence[int],
     ascent: Ascent | None = None,
-    progress: Progress | None = None,
+    progress: ProgressLike | None = None,
     checkpoint: Path | None = None,
 ) -> Visualization: ...
 
@@ -80,7 +81,7 @@ def visualize(
     objective: str | ObjectiveLike,
     preprocessing: Preprocessing | Sequence[int],
     ascent: Ascent | None = None,
-    progress: Progress | None = None,
+    progress: ProgressLike | None = None,
     checkpoint: Path | None = None,
 ) -> list[Visualization]: ...
 
@@ -91,7 +92,7 @@ def visualize(
     objective: str | ObjectiveLike,
     preprocessing: Preprocessing | Sequence[int],
     ascent: Ascent | None = None,
-    progress: Progress | None = None,
+    progress: ProgressLike | None = None,
     checkpoint: Path | None = None,
 ) -> Visualization | list[Visualization]:
     """Return images that a unit responds to, in one model or in each of several, from the same random starts.
@@ -107,7 +108,8 @@ def visualize(
         preprocessing: The size and normalization of the models' inputs. Or just the shape of an input, `[C, H, W]` or
             any other, which is then not normalized.
         ascent: The settings of the ascent; by default 512 steps from one start.
-        progress: Called as progress('visualize', steps done, all steps).
+        progress: True for a progress bar, as in `extract_trace`; or called as progress('visualize', steps done, all
+            steps).
         checkpoint: A file that stores the state every 64 steps. An interrupted run resumes from it as if it had never
             been interrupted (on a GPU, up to floating-point differences). It is deleted at the end. Not available for a
             callable, which cannot be identified later.
@@ -130,9 +132,9 @@ def visualize(
     parsed = parse_objective(objective) if isinstance(objective, str) else objective
     if not isinstance(parsed, Objective) and not callable(parsed):
         raise InputError(f"Cannot maximize {parsed!r}: expected a string, an Objective or a callable.")
-    with torch.enable_grad():
+    with torch.enable_grad(), reporting(progress) as report:
         gradient_ascent = GradientAscent(models, parsed, preprocessing, ascent)
-        gradient_ascent.run(progress or no_progress, checkpoint)
+        gradient_ascent.run(report, checkpoint)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     images, reliance, curve = gradient_ascent.found()
