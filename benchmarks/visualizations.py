@@ -1,9 +1,9 @@
-"""Do visualizations on traces show the facet that decides? On networks with planted patches, against the dense network.
+"""Do visualizations on traces show the facet that decides? On planted networks, against the original model.
 
     python benchmarks/visualizations.py --model demo --out visualizations-demo
     python benchmarks/visualizations.py --model planted --clean ../shared/data/imagenet-sample --out visualizations
 
-Of each case the class of its patch is visualized: on the dense network, on the trace of the image with the patch, on
+Of each case the class of its patch is visualized: on the original model, on the trace of the image with the patch, on
 the trace of a clean image of that class, and, as a control, on the trace of an image of another class. Each from the
 same start. Settings are chosen with the patches for calibration (--calibration), and confirmed with the others.
 """
@@ -197,7 +197,7 @@ def draw(planted: Planted, materials: Mapping[str, Material], arguments: argpars
 
 
 def table(planted: Planted, materials: Mapping[str, Material], drawn: Sequence[Drawn]) -> str:
-    """Return a Markdown table: means, with mean differences to the dense network and their standard errors."""
+    """Return a Markdown table: means, with mean differences to the original model and their standard errors."""
     scores = {one: score(planted, materials[one.patch], one.file) for one in drawn if one.file.exists()}
     dense = {(one.case, one.parameterization): of for one, of in scores.items() if one.setting == "original"}
     groups: dict[tuple[str, str, str], list[Drawn]] = {}
@@ -229,9 +229,9 @@ def table(planted: Planted, materials: Mapping[str, Material], drawn: Sequence[D
 
 
 def sheet(drawn: Sequence[Drawn], columns: Sequence[int], setting: str, file: Path) -> None:
-    """Draw what was found for some cases: on the dense network, on the trace of a clean image, of a patched one."""
+    """Draw what was found for some cases: on the original model, on the trace of a clean image, of a patched one."""
     rows = {
-        "dense network": ("original", "original"),
+        "original model": ("original", "original"),
         "trace, clean": (setting, "clean"),
         "trace, patched": (setting, "patched"),
     }

@@ -31,7 +31,7 @@ def main() -> None:
         print(found.output)
         out = Path(folder) / "out"
         report = json.loads((out / "facets.json").read_text(encoding="utf-8"))
-        images = {"dense network": np.asarray(Image.open(out / "original.png"))}
+        images = {"original model": np.asarray(Image.open(out / "original.png"))}
         for facet in report["facets"]:
             title = f"facet {facet['number']}: {facet['size']} images"
             images[title] = np.asarray(Image.open(out / facet["files"]["image"]))
