@@ -1,6 +1,9 @@
 """Writes the tables that benchmarks/tables.py and benchmarks/ablations.py have filled to docs/evidence/.
 
 python scripts/write_evidence.py tables
+
+It leaves the pages numbers-*.md, which are written by hand and hold the standard errors, as they are. Where numbers change,
+change them there too, and run scripts/draw_evidence.py, which reads them.
 """
 
 from __future__ import annotations
