@@ -2,7 +2,7 @@
 
 python scripts/write_evidence.py tables
 
-It leaves the pages numbers-*.md, which are written by hand and hold the standard errors, as they are. Where numbers change,
+It leaves the pages numbers-*.md as they are: they hold the standard errors and are written by hand. Where numbers change,
 change them there too, and run scripts/draw_evidence.py, which reads them.
 """
 
