@@ -2,8 +2,8 @@
 
 python scripts/write_evidence.py tables
 
-It leaves the pages numbers-*.md as they are: they hold the standard errors and are written by hand. Where numbers change,
-change them there too, and run scripts/draw_evidence.py, which reads them.
+It leaves the pages numbers-*.md as they are: they hold the standard errors and are written by hand. Where numbers
+change, change them there too, and run scripts/draw_evidence.py, which reads them.
 """
 
 from __future__ import annotations
