@@ -1,4 +1,4 @@
-"""Explains photos, texts or rows one by one: trace, dense and sparse map, scores."""
+"""Explains photos, texts or rows one by one: a trace, maps, and what the prediction rests on."""
 
 from __future__ import annotations
 
@@ -6,16 +6,23 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from torch import Tensor
 from torch.nn import Module
 
 from spadelens import defaults
 from spadelens.attribution.attribution import Heatmap, attribute
+from spadelens.errors import InputError
 from spadelens.extraction.ensemble import TraceEnsemble, extract_ensemble
 from spadelens.extraction.extraction import extract_trace
 from spadelens.extraction.options import TraceOptions
 from spadelens.extraction.presets import find_preset
-from spadelens.extraction.trace import Trace
-from spadelens.forward import class_scores
+from spadelens.extraction.trace import Trace, runnable
+from spadelens.finding.candidates import OTHERS, Candidates, candidates_of
+from spadelens.finding.coverings import coverings_for
+from spadelens.finding.finding import Finding, find
+from spadelens.finding.interventions import Asked
+from spadelens.finding.regions import words_of
+from spadelens.forward import class_scores, scale_for
 from spadelens.inputs.checks import check_sample
 from spadelens.kinds import Kind, Reduction
 from spadelens.methods.registry import METHODS, Method
@@ -23,7 +30,7 @@ from spadelens.metrics.localization import Localization, localize
 from spadelens.models import Loaded, find_class
 from spadelens.progress import Progress
 from spadelens.settings import configured_name
-from spadelens.tasks.subjects import PhotoSubject, Subject, Unit, kind_of_model, show
+from spadelens.tasks.subjects import PhotoSubject, Shown, Subject, Unit, kind_of_model, show
 
 _GRADIENTS = frozenset({"saliency", "smoothgrad", "guided_backprop"})
 
@@ -37,12 +44,16 @@ class ExplainSettings:
         options: How traces are made, complete.
         target: The class, as the user put it; None for the predicted one.
         blur: As in `attribute`.
+        versus: The class that it is compared with, as the user put it; None for all others.
+        candidates: The methods whose maps of the original model compete with those of `method`.
     """
 
     method: Method
     options: TraceOptions
     target: str | None = None
     blur: float = 0.0
+    versus: str | None = None
+    candidates: tuple[str, ...] = OTHERS
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +70,8 @@ class Explanation:
         scores: Of both heatmaps against the region, where it is known.
         seconds: Stage -> time taken.
         units: What the maps have a value for, of a text or a row; empty for photos.
+        finding: What the prediction rests on.
+        candidates: The maps that it was looked for with.
     """
 
     subject: Subject
@@ -68,6 +81,8 @@ class Explanation:
     trace_map: Heatmap
     target_probabilities: tuple[float, float]
     scores: tuple[Localization, Localization] | None
+    finding: Finding
+    candidates: Candidates
     seconds: Mapping[str, float] = field(default_factory=dict)
     units: tuple[Unit, ...] = ()
 
@@ -81,22 +96,25 @@ def explain(loaded: Loaded, subject: Subject, settings: ExplainSettings, progres
     assert isinstance(settings.options.augmentation, str)
     shown = show(loaded, subject, settings.options.augmentation)
     model, sample = shown.model, shown.sample
-    target = None
-    if settings.target is not None:
-        num_classes = class_scores(model, check_sample(model, sample).unsqueeze(0)).shape[1]
-        target = find_class(settings.target, loaded.class_names, num_classes)
+    target, versus = _asked_classes(loaded, shown, settings)
     extract = extract_ensemble if find_preset(settings.options.preset or defaults.PRESET).members else extract_trace
     options = replace(settings.options, augmentation=shown.augmentation)
     trace = extract(model, sample, target=target, options=options, progress=progress)
     target = trace.report.target
     start = time.perf_counter()
+    kind = kind_of_model(loaded)
     maps = []
-    reduction = reduction_of(kind_of_model(loaded), settings.method)
+    reduction = reduction_of(kind, settings.method)
     explained: tuple[Module | Trace | TraceEnsemble, ...] = (model, trace)
     for number, one in enumerate(explained):
         progress("attribute", number, 2)
         maps.append(attribute(one, sample, settings.method, target=target, reduction=reduction, blur=settings.blur))
     progress("attribute", 2, 2)
+    mapped = time.perf_counter()
+    others = settings.candidates if kind == "photo" else ()
+    candidates = candidates_of(model, sample, maps[0], maps[1], others=others, reduction=reduction, progress=progress)
+    finding = _find(shown, kind, candidates, target, versus, settings, progress)
+    seconds = {"attribute": mapped - start, "find": time.perf_counter() - mapped}
     return Explanation(
         subject=subject,
         target=target,
@@ -108,8 +126,66 @@ def explain(loaded: Loaded, subject: Subject, settings: ExplainSettings, progres
             trace.report.trace_prediction.probabilities[target],
         ),
         scores=_scores(maps, subject),
+        finding=finding,
+        candidates=candidates,
         units=shown.units,
-        seconds={**trace.report.seconds, "attribute": time.perf_counter() - start},
+        seconds={**trace.report.seconds, **seconds},
+    )
+
+
+def _asked_classes(loaded: Loaded, shown: Shown, settings: ExplainSettings) -> tuple[int | None, int | None]:
+    """Return the class to explain and the class to compare it with, where the user has named them.
+
+    Raises:
+        UnknownNameError: There is no such class; InputError: they are the same.
+    """
+    named = (settings.target, settings.versus)
+    if named == (None, None):
+        return None, None
+    scores = class_scores(shown.model, check_sample(shown.model, shown.sample).unsqueeze(0))[0]
+    target, versus = (None if name is None else find_class(name, loaded.class_names, len(scores)) for name in named)
+    if versus is not None and versus == (int(scores.argmax()) if target is None else target):
+        raise InputError(f"Cannot explain {loaded.class_name(versus)!r} against itself: name another class.")
+    return target, versus
+
+
+def _find(
+    shown: Shown,
+    kind: Kind,
+    candidates: Candidates,
+    target: int,
+    versus: int | None,
+    settings: ExplainSettings,
+    progress: Progress,
+) -> Finding:
+    """Return what the prediction rests on, according to the original model."""
+    model = runnable(shown.model)
+    sample = check_sample(model, shown.sample)
+    scores = class_scores(model, sample.unsqueeze(0))[0]
+    asked = Asked(target, scale_for(model, sample, scores, settings.options.outputs), versus)
+    is_special = tuple(unit.is_special for unit in shown.units)
+    groups = None
+    if kind == "text":
+        groups = words_of([unit.name for unit in shown.units], is_special)
+    elif kind == "row":
+        groups = list(range(len(shown.units)))
+
+    def rival_map(runner_up: int) -> Tensor:
+        reduction = reduction_of(kind, settings.method)
+        return attribute(
+            shown.model, shown.sample, settings.method, target=runner_up, reduction=reduction, check=False
+        ).values
+
+    return find(
+        model,
+        sample,
+        candidates.values,
+        asked,
+        coverings_for(kind, background=shown.background, is_special=is_special),
+        groups=groups,
+        rival=rival_map,
+        seed=settings.options.seed,
+        progress=progress,
     )
 
 

@@ -112,12 +112,14 @@ class Shown:
         sample: `[C, H, W]`, `[tokens, features]` or `[features]`.
         augmentation: Makes its views.
         units: What the map has a value for, of a text or a row; empty for photos.
+        background: Usual rows, as the model expects them, `[rows, features]`; None if there are none.
     """
 
     model: nn.Module
     sample: Tensor
     augmentation: Augmentation
     units: tuple[Unit, ...] = ()
+    background: Tensor | None = None
 
 
 def kind_of_model(loaded: Loaded) -> Kind:
@@ -161,7 +163,8 @@ def show(loaded: Loaded, subject: Subject, augmentation: str) -> Shown:
         raise InputError(
             f"Cannot explain {subject.file!r} by {loaded.spec!r}, a model of {_READS[kind_of_model(loaded)]}."
         )
-    return Shown(found.model, found.values, found.make_augmentation(augmentation), units)
+    background = found.background if isinstance(found, RowSample) else None
+    return Shown(found.model, found.values, found.make_augmentation(augmentation), units, background)
 
 
 def _token_units(subject: TextSubject) -> tuple[Unit, ...]:

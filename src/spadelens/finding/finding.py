@@ -1,0 +1,369 @@
+"""`find`: the region that a prediction rests on, checked by covering it and by showing nothing else.
+
+A map gives an order of the units of a sample; the original model says what each region is worth. Of several maps, the
+one whose order fares best under intervention on this very sample is believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, nn
+
+from spadelens.errors import InputError
+from spadelens.extraction.pipeline.perturbation import blurred
+from spadelens.finding.coverings import Covering
+from spadelens.finding.interventions import Asked, Interventions, Outcome
+from spadelens.finding.regions import (
+    centered,
+    drawn_sets,
+    moved,
+    nested_boxes,
+    nested_sets,
+    strongest,
+)
+from spadelens.prediction import Prediction
+from spadelens.progress import Progress, no_progress
+
+SMOOTHING = 0.03  # standard deviation, of the longer side
+NUM_DRAWS = 20
+_JUDGED_AREAS = (0.01, 0.02, 0.035, 0.055, 0.08, 0.12, 0.18, 0.27)
+_AREA_COST = 2.0  # what a region must gain for each part of the photo that it takes
+_AVERAGE = "average"
+_LEVEL = 0.02  # difference of two maps' scores below which they are said to agree
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What the original model says of a sample after an intervention.
+
+    Attributes:
+        covering: How regions were covered; see `coverings_for`.
+        probability: Of the explained class.
+        answer: The most likely class.
+        answer_probability: Its probability.
+        is_changed: Whether the explained class is lost; see `Finding.is_lost`.
+    """
+
+    covering: str
+    probability: float
+    answer: int
+    answer_probability: float
+    is_changed: bool
+
+
+@dataclass(frozen=True)
+class Control:
+    """Regions of the same size that were not chosen, covered in the way that sentences quote.
+
+    Attributes:
+        count: The number of regions.
+        probability: The mean probability of the explained class.
+        num_changed: How many of them cost the model its answer.
+    """
+
+    count: int
+    probability: float
+    num_changed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """What a prediction rests on.
+
+    Attributes:
+        target: The explained class.
+        versus: The class that it is compared with; None for all others.
+        prediction: What the original model says of the sample.
+        region: The units that the prediction rests on, boolean: `[H, W]` of a photo, `[tokens]` or `[features]`. If it
+            does not rest on any region that was tried, the largest of those.
+        is_carried: Whether the explained class is lost in most ways of covering the region.
+        is_specific: Whether covering other regions of its size costs the class less often than not.
+        without: The effects of covering the region, one for each way.
+        alone: The effects of covering everything else.
+        random: Random regions of the same size; of a photo, of the same shape too.
+        center: A box of the same area in the middle of the photo; None for texts and rows.
+        rival: The region of the same area that a map of the runner-up ranks highest; None if there is no such map.
+        smallest_alone: The smallest fraction of the units that keeps the explained class with everything else covered;
+            None if none of the regions tried does.
+        scores: Map -> what its order is worth under intervention on this sample, from 0 to 2, the best first.
+        shown: The map that was believed: smoothed and normalized to a sum of 1 for photos.
+    """
+
+    target: int
+    versus: int | None
+    prediction: Prediction
+    region: Tensor
+    is_carried: bool
+    is_specific: bool
+    without: tuple[Effect, ...]
+    alone: tuple[Effect, ...]
+    random: Control
+    center: Effect | None
+    rival: Effect | None
+    smallest_alone: float | None
+    scores: Mapping[str, float]
+    shown: Tensor
+
+    @property
+    def area(self) -> float:
+        """The region as a fraction of all units."""
+        return float(self.region.double().mean())
+
+    @property
+    def believed(self) -> str:
+        """The name of the map that fared best."""
+        return next(iter(self.scores))
+
+    @property
+    def probability(self) -> float:
+        """The original model's probability of the explained class."""
+        return self.prediction.probabilities[self.target]
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether the explained class is what the original model says of the sample."""
+        return self.target in self.prediction.answer
+
+    @property
+    def other(self) -> int:
+        """The class that the explained one stands against: the one it is compared with, or the likeliest other."""
+        if self.versus is not None:
+            return self.versus
+        return next(index for index, _ in self.prediction.top(2) if index != self.target)
+
+    def is_lost(self, probabilities: Tensor) -> bool:
+        """Whether the explained class is lost, given the probabilities `[classes]` after an intervention."""
+        return _is_lost(self.prediction, self.target, self.versus, probabilities)
+
+    def agreeing(self) -> list[str]:
+        """Return the maps that fared about as well as the one that is believed, itself left out."""
+        best = self.scores[self.believed]
+        return [name for name, score in self.scores.items() if name != self.believed and best - score <= _LEVEL]
+
+
+def find(
+    model: nn.Module,
+    sample: Tensor,
+    maps: Mapping[str, Tensor],
+    asked: Asked,
+    coverings: Mapping[str, Covering],
+    *,
+    groups: Sequence[int] | None = None,
+    rival: Callable[[int], Tensor] | None = None,
+    num_draws: int = NUM_DRAWS,
+    seed: int = 0,
+    progress: Progress = no_progress,
+) -> Finding:
+    """Return what the original model's prediction for a sample rests on.
+
+    Args:
+        model: A private copy of the original model, in evaluation mode.
+        sample: A photo `[C, H, W]`, a text `[tokens, features]` or a row `[features]`, on the model's device.
+        maps: Name -> the values of a map that ranks the units: `[H, W]` for a photo, signed `[units]` otherwise. If
+            there are several of a photo, their average takes part as well.
+        asked: The class that is explained.
+        coverings: The ways to cover regions, the first of which sentences quote.
+        groups: For texts and rows, the number of each unit's group, or -1 for units that are never covered.
+        rival: Given the runner-up, returns a map of it like those in `maps`.
+        num_draws: The number of random regions.
+        seed: Of the random regions.
+        progress: Called as progress("find", done, total).
+
+    Raises:
+        InputError: There is no map, or a map does not fit the sample.
+        ModelOutputError: The model fails on a covered sample.
+    """
+    interventions = Interventions(model, sample, asked, coverings)
+    if groups is None:
+        orders = {name: _smoothed(values) for name, values in maps.items() if bool(values.any())}
+        if len(orders) > 1:
+            orders[_AVERAGE] = torch.stack(list(orders.values())).mean(0)
+    else:
+        orders = {name: values.double() for name, values in maps.items()}
+    if not orders:
+        raise InputError("Cannot look for what the prediction rests on: every map is zero.")
+    search = _Search(interventions, groups)
+    steps = len(orders) + 2
+    progress("find", 0, steps)
+    search.survey(list(orders.values()))
+    scores = {}
+    for number, (name, order) in enumerate(orders.items(), 1):
+        scores[name] = search.worth(order)
+        progress("find", number, steps)
+    ranked = sorted(scores, key=lambda name: -scores[name])
+    shown = orders[ranked[0]]
+    region, smallest_alone = search.region(shown)
+    progress("find", steps - 1, steps)
+    controls = _Controls(search, region, num_draws, seed)
+    runner_up = asked.versus if asked.versus is not None else search.runner_up
+    rival_effect = None if rival is None else controls.rival(rival(runner_up))
+    without, alone = search.effects(region), search.effects(~region)
+    random = controls.random()
+    finding = Finding(
+        target=asked.target,
+        versus=asked.versus,
+        prediction=search.prediction,
+        region=region,
+        is_carried=2 * sum(effect.is_changed for effect in without) > len(without),
+        is_specific=2 * random.num_changed < random.count,
+        without=without,
+        alone=alone,
+        random=random,
+        center=controls.center(),
+        rival=rival_effect,
+        smallest_alone=smallest_alone,
+        scores=MappingProxyType({name: scores[name] for name in ranked}),
+        shown=shown,
+    )
+    progress("find", steps, steps)
+    return finding
+
+
+class _Search:
+    """Looks for regions; what they are worth is measured on a scale from the sample itself to the lowest seen."""
+
+    def __init__(self, interventions: Interventions, groups: Sequence[int] | None) -> None:
+        self._run, self._groups = interventions, groups
+        self._asked = interventions.asked
+        whole = interventions.whole()
+        self._full = float(whole.log_odds)
+        outputs = "labels" if self._asked.scale.startswith("label") else "classes"
+        self.prediction = Prediction(tuple(whole.probabilities[0].tolist()), outputs)  # type: ignore[arg-type]
+        self.runner_up = next(index for index, _ in self.prediction.top(2) if index != self._asked.target)
+        self._lowest = self._full
+
+    def survey(self, orders: Sequence[Tensor]) -> None:
+        """Find the lowest log-odds that covering a strong part of any order leads to, the end of the scale."""
+        for order in orders:
+            tried = self._judged(order)
+            means = sum(self._run.without(tried, name).log_odds for name in self._run.coverings)  # type: ignore[assignment]
+            self._lowest = min(self._lowest, float(means.min()) / len(self._run.coverings))
+
+    def worth(self, order: Tensor) -> float:
+        """Return what an order is worth: the mean of what its strongest parts are worth, covered and alone."""
+        return float(self._gains(self._judged(order)).mean())
+
+    def region(self, order: Tensor) -> tuple[Tensor, float | None]:
+        """Return the region that is worth most, and the area of the smallest that keeps the class alone.
+
+        The region is among those without which the class is lost in most ways; the largest that was tried if none is.
+        """
+        if self._groups is None:
+            tried = torch.stack(nested_boxes(order))
+            areas = tried.double().mean((1, 2))
+            values = self._gains(tried) - _AREA_COST * areas
+        else:
+            tried = torch.stack(nested_sets(order, self._groups))
+            areas = tried.double().mean(1)
+            values = -areas  # the smallest set
+        is_lost = torch.tensor(self._majority(tried))
+        best = int(values.masked_fill(~is_lost, -torch.inf).argmax()) if bool(is_lost.any()) else len(tried) - 1
+        kept = [not lost for lost in self._majority(~tried)]
+        return tried[best], float(areas[kept.index(True)]) if True in kept else None
+
+    def effects(self, region: Tensor) -> tuple[Effect, ...]:
+        """Return what covering a region does, in every way."""
+        return tuple(self.effect(region, name) for name in self._run.coverings)
+
+    def effect(self, region: Tensor, covering: str | None = None) -> Effect:
+        """Return what covering a region does; by default in the way that sentences quote."""
+        name = covering or self._run.first
+        found = self._run.without(region.unsqueeze(0), name).probabilities[0]
+        answer = int(found.argmax())
+        is_lost = _is_lost(self.prediction, self._asked.target, self._asked.versus, found)
+        return Effect(name, float(found[self._asked.target]), answer, float(found[answer]), is_lost)
+
+    def control(self, regions: Tensor) -> Control:
+        """Return what covering each of `regions` does, in the way that sentences quote."""
+        found = self._run.without(regions, self._run.first).probabilities
+        lost = [_is_lost(self.prediction, self._asked.target, self._asked.versus, one) for one in found]
+        return Control(len(regions), float(found[:, self._asked.target].mean()), sum(lost))
+
+    def _judged(self, order: Tensor) -> Tensor:
+        """Return the strongest parts of an order by which it is judged."""
+        if self._groups is None:
+            return torch.stack([strongest(order, area) for area in _JUDGED_AREAS])
+        return torch.stack(nested_sets(order, self._groups))
+
+    @property
+    def groups(self) -> Sequence[int] | None:
+        """The groups of units, for texts and rows."""
+        return self._groups
+
+    def _gains(self, regions: Tensor) -> Tensor:
+        """Return what is lost without each region plus what it keeps alone, from 0 to 2, over all coverings."""
+        total = torch.zeros(len(regions), dtype=torch.float64)
+        for name in self._run.coverings:
+            lost = self._share(self._run.without(regions, name))
+            kept = self._share(self._run.alone(regions, name))
+            total += (1 - lost) + kept
+        return total / len(self._run.coverings)
+
+    def _share(self, outcome: Outcome) -> Tensor:
+        """Return log-odds as a share of those of the whole sample, from 0 for the lowest seen to 1."""
+        span = self._full - self._lowest
+        if span <= 0:
+            return torch.ones_like(outcome.log_odds)
+        return ((outcome.log_odds - self._lowest) / span).clamp(0, 1)
+
+    def _majority(self, regions: Tensor) -> list[bool]:
+        """Return whether covering each region costs the class in most ways."""
+        votes = torch.zeros(len(regions))
+        for name in self._run.coverings:
+            found = self._run.without(regions, name).probabilities
+            votes += torch.tensor(
+                [float(_is_lost(self.prediction, self._asked.target, self._asked.versus, one)) for one in found]
+            )
+        return [bool(vote) for vote in 2 * votes > len(self._run.coverings)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Controls:
+    """What other regions of the size of the one that was found do."""
+
+    search: _Search
+    found: Tensor
+    num_draws: int
+    seed: int
+
+    def random(self) -> Control:
+        groups = self.search.groups
+        if groups is None:
+            return self.search.control(moved(self.found, self.num_draws, self.seed))
+        return self.search.control(drawn_sets(self.found, groups, self.num_draws, self.seed))
+
+    def center(self) -> Effect | None:
+        return self.search.effect(centered(self.found)) if self.search.groups is None else None
+
+    def rival(self, values: Tensor) -> Effect:
+        """Return what covering the region of the same area does that another map ranks highest."""
+        groups = self.search.groups
+        if groups is None:
+            order, area = _smoothed(values), float(self.found.double().mean())
+            tried = nested_boxes(order)
+            return self.search.effect(min(tried, key=lambda one: abs(float(one.double().mean()) - area)))
+        size = int(self.found.sum())
+        return self.search.effect(min(nested_sets(values, groups), key=lambda one: abs(int(one.sum()) - size)))
+
+
+def _smoothed(values: Tensor) -> Tensor:
+    """Return a map of a photo as an order of its pixels: absolute, smoothed, with a sum of 1."""
+    if values.dim() != 2:
+        raise InputError(f"Cannot order the pixels of a photo by a map of shape {list(values.shape)}: expected [H, W].")
+    soft = blurred(values.detach().cpu().double().abs().unsqueeze(0), SMOOTHING * max(values.shape))[0]
+    total = float(soft.sum())
+    return soft / total if total else soft
+
+
+def _is_lost(prediction: Prediction, target: int, versus: int | None, probabilities: Tensor) -> bool:
+    """Whether the explained class is lost: no longer the answer, or half as likely where it never was the answer."""
+    found = float(probabilities[target])
+    if versus is not None and prediction.probabilities[target] > prediction.probabilities[versus]:
+        return bool(found <= float(probabilities[versus]))
+    if target in prediction.answer:
+        return found < 0.5 if prediction.outputs == "labels" else int(probabilities.argmax()) != target
+    return found < prediction.probabilities[target] / 2
