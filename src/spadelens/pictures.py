@@ -14,6 +14,7 @@ COLORMAP = "inferno"
 _SHOWN_AS_BRIGHTEST = 0.995  # quantile: a few extreme pixels would leave the rest black
 _SMALLEST_SHOWN_PX = 448
 _LARGEST_OPACITY = 0.85
+_QUALITY = 85  # of JPEG files
 _BACKDROP = 0.5  # grey, as what comes in from outside of an image
 _MOST_BARS, _BAR_AREA_PX = 360, 96
 _FOR, _AGAINST, _EMPTY = (192, 57, 43), (41, 98, 178), (255, 255, 255)
@@ -87,6 +88,34 @@ def png_bytes(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def photo_bytes(picture: Image.Image) -> bytes:
+    """Return a picture of a photo as the bytes of a JPEG file."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="JPEG", quality=_QUALITY, subsampling=0)
+    return buffer.getvalue()
+
+
+def mask_picture(region: Tensor) -> Image.Image:
+    """Return a region `[H, W]` in white on black, with one pixel for each of its pixels."""
+    return Image.fromarray(region.cpu().numpy().astype(np.uint8) * 255)
+
+
+def outline_path(region: Tensor) -> str:
+    """Return the border of a region `[H, W]` as the path of an SVG picture whose unit is a pixel."""
+    padded = np.pad(region.cpu().numpy(), 1)
+    parts = []
+    for is_across, borders in (
+        (True, padded[1:, 1:-1] != padded[:-1, 1:-1]),
+        (False, padded[1:-1, 1:] != padded[1:-1, :-1]),
+    ):
+        lines = borders if is_across else borders.T
+        for place, line in enumerate(lines):
+            edges = np.flatnonzero(np.diff(np.concatenate([[0], line.astype(np.int8), [0]])))
+            for start, end in edges.reshape(-1, 2).tolist():
+                parts.append(f"M{start} {place}H{end}" if is_across else f"M{place} {start}V{end}")
+    return "".join(parts)
 
 
 def scaled(values: Tensor) -> NDArray[np.float64]:

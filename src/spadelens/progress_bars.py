@@ -24,6 +24,8 @@ STAGES: Mapping[str, str] = MappingProxyType(
         "search": "searching the schedule",
         "check": "checking held-out views",
         "attribute": "computing heatmaps",
+        "candidates": "drawing other maps",
+        "find": "looking for what it rests on",
         "diagnose": "trying methods",
         "visualize": "visualizing",
         "plant": "planting patches",

@@ -135,39 +135,35 @@ def _percent(value: float | None) -> str:
 
 
 def print_summary(report: Mapping[str, Any], out: Path) -> None:
-    """Print the result for each sample and the path of the report to standard output."""
+    """Print the finding for each sample and the path of the report to standard output."""
     console = Console()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(report["kind"], overflow="fold")
-    table.add_column("original", overflow="fold")
-    table.add_column("trace", overflow="fold")
-    table.add_column("kept")
-    table.add_column("pruned", justify="right")
-    has_scores = any(sample["scores"] for sample in report["samples"])
-    if has_scores:
-        for header in ("original AUC", "hit", "trace AUC", "hit"):
-            table.add_column(header, justify="right")
-    table.add_column("seconds", justify="right")
     for sample in report["samples"]:
-        cells = [
-            escape(sample["name"]),
-            _predicted(sample["original"]),
-            _predicted(sample["trace"]),
-            _STATUSES[sample["status"]],
-            f"{sample['sparsity']:.0%}",
-        ]
-        if has_scores:
-            cells += _score_cells(sample["scores"])
-        table.add_row(*cells, f"{sum(sample['seconds'].values()):.1f}")
-    console.print(table)
-    if has_scores:
-        console.print("AUC and hit (pointing game) are measured against the region known to decide.", style="dim")
-    for sample in report["samples"]:
+        finding, true = sample["finding"], sample["true_class"]
+        console.print(f"[bold]{escape(sample['name'])}[/]: [bold]{escape(finding['claim'])}[/]", soft_wrap=True)
+        if true is not None and true["class_index"] != sample["original"]["class_index"]:
+            console.print(f"  [bold red]Wrong:[/] the right class is {escape(true['class_name'])}.", soft_wrap=True)
+        console.print(f"  {escape(finding['grounds'])}", soft_wrap=True)
+        console.print(f"  {_facts(sample)}", style="dim", soft_wrap=True)
         for model, found in sample["maps"].items():
             if found["is_zero"]:
                 name = "original model" if model == "original" else "trace"
-                console.print(f"[bold]{escape(sample['name'])}[/]: the map of the {name} is zero everywhere.")
+                console.print(f"  The map of the {name} is zero everywhere.", style="yellow")
+    if any(sample["scores"] for sample in report["samples"]):
+        console.print("AUC and hit (pointing game) are measured against the region known to decide.", style="dim")
     console.print(f"\nReport: {escape(str(out / 'report.html'))}", soft_wrap=True)
+
+
+def _facts(sample: Mapping[str, Any]) -> str:
+    """Return what became of the trace and how long it took, in a line."""
+    status = {"kept": "Trace keeps the prediction", "lost": "Trace loses the prediction"}
+    facts = [f"{status.get(sample['status'], 'Trace hardly pruned')}, {sample['sparsity']:.0%} pruned"]
+    if sample["scores"] is not None:
+        scores = [
+            f"{name} AUC {found['auc']:.3f} ({'hit' if found['pointing_game'] else 'miss'})"
+            for name, found in (("original", sample["scores"]["original"]), ("trace", sample["scores"]["trace"]))
+        ]
+        facts += scores
+    return "; ".join([*facts, f"{sum(sample['seconds'].values()):.1f} s"])
 
 
 def print_visualized(report: Mapping[str, Any], out: Path) -> None:
@@ -237,12 +233,3 @@ def print_circles(circles: TwoCircles, out: Path) -> None:
 
 def _predicted(prediction: Mapping[str, Any]) -> str:
     return f"{escape(prediction['class_name'])} {prediction['probability']:.1%}"
-
-
-def _score_cells(scores: Mapping[str, Any] | None) -> list[str]:
-    if scores is None:
-        return [""] * 4
-    cells = []
-    for model in ("original", "trace"):
-        cells += [f"{scores[model]['auc']:.3f}", "yes" if scores[model]["pointing_game"] else "no"]
-    return cells

@@ -60,8 +60,8 @@ cli.add_command(bench_command)
 @file_arguments
 @model_option
 @out_option(
-    "Folder for report.html, report.json and, per sample, trace.safetensors and the maps: original.png and trace.png "
-    "for a photo, maps.csv for a text or a row."
+    "Folder for report.html, report.json and, per sample, trace.safetensors and the maps: map.png, original.png and "
+    "trace.png for a photo, with the region in region.png; maps.csv for a text or a row."
 )
 @click.option(
     "--method",
@@ -80,6 +80,22 @@ cli.add_command(bench_command)
 )
 @click.option("--target", metavar="CLASS", help="Class to explain, by name or number.  [default: the predicted class]")
 @click.option(
+    "--versus",
+    metavar="CLASS",
+    help="Ask why the target rather than this class.  [default: the right class where --labels shows that the "
+    "prediction is wrong; else all other classes]",
+)
+@click.option(
+    "--candidate",
+    "candidates",
+    metavar="NAME",
+    multiple=True,
+    help="Another method whose map of the original model competes with those of --method in showing what the "
+    "prediction for a photo rests on; can be repeated; 'none' for no other.  "
+    f"[default: {' and '.join(defaults.CANDIDATES)}]",
+)
+@click.option("--open", "opens", is_flag=True, help="Open the report in the browser.")
+@click.option(
     "--labels",
     metavar="WHERE",
     help="True classes of the inputs: folders, if each lies in a folder named after its class or with its number; a "
@@ -93,9 +109,9 @@ cli.add_command(bench_command)
 @device_option
 @trust_option
 def explain_command(
-    files: tuple[Path, ...], model_spec: str, out: Path, device: str, trust: bool, **options: Any
+    files: tuple[Path, ...], model_spec: str, out: Path, device: str, trust: bool, opens: bool, **options: Any
 ) -> None:
-    """Explain the prediction for each FILE, with maps of the original model and the trace side by side in a report.
+    """Say what the prediction for each FILE rests on, checked by covering it on the original model, in a report.
 
     A FILE is a photo, a .txt file with one text per line, or a .csv file with one row per line below its header.
     FILE.txt:3 and FILE.csv:3 select line 3 only. A folder stands for its photos, or for those in the folders in it;
@@ -114,8 +130,9 @@ def explain_command(
     loaded = load_model(model_spec, device, trust)
     subjects = make_subjects(loaded, given)
     settings = _settings(loaded, **options)
-    if settings.target is not None and loaded.class_names and not settings.target.strip().isdecimal():
-        find_class(settings.target, loaded.class_names, len(loaded.class_names))
+    for name in (settings.target, settings.versus):
+        if name is not None and loaded.class_names and not name.strip().isdecimal():
+            find_class(name, loaded.class_names, len(loaded.class_names))
     subjects, notes = label_subjects(loaded, subjects, labels)
     for note in notes:
         click.echo(printable(note), err=True)
@@ -125,6 +142,8 @@ def explain_command(
     words = [*command_words("explain", files), *([] if where is None else ["--labels", where])]
     command = _command(words, model_spec, out, settings, device, trust)
     run_to_folder(loaded, subjects, settings, out, command)
+    if opens:
+        click.launch(str((out / "report.html").resolve()))
 
 
 @cli.command("demo")
@@ -221,6 +240,8 @@ def _settings(
     method: str | None = None,
     blur: float = 0.0,
     target: str | None = None,
+    versus: str | None = None,
+    candidates: tuple[str, ...] = (),
     **options: Any,
 ) -> ExplainSettings:
     """Return the settings that the options describe for the model's kind of input; for photos without a model."""
@@ -240,6 +261,10 @@ def _settings(
     if blur and kind != "photo":
         raise InputError("Cannot blur the map of a text or a table row: --blur is for photos only.")
     check_class_name(target)
+    check_class_name(versus)
+    others = () if candidates == ("none",) else candidates or defaults.CANDIDATES
+    for other in others:
+        parse_configured("method", other, METHODS)
     given = TraceOptions.of(**options)
     if given.outputs is None and loaded is not None:
         given = replace(given, outputs=loaded.outputs)
@@ -249,7 +274,7 @@ def _settings(
         preset = default_preset(kind) if is_searched else defaults.PRESET
     chosen = find_preset(preset) if loaded is None else suited_to(loaded, find_preset(preset))
     parsed = parse_configured("method", default_method(kind) if method is None else method, METHODS)
-    return ExplainSettings(parsed, completed(given, chosen, preset), target, blur)
+    return ExplainSettings(parsed, completed(given, chosen, preset), target, blur, versus, others)
 
 
 def _command(
@@ -267,5 +292,8 @@ def _command(
         "--method": configured_name(settings.method, METHODS),
         "--blur": settings.blur or None,
         "--target": settings.target,
+        "--versus": settings.versus,
     }
+    if settings.candidates != defaults.CANDIDATES:
+        words = [*words, *(f"--candidate={name}" for name in settings.candidates or ("none",))]
     return spell_command(words, options, settings.options, trust)

@@ -14,12 +14,14 @@ from spadelens.models import Loaded, LoadedModel
 from spadelens.output import interrupts
 from spadelens.output.folder import whole_folder
 from spadelens.output.unfinished import unfinished
+from spadelens.pictures import mask_picture
 from spadelens.reports import visualize_report as visualized
 from spadelens.reports.html import PhotoPictures, render_report
-from spadelens.reports.image import heatmap_picture, overlay_picture, photo_picture, png_bytes
+from spadelens.reports.photo_pictures import draw_photo
 from spadelens.reports.summary import Run, describe_run, maps_table, summarize_run, summarize_sample
 from spadelens.tasks import visualize as visualizing
 from spadelens.tasks.explain import ExplainSettings, Explanation, explain
+from spadelens.tasks.labels import mistakes_first
 from spadelens.tasks.subjects import PhotoSubject, Subject
 
 
@@ -29,8 +31,9 @@ def run_to_folder(
     """Explain `subjects`, write the results to the folder `out` and return the report.
 
     The folder gets `report.html`, `report.json` and, for each subject, `NAME/trace.safetensors` (for an ensemble, the
-    chosen member) and its maps: `NAME/original.png` and `NAME/trace.png` for a photo, `NAME/maps.csv` for a text or a
-    row. Either all files are written or none.
+    chosen member) and its maps: `NAME/map.png`, `NAME/original.png` and `NAME/trace.png` for a photo, with the region
+    in white in `NAME/region.png`; `NAME/maps.csv` for a text or a row. Either all files are written or none. The report
+    begins with the predictions that are known to be wrong.
 
     Raises:
         SpadeError: As `explain`.
@@ -48,12 +51,14 @@ def run_to_folder(
                 folder = staging / subject.name
                 _write_trace(folder, explanation)
                 if isinstance(subject, PhotoSubject):
-                    pictures[subject.name] = _draw(explanation, subject)
+                    assert isinstance(loaded, LoadedModel)
+                    pictures[subject.name] = draw_photo(explanation, loaded)
                     _write_pictures(folder, pictures[subject.name])
+                    mask_picture(explanation.finding.region).save(folder / "region.png")
                 else:
                     (folder / "maps.csv").write_text(maps_table(samples[-1]), encoding="utf-8")
         run = Run(command, loaded, settings, trace_report, _stage_seconds(samples, time.perf_counter() - start))
-        report = summarize_run(run, samples)
+        report = summarize_run(run, in_order(samples))
         (staging / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         (staging / "report.html").write_text(render_report(report, pictures), encoding="utf-8")
     print_summary(report, out)
@@ -102,16 +107,11 @@ def visualize_to_folder(
     return report
 
 
-def _draw(explanation: Explanation, subject: PhotoSubject) -> PhotoPictures:
-    photo = subject.crop
-    dense, sparse = explanation.original_map.values, explanation.trace_map.values
-    return PhotoPictures(
-        photo=png_bytes(photo_picture(photo)),
-        original_heatmap=png_bytes(heatmap_picture(dense)),
-        trace_heatmap=png_bytes(heatmap_picture(sparse)),
-        original_overlay=png_bytes(overlay_picture(dense, photo)),
-        trace_overlay=png_bytes(overlay_picture(sparse, photo)),
-    )
+def in_order(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the samples of a report, those whose prediction is known to be wrong first."""
+    predicted = [sample["original"]["class_index"] for sample in samples]
+    true = [None if sample["true_class"] is None else sample["true_class"]["class_index"] for sample in samples]
+    return mistakes_first(samples, predicted, true)
 
 
 def _write_trace(folder: Path, explanation: Explanation) -> None:
@@ -124,6 +124,7 @@ def _write_trace(folder: Path, explanation: Explanation) -> None:
 def _write_pictures(folder: Path, pictures: PhotoPictures) -> None:
     (folder / "original.png").write_bytes(pictures.original_heatmap)
     (folder / "trace.png").write_bytes(pictures.trace_heatmap)
+    (folder / "map.png").write_bytes(pictures.believed_heatmap)
 
 
 def _stage_seconds(samples: Sequence[Mapping[str, Any]], elapsed: float) -> dict[str, float]:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from torch import Tensor, nn
 
+from spadelens import defaults
 from spadelens.attribution.attribution import attribute
 from spadelens.attribution.heatmap import Heatmap
 from spadelens.errors import AttributionError
@@ -15,9 +16,6 @@ from spadelens.kinds import Reduction
 from spadelens.methods.registry import METHODS, Method
 from spadelens.progress import Progress, no_progress
 from spadelens.settings import configured_name, parse_configured
-
-OTHERS = ("lrp", "grad_cam")
-"""Methods whose maps of the original model compete with those of the method that was asked for; for photos."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +42,7 @@ def candidates_of(
     original_map: Heatmap,
     trace_map: Heatmap,
     *,
-    others: Sequence[str] = OTHERS,
+    others: Sequence[str] = defaults.CANDIDATES,
     reduction: Reduction = "sum_abs",
     progress: Progress = no_progress,
 ) -> Candidates:

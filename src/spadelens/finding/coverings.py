@@ -169,7 +169,8 @@ def filled(photos: Tensor, regions: Tensor) -> Tensor:
     for color, weight in reversed(levels[:-1]):  # push: unknown pixels take the color of the coarser level
         spread = functional.interpolate(coarse, size=color.shape[-2:], mode="bilinear", align_corners=False)
         coarse = torch.where(weight > 0, color + (1 - weight) * spread, spread)
-    return torch.where(hole, coarse, photos)
+    whole: Tensor = torch.where(hole, coarse, photos)
+    return whole
 
 
 def scrambled(photo: Tensor, seed: int) -> Tensor:
@@ -180,5 +181,5 @@ def scrambled(photo: Tensor, seed: int) -> Tensor:
     spectrum = torch.fft.rfft2(noise)
     phases = spectrum / spectrum.abs().clamp(min=_TINY)
     phases[0, 0] = 1.0  # the mean color stays
-    found = torch.fft.irfft2(torch.fft.rfft2(precise) * phases, s=photo.shape[-2:])
+    found: Tensor = torch.fft.irfft2(torch.fft.rfft2(precise) * phases, s=photo.shape[-2:])
     return found.clamp(float(precise.min()), float(precise.max())).to(photo.dtype)

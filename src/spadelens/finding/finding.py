@@ -6,7 +6,7 @@ one whose order fares best under intervention on this very sample is believed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -31,9 +31,10 @@ from spadelens.progress import Progress, no_progress
 SMOOTHING = 0.03  # standard deviation, of the longer side
 NUM_DRAWS = 20
 _JUDGED_AREAS = (0.01, 0.02, 0.035, 0.055, 0.08, 0.12, 0.18, 0.27)
+_JUDGED_BY = "blur"  # the covering by which maps are judged
 _AREA_COST = 2.0  # what a region must gain for each part of the photo that it takes
-_AVERAGE = "average"
-_LEVEL = 0.02  # difference of two maps' scores below which they are said to agree
+AVERAGE = "average"
+LEVEL = 0.05  # difference of two maps' scores, from 0 to 2, up to which they are said to agree
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,9 @@ class Finding:
         smallest_alone: The smallest fraction of the units that keeps the explained class with everything else covered;
             None if none of the regions tried does.
         scores: Map -> what its order is worth under intervention on this sample, from 0 to 2, the best first.
-        shown: The map that was believed: smoothed and normalized to a sum of 1 for photos.
+        believed: The map that was believed, in which the region was looked for: the one with the best score, or the
+            average where no other is clearly better.
+        shown: What it shows: of a photo smoothed and with a sum of 1, `[H, W]`; otherwise signed, `[units]`.
     """
 
     target: int
@@ -106,17 +109,13 @@ class Finding:
     rival: Effect | None
     smallest_alone: float | None
     scores: Mapping[str, float]
+    believed: str
     shown: Tensor
 
     @property
     def area(self) -> float:
         """The region as a fraction of all units."""
         return float(self.region.double().mean())
-
-    @property
-    def believed(self) -> str:
-        """The name of the map that fared best."""
-        return next(iter(self.scores))
 
     @property
     def probability(self) -> float:
@@ -141,8 +140,8 @@ class Finding:
 
     def agreeing(self) -> list[str]:
         """Return the maps that fared about as well as the one that is believed, itself left out."""
-        best = self.scores[self.believed]
-        return [name for name, score in self.scores.items() if name != self.believed and best - score <= _LEVEL]
+        best = max(self.scores.values())
+        return [name for name, score in self.scores.items() if name != self.believed and best - score <= LEVEL]
 
 
 def find(
@@ -181,7 +180,7 @@ def find(
     if groups is None:
         orders = {name: _smoothed(values) for name, values in maps.items() if bool(values.any())}
         if len(orders) > 1:
-            orders[_AVERAGE] = torch.stack(list(orders.values())).mean(0)
+            orders[AVERAGE] = torch.stack(list(orders.values())).mean(0)
     else:
         orders = {name: values.double() for name, values in maps.items()}
     if not orders:
@@ -195,7 +194,9 @@ def find(
         scores[name] = search.worth(order)
         progress("find", number, steps)
     ranked = sorted(scores, key=lambda name: -scores[name])
-    shown = orders[ranked[0]]
+    level = [name for name in ranked if scores[ranked[0]] - scores[name] <= LEVEL]
+    believed = AVERAGE if AVERAGE in level else ranked[0]
+    shown = orders[believed]
     region, smallest_alone = search.region(shown)
     progress("find", steps - 1, steps)
     controls = _Controls(search, region, num_draws, seed)
@@ -217,6 +218,7 @@ def find(
         rival=rival_effect,
         smallest_alone=smallest_alone,
         scores=MappingProxyType({name: scores[name] for name in ranked}),
+        believed=believed,
         shown=shown,
     )
     progress("find", steps, steps)
@@ -235,17 +237,17 @@ class _Search:
         self.prediction = Prediction(tuple(whole.probabilities[0].tolist()), outputs)  # type: ignore[arg-type]
         self.runner_up = next(index for index, _ in self.prediction.top(2) if index != self._asked.target)
         self._lowest = self._full
+        self._judge = _JUDGED_BY if _JUDGED_BY in interventions.coverings else interventions.first
 
     def survey(self, orders: Sequence[Tensor]) -> None:
         """Find the lowest log-odds that covering a strong part of any order leads to, the end of the scale."""
         for order in orders:
-            tried = self._judged(order)
-            means = sum(self._run.without(tried, name).log_odds for name in self._run.coverings)  # type: ignore[assignment]
-            self._lowest = min(self._lowest, float(means.min()) / len(self._run.coverings))
+            found = self._run.without(self._judged(order), self._judge)
+            self._lowest = min(self._lowest, float(found.log_odds.min()))
 
     def worth(self, order: Tensor) -> float:
         """Return what an order is worth: the mean of what its strongest parts are worth, covered and alone."""
-        return float(self._gains(self._judged(order)).mean())
+        return float(self._gains(self._judged(order), [self._judge]).mean())
 
     def region(self, order: Tensor) -> tuple[Tensor, float | None]:
         """Return the region that is worth most, and the area of the smallest that keeps the class alone.
@@ -255,7 +257,7 @@ class _Search:
         if self._groups is None:
             tried = torch.stack(nested_boxes(order))
             areas = tried.double().mean((1, 2))
-            values = self._gains(tried) - _AREA_COST * areas
+            values = self._gains(tried, self._run.coverings) - _AREA_COST * areas
         else:
             tried = torch.stack(nested_sets(order, self._groups))
             areas = tried.double().mean(1)
@@ -294,14 +296,15 @@ class _Search:
         """The groups of units, for texts and rows."""
         return self._groups
 
-    def _gains(self, regions: Tensor) -> Tensor:
-        """Return what is lost without each region plus what it keeps alone, from 0 to 2, over all coverings."""
+    def _gains(self, regions: Tensor, coverings: Iterable[str]) -> Tensor:
+        """Return what is lost without each region plus what it keeps alone, from 0 to 2, on average over coverings."""
         total = torch.zeros(len(regions), dtype=torch.float64)
-        for name in self._run.coverings:
+        names = list(coverings)
+        for name in names:
             lost = self._share(self._run.without(regions, name))
             kept = self._share(self._run.alone(regions, name))
             total += (1 - lost) + kept
-        return total / len(self._run.coverings)
+        return total / len(names)
 
     def _share(self, outcome: Outcome) -> Tensor:
         """Return log-odds as a share of those of the whole sample, from 0 for the lowest seen to 1."""

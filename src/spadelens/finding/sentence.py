@@ -37,7 +37,7 @@ def grounds(finding: Finding, class_name: ClassName, units: Sequence[str] = (), 
     if not finding.is_carried:
         covered = f"the strongest {size}" if noun == "photo" else size
         return (
-            f"No small {_REGIONS[noun]} carries this prediction: with {covered} {WORDS[first.covering]}, "
+            f"No small {REGION_NOUNS[noun]} carries this prediction: with {covered} {WORDS[first.covering]}, "
             f"{_changes(finding, first, class_name)}."
         )
     place = f"the outlined {size}" if noun == "photo" else size
@@ -59,7 +59,7 @@ def percent(fraction: float) -> str:
     return ">99%" if 0.99 < fraction < 1 else f"{fraction:.0%}"
 
 
-_REGIONS = {"photo": "region", "text": "set of words", "row": "set of columns"}
+REGION_NOUNS = {"photo": "region", "text": "set of words", "row": "set of columns"}
 _PLACES = {
     "photo": "areas of the same size and shape",
     "text": "sets of as many words",

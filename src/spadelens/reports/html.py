@@ -6,23 +6,33 @@ import base64
 import hashlib
 import io
 import math
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from spadelens.errors import InputError
+from spadelens.finding.coverings import WORDS
+from spadelens.finding.sentence import REGION_NOUNS, percent
+from spadelens.reports.finding import FindingPictures
 from spadelens.reports.units import UNIT_NOUNS, unit_context
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_SIGNATURES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg"}
+_PICTURES = (
+    "photo",
+    "original_heatmap",
+    "trace_heatmap",
+    "original_overlay",
+    "trace_overlay",
+    "believed_heatmap",
+    "believed_overlay",
+)
 _MAX_PIXELATED_PX = 160
-_THUMBNAIL_PX = 128
+_THUMBNAIL_PX, _THUMBNAIL_QUALITY = 128, 80
 _MAX_TICKS = 5
 _SMALLEST_PLAIN = 1e-3
 _LARGEST_PLAIN = 1e4
@@ -38,7 +48,7 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 @dataclass(frozen=True)
 class PhotoPictures:
-    """The pictures of one photo, each the bytes of a PNG file, all of one size in pixels.
+    """The pictures of one photo, each the bytes of a PNG or JPEG file, all of one size in pixels.
 
     Attributes:
         photo: The photo as the model sees it, resized and cropped.
@@ -46,6 +56,10 @@ class PhotoPictures:
         trace_heatmap: The map on the trace.
         original_overlay: The map on the original model, over the photo.
         trace_overlay: The map on the trace, over the photo.
+        believed_heatmap: The map that the finding believes.
+        believed_overlay: The same over the photo.
+        finding: The pictures of the finding.
+        others: Name -> map of another method, over the photo.
     """
 
     photo: bytes
@@ -53,6 +67,10 @@ class PhotoPictures:
     trace_heatmap: bytes
     original_overlay: bytes
     trace_overlay: bytes
+    believed_heatmap: bytes
+    believed_overlay: bytes
+    finding: FindingPictures
+    others: Mapping[str, bytes]
 
 
 @dataclass(frozen=True)
@@ -130,7 +148,9 @@ def render_report(report: Mapping[str, Any], pictures: Mapping[str, PhotoPicture
     else:
         is_signed = report["settings"]["reduction"] == "sum"
         samples = [{**_sample_context(sample), **unit_context(sample, kind, is_signed)} for sample in report["samples"]]
-    return render_page("report.html.j2", report, samples, noun=kind, unit_noun=UNIT_NOUNS[kind])
+    return render_page(
+        "report.html.j2", report, samples, noun=kind, unit_noun=UNIT_NOUNS[kind], region_noun=REGION_NOUNS[kind]
+    )
 
 
 def render_page(template: str, report: Mapping[str, Any], photos: Sequence[Mapping[str, Any]], **others: Any) -> str:
@@ -172,10 +192,11 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "percent": _format_percent,
+        "whole_percent": percent,
+        "covered": WORDS.__getitem__,
         "short": _format_short,
         "at_most": lambda text: text if text.startswith("<") else f"≤{_SPACE}{text}",
         "duration": _format_duration,
-        "link": lambda path: "./" + quote(path),
     }
     return environment
 
@@ -186,11 +207,15 @@ def _read(name: str) -> str:
 
 def _photo_context(photo: Mapping[str, Any], pictures: PhotoPictures) -> dict[str, Any]:
     """Return what the template shows of a photo: its report, its pictures and what follows from them."""
-    files = {name: getattr(pictures, name) for name in PhotoPictures.__dataclass_fields__}
+    files = {name: getattr(pictures, name) for name in _PICTURES}
+    files |= {name: getattr(pictures.finding, name) for name in ("without", "alone")}
     return {
         **_sample_context(photo),
-        "pictures": {name: page_picture(f"{name} of {photo['name']!r}", png) for name, png in files.items()},
-        "thumbnails": {name: page_thumbnail(files[name]) for name in ("photo", "original_overlay", "trace_overlay")},
+        "pictures": {name: page_picture(f"{name} of {photo['name']!r}", data) for name, data in files.items()},
+        "others": {name: page_picture(f"map by {name}", data) for name, data in pictures.others.items()},
+        "outline": pictures.finding.outline,
+        "size_px": pictures.finding.size_px,
+        "thumbnails": {name: page_thumbnail(files[name]) for name in ("photo", "believed_overlay")},
     }
 
 
@@ -199,6 +224,8 @@ def _sample_context(sample: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "report": sample,
         "is_prediction_explained": sample["explained_class"]["class_index"] == sample["original"]["class_index"],
+        "is_mistake": sample["true_class"] is not None
+        and sample["true_class"]["class_index"] != sample["original"]["class_index"],
         "classes": compare_classes(sample),
         "curve": _curve(sample),
         "criterion": _criterion(sample),
@@ -209,27 +236,34 @@ def _sample_context(sample: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def page_picture(what: str, png: bytes) -> PagePicture:
-    """Return the bytes of a PNG file as a picture of the page.
+def page_picture(what: str, data: bytes) -> PagePicture:
+    """Return the bytes of a PNG or JPEG file as a picture of the page.
 
     Raises:
-        InputError: The bytes are not a PNG file; `what` names the picture in the message.
+        InputError: The bytes are neither; `what` names the picture in the message.
     """
-    if not png.startswith(_PNG_SIGNATURE) or len(png) < 24:
-        raise InputError(f"Cannot render the report: the {what} is not a PNG file; it starts with {png[:8]!r}.")
-    # The size is the first thing in the first chunk, behind its length and its name.
-    width_px, height_px = struct.unpack(">II", png[16:24])
-    return PagePicture(f"data:image/png;base64,{base64.b64encode(png).decode()}", width_px, height_px)
-
-
-def page_thumbnail(png: bytes) -> PagePicture:
-    """Return a small copy of the bytes of a PNG file as a picture of the page."""
     from PIL import Image
 
-    image = Image.open(io.BytesIO(png))
+    kind = next((name for signature, name in _SIGNATURES.items() if data.startswith(signature)), None)
+    try:
+        if kind is None:
+            raise ValueError("unknown signature")
+        width_px, height_px = Image.open(io.BytesIO(data)).size
+    except (ValueError, OSError) as error:
+        raise InputError(
+            f"Cannot render the report: the {what} is not a PNG or JPEG file; it starts with {data[:8]!r}."
+        ) from error
+    return PagePicture(f"data:image/{kind};base64,{base64.b64encode(data).decode()}", width_px, height_px)
+
+
+def page_thumbnail(data: bytes) -> PagePicture:
+    """Return a small copy of the bytes of a PNG or JPEG file as a picture of the page."""
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(data)).convert("RGB")
     image.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    image.save(buffer, "JPEG", quality=_THUMBNAIL_QUALITY)
     return page_picture("thumbnail", buffer.getvalue())
 
 

@@ -22,11 +22,12 @@ from spadelens.methods.registry import METHODS
 from spadelens.models import Loaded, LoadedTable, LoadedText
 from spadelens.plain_text import csv_cell
 from spadelens.prediction import Prediction
+from spadelens.reports.finding import describe_finding
 from spadelens.settings import configured_name, settings_of
 from spadelens.tasks.explain import ExplainSettings, Explanation, reduction_of
 from spadelens.tasks.subjects import PhotoSubject, kind_of_model
 
-FORMAT = "spadelens-report-4"
+FORMAT = "spadelens-report-5"
 NUM_TOP_CLASSES = 5
 
 
@@ -63,6 +64,8 @@ def summarize_run(run: Run, samples: Sequence[Mapping[str, Any]]) -> dict[str, A
             "reduction": reduction_of(kind, settings.method),
             "blur": settings.blur,
             "target": settings.target,
+            "versus": settings.versus,
+            "candidates": list(settings.candidates),
             **describe_options(settings.options, run.trace_report),
         },
         "seconds": dict(run.seconds),
@@ -124,6 +127,10 @@ def summarize_sample(explanation: Explanation, loaded: Loaded) -> dict[str, Any]
             "class_index": explanation.target,
             "class_name": loaded.class_name(explanation.target),
         },
+        "true_class": None
+        if subject.true_class is None
+        else {"class_index": subject.true_class, "class_name": loaded.class_name(subject.true_class)},
+        "finding": describe_finding(explanation, loaded),
         "original": describe_prediction(report.original_prediction, explanation.target_probabilities[0], loaded),
         "trace": describe_prediction(report.trace_prediction, explanation.target_probabilities[1], loaded),
         "is_prediction_kept": report.is_prediction_kept,
@@ -191,11 +198,13 @@ def maps_table(sample: Mapping[str, Any]) -> str:
     """Return the maps of a text or a row as CSV, with one line per token or feature."""
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
-    writer.writerow(["name", "value", "special", "original", "original_absolute", "trace", "trace_absolute"])
-    for unit in sample["map_values"]:
+    columns = ["name", "value", "special", "region", "original", "original_absolute", "trace", "trace_absolute"]
+    writer.writerow(columns)
+    region = set(sample["finding"]["units"])
+    for number, unit in enumerate(sample["map_values"]):
         values = [unit[side][reduced] for side in ("original", "trace") for reduced in ("signed", "absolute")]
         value = "" if unit["value"] is None else unit["value"]
-        writer.writerow([csv_cell(unit["name"]), value, int(unit["is_special"]), *values])
+        writer.writerow([csv_cell(unit["name"]), value, int(unit["is_special"]), int(number in region), *values])
     return written.getvalue()
 
 
@@ -207,7 +216,8 @@ def _signed(heatmap: Heatmap) -> list[float]:
 
 def _files(explanation: Explanation) -> dict[str, str]:
     name = explanation.subject.name
-    maps = {"maps": "maps.csv"} if explanation.units else {"original_map": "original.png", "trace_map": "trace.png"}
+    photo = {"region": "region.png", "map": "map.png", "original_map": "original.png", "trace_map": "trace.png"}
+    maps = {"maps": "maps.csv"} if explanation.units else photo
     return {key: f"{name}/{file}" for key, file in {**maps, "trace": "trace.safetensors"}.items()}
 
 

@@ -27,6 +27,7 @@ class ShownUnit:
         raw: The raw value of a feature; None for tokens.
         values: Side ('original', 'trace') -> the value that is drawn.
         strengths: Side -> how large that is beside the largest of the map, in [-1, 1].
+        is_carrying: Whether it belongs to what the prediction rests on.
     """
 
     before: str
@@ -36,6 +37,7 @@ class ShownUnit:
     raw: float | None
     values: Mapping[str, float]
     strengths: Mapping[str, float]
+    is_carrying: bool
 
     def role(self, side: str) -> str:
         """Return whether the unit is 'for' the class, 'against' it or 'neutral'."""
@@ -49,30 +51,34 @@ def unit_context(sample: Mapping[str, Any], kind: str, is_signed: bool) -> dict[
     Each map is scaled by its own largest value, special tokens left out unless there is nothing else. The features of
     a row are in descending order of the larger of both sides.
     """
-    shown = _shown_units(sample["map_values"], "signed" if is_signed else "absolute")
+    shown = _shown_units(sample, "signed" if is_signed else "absolute")
     by_size = sorted(shown, key=lambda unit: -max(abs(unit.strengths[side]) for side in _SIDES))
     whole = "".join(unit.before + unit.text for unit in shown if not unit.is_special)
     return {
         "units": shown,
         "bars": by_size[:MOST_BARS] if kind == "row" else [],
         "is_signed": is_signed,
+        "believed_side": "original" if sample["finding"]["believed"].endswith("original model") else "trace",
         "unknown": [unit.text for unit in shown if unit.is_unknown],
         "disagreeing": [unit for unit in by_size if is_signed and _disagrees(unit)],
         "summary": whole.strip() if kind == "text" else ", ".join(unit.text for unit in by_size[:3]),
     }
 
 
-def _shown_units(map_values: list[Mapping[str, Any]], reduced: str) -> list[ShownUnit]:
+def _shown_units(sample: Mapping[str, Any], reduced: str) -> list[ShownUnit]:
+    map_values = sample["map_values"]
+    carrying = set(sample["finding"]["units"]) if sample["finding"]["is_carried"] else set()
     counted = [unit for unit in map_values if not unit["is_special"]] or map_values
     largest = {side: max(abs(unit[side][reduced]) for unit in counted) for side in _SIDES}
     shown = []
-    for unit in map_values:
+    for number, unit in enumerate(map_values):
         values = {side: unit[side][reduced] for side in _SIDES}
         strengths = {side: _strength(values[side], largest[side]) for side in _SIDES}
         stripped = unit["name"].lstrip()
         before = unit["name"][: len(unit["name"]) - len(stripped)]
         flags = unit["is_special"], unit["is_unknown"]
-        shown.append(ShownUnit(before, stripped or _UNSEEN, *flags, unit["value"], values, strengths))
+        named = before, stripped or _UNSEEN, *flags, unit["value"]
+        shown.append(ShownUnit(*named, values, strengths, number in carrying))
     return shown
 
 

@@ -17,7 +17,7 @@ from spadelens.extraction.extraction import extract_trace
 from spadelens.extraction.options import TraceOptions
 from spadelens.extraction.presets import find_preset
 from spadelens.extraction.trace import Trace, runnable
-from spadelens.finding.candidates import OTHERS, Candidates, candidates_of
+from spadelens.finding.candidates import Candidates, candidates_of
 from spadelens.finding.coverings import coverings_for
 from spadelens.finding.finding import Finding, find
 from spadelens.finding.interventions import Asked
@@ -53,7 +53,7 @@ class ExplainSettings:
     target: str | None = None
     blur: float = 0.0
     versus: str | None = None
-    candidates: tuple[str, ...] = OTHERS
+    candidates: tuple[str, ...] = defaults.CANDIDATES
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +96,7 @@ def explain(loaded: Loaded, subject: Subject, settings: ExplainSettings, progres
     assert isinstance(settings.options.augmentation, str)
     shown = show(loaded, subject, settings.options.augmentation)
     model, sample = shown.model, shown.sample
-    target, versus = _asked_classes(loaded, shown, settings)
+    target, versus = _asked_classes(loaded, shown, settings, subject.true_class)
     extract = extract_ensemble if find_preset(settings.options.preset or defaults.PRESET).members else extract_trace
     options = replace(settings.options, augmentation=shown.augmentation)
     trace = extract(model, sample, target=target, options=options, progress=progress)
@@ -133,19 +133,25 @@ def explain(loaded: Loaded, subject: Subject, settings: ExplainSettings, progres
     )
 
 
-def _asked_classes(loaded: Loaded, shown: Shown, settings: ExplainSettings) -> tuple[int | None, int | None]:
+def _asked_classes(
+    loaded: Loaded, shown: Shown, settings: ExplainSettings, true_class: int | None
+) -> tuple[int | None, int | None]:
     """Return the class to explain and the class to compare it with, where the user has named them.
+
+    A prediction that is known to be wrong is compared with the right class.
 
     Raises:
         UnknownNameError: There is no such class; InputError: they are the same.
     """
     named = (settings.target, settings.versus)
-    if named == (None, None):
+    if named == (None, None) and true_class is None:
         return None, None
     scores = class_scores(shown.model, check_sample(shown.model, shown.sample).unsqueeze(0))[0]
     target, versus = (None if name is None else find_class(name, loaded.class_names, len(scores)) for name in named)
     if versus is not None and versus == (int(scores.argmax()) if target is None else target):
         raise InputError(f"Cannot explain {loaded.class_name(versus)!r} against itself: name another class.")
+    if named == (None, None) and true_class != int(scores.argmax()):
+        versus = true_class
     return target, versus
 
 

@@ -1,0 +1,35 @@
+"""The pictures of one explained photo."""
+
+from __future__ import annotations
+
+from spadelens.models import LoadedModel
+from spadelens.pictures import heatmap_picture, overlay_picture, photo_bytes, photo_picture, png_bytes
+from spadelens.reports.finding import draw_finding
+from spadelens.reports.html import PhotoPictures
+from spadelens.tasks.explain import Explanation
+from spadelens.tasks.subjects import PhotoSubject
+
+
+def draw_photo(explanation: Explanation, loaded: LoadedModel) -> PhotoPictures:
+    """Return the pictures of one explained photo."""
+    subject = explanation.subject
+    assert isinstance(subject, PhotoSubject)
+    photo = subject.crop
+    original, trace = explanation.original_map, explanation.trace_map
+    believed = explanation.finding.shown
+    others = {
+        name: heatmap
+        for name, heatmap in explanation.candidates.maps.items()
+        if heatmap is not original and heatmap is not trace
+    }
+    return PhotoPictures(
+        photo=photo_bytes(photo_picture(photo)),
+        original_heatmap=png_bytes(heatmap_picture(original.values)),
+        trace_heatmap=png_bytes(heatmap_picture(trace.values)),
+        original_overlay=photo_bytes(overlay_picture(original.values, photo)),
+        trace_overlay=photo_bytes(overlay_picture(trace.values, photo)),
+        believed_heatmap=png_bytes(heatmap_picture(believed)),
+        believed_overlay=photo_bytes(overlay_picture(believed, photo)),
+        finding=draw_finding(explanation, loaded),
+        others={name: photo_bytes(overlay_picture(heatmap.values, photo)) for name, heatmap in others.items()},
+    )
