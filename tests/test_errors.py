@@ -10,7 +10,10 @@ from spadelens.errors import SpadeError, UnknownNameError, suggest
 CLASSES = [
     value
     for _, value in inspect.getmembers(errors, inspect.isclass)
-    if issubclass(value, Exception) and value.__module__ == errors.__name__ and value is not SpadeError
+    if issubclass(value, Exception)
+    and not issubclass(value, Warning)
+    and value.__module__ == errors.__name__
+    and value is not SpadeError
 ]
 
 

@@ -16,6 +16,8 @@
     ├── DeviceError (RuntimeError)       a device that is not there
     └── OutputError (OSError)            a place that cannot be written
 
+A warning of the library is a `SampleSizeWarning` (UserWarning): a photo that has not the size that the model expects.
+
 Each message is one or two sentences: what could not be done, what was expected and what came, what to do next.
 """
 
@@ -93,6 +95,10 @@ class DeviceError(SpadeError, RuntimeError):
 
 class OutputError(SpadeError, OSError):
     """A result cannot be written where it should go."""
+
+
+class SampleSizeWarning(UserWarning):
+    """A photo has not the size that the model is known to expect."""
 
 
 def suggest(name: str, known: Iterable[str], most_listed: int = 12) -> str:

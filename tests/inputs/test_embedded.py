@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from spadelens import Trace, attribute, extract_ensemble, extract_trace
 from spadelens.errors import InputError, TraceMismatchError
-from spadelens.inputs import embed_text
-from spadelens.inputs.embedded import EmbeddedText
+from spadelens.inputs import EmbeddedText, embed_text
 from spadelens.inputs.samples import row_sample
 from spadelens.models import Encoding, LoadedTable
 

@@ -47,7 +47,7 @@ def test_loading_leaves_random_states() -> None:
         ("dmo", "Cannot read the model spec 'dmo'"),
         ("", "Cannot read the model spec ''"),
         ("net.py", "'net.py' does not say which function makes the model"),
-        ("torchvison:resnet18", "torchvision:NAME"),
+        ("torchvison:resnet_18", "torchvision:NAME"),
         ("torchvision:resnet5", "Did you mean"),
         ("torchvision:", "Unknown torchvision model ''"),
         ("torchvision:resnet18@/nowhere/w.safetensors", "There is no checkpoint at '/nowhere/w.safetensors'"),
@@ -63,6 +63,35 @@ def test_near_names() -> None:
         load_model("torchvision:resnet_50", "cpu")
     with pytest.raises(UnknownNameError, match="Did you mean 'mobilenet_v2'"):
         load_model("torchvision:mobilenet2", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("resnet50", "'torchvision:resnet50' or 'timm:resnet50'"),
+        ("ResNet50", "'torchvision:resnet50' or 'timm:resnet50'"),
+        ("torchvison:resnet50", "'torchvision:resnet50' or 'timm:resnet50'"),
+        ("resnet50@w.pt", "'torchvision:resnet50@w.pt' or 'timm:resnet50@w.pt'"),
+        ("alexnet", "'torchvision:alexnet'"),
+        ("test_resnet", "'timm:test_resnet'"),
+        ("test_resnet.r160_in1k", "'timm:test_resnet.r160_in1k'"),
+    ],
+)
+def test_names_without_their_source(spec: str, expected: str) -> None:
+    pytest.importorskip("timm")
+    assert refused(spec) == f"Cannot read the model spec {spec!r}. Did you mean {expected}?"
+
+
+def test_names_without_their_source_where_timm_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spadelens.models.specs.find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    assert refused("resnet50") == "Cannot read the model spec 'resnet50'. Did you mean 'torchvision:resnet50'?"
+    assert "expected 'demo'" in refused("test_resnet")
+
+
+def test_tags_that_do_not_exist_are_not_suggested() -> None:
+    pytest.importorskip("timm")
+    assert "Did you mean" not in refused("test_resnet.nothing")
 
 
 @pytest.fixture(scope="module")

@@ -91,7 +91,8 @@ def _swin(**settings: Any) -> nn.Module:
 
 def _timm(name: str, **settings: Any) -> nn.Module:
     timm = pytest.importorskip("timm")
-    return timm.create_model(name, pretrained=False, num_classes=NUM_CLASSES, **settings)
+    made_for = {"input_size": IMAGE}
+    return timm.create_model(name, num_classes=NUM_CLASSES, pretrained_cfg_overlay=made_for, **settings)
 
 
 def _transformers(kind: str, argument: str = "inputs_embeds", **settings: Any) -> nn.Module:

@@ -19,11 +19,11 @@ from spadelens.extraction.report import TraceReport
 from spadelens.extraction.trace import Trace, runnable, swapped_weights
 from spadelens.forward import check_repeatable, class_scores
 from spadelens.inputs.checks import check_sample, check_target
-from spadelens.inputs.embedded import EmbeddedText
 from spadelens.inputs.kind import kind_of
 from spadelens.kinds import REDUCTIONS, Kind, Reduction, reduce_to_units
 from spadelens.methods.method import Method
 from spadelens.methods.registry import METHODS
+from spadelens.models.embedded import EmbeddedText
 from spadelens.settings import configured_name, parse_configured, settings_of
 
 __all__ = ["Heatmap", "attribute"]

@@ -20,8 +20,8 @@ from spadelens.extraction.request import Request, make_request
 from spadelens.extraction.trace import Trace
 from spadelens.inputs.checks import check_sample
 from spadelens.inputs.kind import kind_of
-from spadelens.inputs.samples import views_of_input
 from spadelens.kinds import Kind
+from spadelens.models.samples import views_of_input
 from spadelens.progress import Progress, ProgressLike, no_progress
 from spadelens.progress_bars import reporting
 from spadelens.views.view_source import ViewSource, given_views

@@ -1,7 +1,7 @@
 # The public names, read at run time too.
-from .embedded import EmbeddedText as EmbeddedText
 from .kind import kind_of as kind_of
 from .samples import (
+    EmbeddedText as EmbeddedText,
     RowSample as RowSample,
     TextSample as TextSample,
     embed_text as embed_text,

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 from spadelens.eager import refusal, unwrapped
 from spadelens.errors import InputError
+from spadelens.input_size import warn_of_size
 
 
 def check_sample(model: nn.Module, sample: Any) -> Tensor:
     """Return `sample`, without a batch dimension, on the device and in the type of `model`.
 
-    A batch of one is taken for the sample in it where the first convolution of the model shows that it is one.
+    A batch of one is taken for the sample in it where the first convolution of the model shows that it is one. A photo
+    of another size than the model is known to expect gets a `SampleSizeWarning`.
 
     Raises:
         InputError: `model` is not a module, or is one whose layers cannot be seen (TorchScript), have no weights to
@@ -43,6 +45,7 @@ def check_sample(model: nn.Module, sample: Any) -> Tensor:
     found: Tensor = sample
     if len(sample) == 1 and sample.dim() > 1 and _num_axes(unwrapped(model)) == sample.dim() - 1:
         found = sample[0]
+    warn_of_size(model, found)
     return found.detach().to(reference.dtype).to(reference.device)  # in this order: MPS has no float64
 
 

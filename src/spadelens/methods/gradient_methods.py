@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spadelens.methods.captum_methods import captum_method
 from spadelens.methods.method import Attribution, Method, check_at_least_one, check_finite, check_noise
 
 
@@ -25,9 +26,7 @@ class Saliency(Method):
 
     def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:
         """Return the gradient."""
-        from captum.attr import Saliency as CaptumSaliency
-
-        return Attribution(CaptumSaliency(model).attribute(sample, target=target, abs=False))
+        return Attribution(captum_method("Saliency")(model).attribute(sample, target=target, abs=False))
 
 
 @final
@@ -39,9 +38,7 @@ class InputXGradient(Method):
 
     def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:
         """Return the product."""
-        from captum.attr import InputXGradient as CaptumInputXGradient
-
-        return Attribution(CaptumInputXGradient(model).attribute(sample, target=target))
+        return Attribution(captum_method("InputXGradient")(model).attribute(sample, target=target))
 
 
 @final
@@ -70,9 +67,7 @@ class IntegratedGradients(Method):
 
     def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:
         """Return the integral and its convergence delta."""
-        from captum.attr import IntegratedGradients as CaptumIntegratedGradients
-
-        values, delta = CaptumIntegratedGradients(model).attribute(
+        values, delta = captum_method("IntegratedGradients")(model).attribute(
             sample,
             baselines=self.baseline,
             target=target,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from spadelens.errors import InputError
 from spadelens.inputs.kind import kind_of
 from spadelens.kinds import LAYOUTS, Kind
+from spadelens.methods.captum_methods import captum_method
 from spadelens.methods.method import Attribution, Method, check_at_least_one, check_finite
 
 
@@ -47,11 +48,9 @@ class Occlusion(Method):
 
     def attribute(self, model: nn.Module, sample: Tensor, target: int) -> Attribution:
         """Return, for every input, the mean drop of the score over the windows that cover it."""
-        from captum.attr import Occlusion as CaptumOcclusion
-
         window, strides = self._window(sample[0], kind_of(model, sample[0]))
         with torch.no_grad():
-            values = CaptumOcclusion(model).attribute(
+            values = captum_method("Occlusion")(model).attribute(
                 sample,
                 sliding_window_shapes=window,
                 strides=strides,

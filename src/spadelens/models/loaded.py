@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias, final, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeAlias, final, runtime_checkable
 
 from PIL import Image
 from torch import Tensor, nn
 
+from spadelens.input_size import declare_size
 from spadelens.photos import Preprocessing, read_photo
 from spadelens.plain_text import printable
 from spadelens.prediction import Outputs
+
+if TYPE_CHECKING:
+    from spadelens.models.samples import RowSample, TextSample
 
 
 class _NamedClasses:
@@ -43,6 +48,11 @@ class LoadedModel(_NamedClasses):
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
     outputs: Outputs | None = None
+
+    def __post_init__(self) -> None:
+        """Remember which size the model expects, so that tensors of another size get a warning."""
+        if isinstance(self.model, nn.Module):
+            declare_size(self.model, self.preprocessing.crop_px)
 
     def sample(self, photo: Image.Image | str | Path) -> Tensor:
         """Return a photo, or the photo in a file, as the model expects it, `[C, H, W]` on the CPU.
@@ -111,6 +121,18 @@ class LoadedText(_NamedClasses):
     class_names: tuple[str, ...]
     outputs: Outputs | None = None
 
+    def sample(self, text: str) -> TextSample:
+        """Return a text as a sample, with the model that reads it; the same as `spadelens.text_sample`.
+
+        Raises:
+            InputError: The text is not a string, has no token or too many, or the model does not look its tokens up in
+                one nn.Embedding.
+            ModelOutputError: The model fails on the text.
+        """
+        from spadelens.models.samples import text_sample
+
+        return text_sample(self, text)
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -136,6 +158,16 @@ class LoadedTable(_NamedClasses):
     background: Tensor | None
     class_names: tuple[str, ...]
     outputs: Outputs | None = None
+
+    def sample(self, row: Mapping[str, float] | Sequence[float] | Tensor) -> RowSample:
+        """Return a row of raw values as a sample, by feature name or in order; the same as `spadelens.row_sample`.
+
+        Raises:
+            InputError: A feature is missing, or a value is not a finite number.
+        """
+        from spadelens.models.samples import row_sample
+
+        return row_sample(self, row)
 
     def standardize(self, rows: Tensor) -> Tensor:
         """Return raw rows `[..., features]` as the model expects them."""

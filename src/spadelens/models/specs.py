@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, overload
 
@@ -122,7 +123,11 @@ def _unreadable(spec: str) -> str:
     bare = spec.partition("@")[0]
     if bare.endswith(".py"):
         return f"{spec!r} does not say which function makes the model: expected {bare}:FACTORY.{_functions(Path(bare))}"
-    return f"Cannot read the model spec {spec!r}: expected {_FORMS}.{_nearest(spec)}"
+    named = _with_source(spec)
+    if named:
+        return f"Cannot read the model spec {spec!r}. Did you mean {' or '.join(map(repr, named))}?"
+    near = suggest(spec, ["demo", "torchvision:resnet50", "timm:resnet50"], most_listed=0)
+    return f"Cannot read the model spec {spec!r}: expected {_FORMS}.{near}"
 
 
 def _functions(path: Path) -> str:
@@ -135,14 +140,23 @@ def _functions(path: Path) -> str:
     return f" It defines: {', '.join(names)}." if names else ""
 
 
-def _nearest(spec: str) -> str:
-    """Return ' Did you mean ...?' for the name of a model without its source, torchvision before timm."""
+def _with_source(spec: str) -> list[str]:
+    """Return the specs that lead to the model which `spec` names without its source, torchvision before timm.
+
+    timm is imported only if it is installed, and only where there is nothing else to do than to fail.
+    """
     import torchvision
 
-    name = spec.rpartition(":")[2].lower()
-    if name in torchvision.models.list_models(module=torchvision.models):
-        return f" Did you mean 'torchvision:{name}'?"
-    return suggest(spec, ["demo", "torchvision:resnet50", "timm:resnet50"], most_listed=0)
+    name, at, checkpoint = spec.partition("@")
+    name = name.rpartition(":")[2].lower()
+    found = ["torchvision"] if name in torchvision.models.list_models(module=torchvision.models) else []
+    if name and find_spec("timm") is not None:
+        import timm
+
+        bare, _, tag = name.partition(".")
+        if timm.is_model(bare) and (not tag or name in timm.list_pretrained(f"{bare}.*")):
+            found.append("timm")
+    return [f"{source}:{name}{at}{checkpoint}" for source in found]
 
 
 def _load_demo() -> LoadedModel:
