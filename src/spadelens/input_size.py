@@ -56,8 +56,10 @@ def warn_of_size(model: nn.Module, sample: Tensor) -> None:
         return
     expected = expected_sizes(model)
     height, width = size = (int(sample.shape[1]), int(sample.shape[2]))
+    if not expected or size in expected:
+        return
     reported = _reported.setdefault(unwrapped(model), set())
-    if not expected or size in expected or size in reported:
+    if size in reported:
         return
     reported.add(size)
     wanted = " or ".join(f"{tall} x {wide}" for tall, wide in sorted(expected))

@@ -101,11 +101,12 @@ def _bar(strength: float) -> str:
 
 def _picture(picture: Image.Image, caption: str, most_bytes: int) -> str:
     kind, content = compact(picture, most_bytes)
+    look = "image-rendering:pixelated" if kind == "png" else ""
     enlarged = max(1, _LEAST_SHOWN_PX // max(picture.size))
     width = min(picture.width, _MOST_PX * 2) * enlarged
     return (
         f'<figure style="display:inline-block;margin:4px"><img alt="{escaped(caption)}" style="width:{width}px;'
-        f'image-rendering:pixelated" src="data:image/{kind};base64,{base64.b64encode(content).decode()}">'
+        f'{look}" src="data:image/{kind};base64,{base64.b64encode(content).decode()}">'
         f"<figcaption>{escaped(caption)}</figcaption></figure>"
     )
 
@@ -128,7 +129,7 @@ def compact(picture: Image.Image, most_bytes: int) -> tuple[str, bytes]:
             content = _file(small.convert("RGB"), "JPEG", quality=quality, optimize=True)
             if len(content) <= most_bytes:
                 return "jpeg", content
-        side = side // 2
+        side = side * 3 // 4
         if side == 0:
             return "png", content
 

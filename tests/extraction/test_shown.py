@@ -31,6 +31,8 @@ def test_a_trace_shows_predictions_and_layers(trace: Trace) -> None:
     assert "2 of 3" in page.texts
     assert f"{report.sparsity:.1%}" in page.texts
     assert report.status in page.texts
+    summary = f"{report.status}, {report.sparsity:.1%} pruned, 2 of 3 layers"
+    assert repr(report) == f"<TraceReport for class {report.target}: {summary}>"
     (picture,) = page.pictures
     pixels = np.asarray(picture.convert("RGB")).astype(int)
     red = (pixels[..., 0] > pixels[..., 2] + 50).sum(0)

@@ -90,3 +90,17 @@ def test_photos(demo: LoadedModel, tmp_path: Path) -> None:
     assert torch.equal(demo.preprocessing(photo.convert("RGB")), expected)
     with pytest.raises(PhotoError):
         demo.sample(tmp_path / "none.png")
+
+
+def test_plain_words_on_one_line(demo: LoadedModel) -> None:
+    assert repr(demo) == "<LoadedModel 'demo': photos of 64 x 64 pixels, 10 named classes>"
+    assert repr(TEXTS) == "<LoadedText 'x': texts, classes without names>"
+    assert repr(TABLE) == "<LoadedTable 'x': rows of 3 features, classes without names>"
+    assert repr(TABLE.sample([5.0, 2.5, 7.0])) == "<RowSample of 3 features: age=5, height=2.5, weight=7>"
+    assert repr(TEXTS.sample("a nice day")) == "<TextSample of 4 tokens: '[CLS]aniceday'>"
+    long = LoadedTable(
+        "x" * 999, nn.Linear(9, 2), tuple("y" * 99 + str(n) for n in range(9)), torch.zeros(9), torch.ones(9), None, ()
+    )
+    many = TEXTS.sample("word " * 999)
+    assert repr(long.sample([1e30] * 9)).endswith(", ...>")
+    assert max(len(repr(one)) for one in (long, long.sample([1e30] * 9), many)) < 300

@@ -92,7 +92,7 @@ class SearchReport:
     chosen_bound: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TraceReport:
     """Everything about a trace except its weights.
 
@@ -118,6 +118,11 @@ class TraceReport:
     target: int
     kind: Kind
     search: SearchReport | None = None
+
+    def __repr__(self) -> str:
+        """Summarize the outcome."""
+        layers = f"{len(self.pruned_layers)} of {len(self.layers)} layers"
+        return f"<TraceReport for class {self.target}: {self.status}, {self.sparsity:.1%} pruned, {layers}>"
 
     @property
     def is_prediction_kept(self) -> bool:

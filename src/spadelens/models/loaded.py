@@ -14,6 +14,7 @@ from spadelens.input_size import declare_size
 from spadelens.photos import Preprocessing, read_photo
 from spadelens.plain_text import printable
 from spadelens.prediction import Outputs
+from spadelens.snippets import shortened
 
 if TYPE_CHECKING:
     from spadelens.models.samples import RowSample, TextSample
@@ -22,7 +23,16 @@ if TYPE_CHECKING:
 class _NamedClasses:
     """A model with class names."""
 
+    spec: str
     class_names: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        """Summarize what was loaded, without the modules and names, which take pages."""
+        named = f"{len(self.class_names)} named classes" if self.class_names else "classes without names"
+        return f"<{type(self).__name__} {shortened(self.spec, 100)!r}: {self._inputs()}, {named}>"
+
+    def _inputs(self) -> str:
+        raise NotImplementedError
 
     def class_name(self, class_index: int) -> str:
         """Return the printable name of a class, or a name like 'class 7' if it has none."""
@@ -31,7 +41,7 @@ class _NamedClasses:
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LoadedModel(_NamedClasses):
     """A model in evaluation mode with everything needed to run it on a photo.
 
@@ -53,6 +63,10 @@ class LoadedModel(_NamedClasses):
         """Remember which size the model expects, so that tensors of another size get a warning."""
         if isinstance(self.model, nn.Module):
             declare_size(self.model, self.preprocessing.crop_px)
+
+    def _inputs(self) -> str:
+        height, width = self.preprocessing.crop_px
+        return f"photos of {height} x {width} pixels"
 
     def sample(self, photo: Image.Image | str | Path) -> Tensor:
         """Return a photo, or the photo in a file, as the model expects it, `[C, H, W]` on the CPU.
@@ -103,7 +117,7 @@ class Tokenizer(Protocol):
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LoadedText(_NamedClasses):
     """A model in evaluation mode with everything needed to run it on a text.
 
@@ -121,6 +135,9 @@ class LoadedText(_NamedClasses):
     class_names: tuple[str, ...]
     outputs: Outputs | None = None
 
+    def _inputs(self) -> str:
+        return "texts"
+
     def sample(self, text: str) -> TextSample:
         """Return a text as a sample, with the model that reads it; the same as `spadelens.text_sample`.
 
@@ -135,7 +152,7 @@ class LoadedText(_NamedClasses):
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LoadedTable(_NamedClasses):
     """A model in evaluation mode with everything needed to run it on a row of a table.
 
@@ -158,6 +175,9 @@ class LoadedTable(_NamedClasses):
     background: Tensor | None
     class_names: tuple[str, ...]
     outputs: Outputs | None = None
+
+    def _inputs(self) -> str:
+        return f"rows of {len(self.feature_names)} features"
 
     def sample(self, row: Mapping[str, float] | Sequence[float] | Tensor) -> RowSample:
         """Return a row of raw values as a sample, by feature name or in order; the same as `spadelens.row_sample`.

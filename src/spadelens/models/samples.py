@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from spadelens.eager import unwrapped
 from spadelens.errors import InputError
 from spadelens.models.embedded import EmbeddedText
+from spadelens.snippets import shortened
 from spadelens.views.augmentation import Augmentation
 from spadelens.views.photo_views import AugmentationLike, parse_augmentation
 from spadelens.views.row_views import BootstrapViews
@@ -20,9 +21,11 @@ from spadelens.views.token_views import TokenViews
 if TYPE_CHECKING:
     from spadelens.models.loaded import Encoding, LoadedTable, LoadedText
 
+_MOST_SHOWN = 4
+
 
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TextSample:
     """A text to be explained.
 
@@ -37,6 +40,10 @@ class TextSample:
     values: Tensor
     tokens: tuple[str, ...]
     is_special: tuple[bool, ...]
+
+    def __repr__(self) -> str:
+        """Show the beginning of the text."""
+        return f"<TextSample of {len(self.tokens)} tokens: {shortened(''.join(self.tokens), 100)!r}>"
 
     @property
     def augmentation(self) -> Augmentation:
@@ -53,7 +60,7 @@ class TextSample:
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RowSample:
     """A row of a table to be explained.
 
@@ -70,6 +77,13 @@ class RowSample:
     background: Tensor | None
     feature_names: tuple[str, ...]
     raw: Tensor
+
+    def __repr__(self) -> str:
+        """Show the first features."""
+        shown = zip(self.feature_names[:_MOST_SHOWN], self.raw.tolist(), strict=False)
+        more = ", ..." if len(self.feature_names) > _MOST_SHOWN else ""
+        named = ", ".join(f"{shortened(name, 20)}={value:g}" for name, value in shown)
+        return f"<RowSample of {len(self.feature_names)} features: {named}{more}>"
 
     @property
     def augmentation(self) -> Augmentation:
