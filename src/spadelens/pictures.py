@@ -14,7 +14,8 @@ COLORMAP = "inferno"
 _SHOWN_AS_BRIGHTEST = 0.995  # quantile: a few extreme pixels would leave the rest black
 _SMALLEST_SHOWN_PX = 448
 _LARGEST_OPACITY = 0.85
-_QUALITY = 85  # of JPEG files
+_LARGEST_SMOOTHED = 2  # enlargements beyond it keep the pixels visible
+_QUALITY = 75  # of JPEG files
 _BACKDROP = 0.5  # grey, as what comes in from outside of an image
 _MOST_BARS, _BAR_AREA_PX = 360, 96
 _FOR, _AGAINST, _EMPTY = (192, 57, 43), (41, 98, 178), (255, 255, 255)
@@ -93,7 +94,7 @@ def png_bytes(picture: Image.Image) -> bytes:
 def photo_bytes(picture: Image.Image) -> bytes:
     """Return a picture of a photo as the bytes of a JPEG file."""
     buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=_QUALITY, subsampling=0)
+    picture.save(buffer, format="JPEG", quality=_QUALITY)
     return buffer.getvalue()
 
 
@@ -134,4 +135,5 @@ def _colors(strength: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 def _enlarged(picture: Image.Image) -> Image.Image:
     factor = max(1, -(-_SMALLEST_SHOWN_PX // min(picture.size)))
-    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    kept = Image.Resampling.NEAREST if factor > _LARGEST_SMOOTHED else Image.Resampling.BICUBIC
+    return picture.resize((picture.width * factor, picture.height * factor), kept)

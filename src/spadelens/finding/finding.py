@@ -363,10 +363,13 @@ def _smoothed(values: Tensor) -> Tensor:
 
 
 def _is_lost(prediction: Prediction, target: int, versus: int | None, probabilities: Tensor) -> bool:
-    """Whether the explained class is lost: no longer the answer, or half as likely where it never was the answer."""
+    """Whether the explained class is lost: no longer the answer.
+
+    Where it never was the answer, it is lost if it falls behind the class that it is compared with, or to half.
+    """
     found = float(probabilities[target])
-    if versus is not None and prediction.probabilities[target] > prediction.probabilities[versus]:
-        return bool(found <= float(probabilities[versus]))
     if target in prediction.answer:
         return found < 0.5 if prediction.outputs == "labels" else int(probabilities.argmax()) != target
+    if versus is not None and prediction.probabilities[target] > prediction.probabilities[versus]:
+        return found <= float(probabilities[versus])
     return found < prediction.probabilities[target] / 2

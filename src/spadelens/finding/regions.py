@@ -38,8 +38,12 @@ def compact(region: Tensor, values: Tensor) -> Tensor:
 
 
 def nested_boxes(values: Tensor) -> list[Tensor]:
-    """Return compact regions of a map `[H, W]` in ascending order of `AREAS`, without repetitions."""
-    return _distinct([compact(strongest(values, fraction), values) for fraction in AREAS])
+    """Return compact regions of a map `[H, W]` in ascending order of `AREAS`, without repetitions.
+
+    Regions that cover more than the largest of these areas once they are compact are left out, except the first.
+    """
+    first, *others = _distinct([compact(strongest(values, fraction), values) for fraction in AREAS])
+    return [first, *(one for one in others if float(one.double().mean()) <= LARGEST_AREA)]
 
 
 def nested_sets(values: Tensor, groups: Sequence[int]) -> list[Tensor]:

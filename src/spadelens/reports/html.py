@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 from spadelens.errors import InputError
 from spadelens.finding.coverings import WORDS
 from spadelens.finding.sentence import REGION_NOUNS, percent
+from spadelens.pictures import photo_bytes
 from spadelens.reports.finding import FindingPictures
 from spadelens.reports.units import UNIT_NOUNS, unit_context
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-_SIGNATURES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg"}
+_JPEG = b"\xff\xd8\xff"
+_SIGNATURES = {b"\x89PNG\r\n\x1a\n": "png", _JPEG: "jpeg"}
 _PICTURES = (
     "photo",
     "original_heatmap",
@@ -207,7 +209,7 @@ def _read(name: str) -> str:
 
 def _photo_context(photo: Mapping[str, Any], pictures: PhotoPictures) -> dict[str, Any]:
     """Return what the template shows of a photo: its report, its pictures and what follows from them."""
-    files = {name: getattr(pictures, name) for name in _PICTURES}
+    files = {name: _compressed(getattr(pictures, name)) for name in _PICTURES}
     files |= {name: getattr(pictures.finding, name) for name in ("without", "alone")}
     return {
         **_sample_context(photo),
@@ -254,6 +256,16 @@ def page_picture(what: str, data: bytes) -> PagePicture:
             f"Cannot render the report: the {what} is not a PNG or JPEG file; it starts with {data[:8]!r}."
         ) from error
     return PagePicture(f"data:image/{kind};base64,{base64.b64encode(data).decode()}", width_px, height_px)
+
+
+def _compressed(data: bytes) -> bytes:
+    """Return the bytes of a picture as those of a JPEG file, so that a page with many photos can be mailed."""
+    from PIL import Image
+
+    try:
+        return data if data.startswith(_JPEG) else photo_bytes(Image.open(io.BytesIO(data)).convert("RGB"))
+    except OSError:
+        return data  # said by `page_picture`, which knows what it is a picture of
 
 
 def page_thumbnail(data: bytes) -> PagePicture:
