@@ -5,6 +5,7 @@ from . import (
     evaluation as evaluation,
     extraction as extraction,
     facets as facets,
+    finding as finding,
     inputs as inputs,
     methods as methods,
     metrics as metrics,
@@ -21,6 +22,7 @@ from .attribution.diagnosis import diagnose as diagnose
 from .attribution.heatmap import Heatmap as Heatmap
 from .attribution.soundness import Soundness as Soundness
 from .errors import SpadeError as SpadeError
+from .explained import Explained as Explained, explain as explain
 from .extraction.ensemble import TraceEnsemble as TraceEnsemble, extract_ensemble as extract_ensemble
 from .extraction.extraction import extract_trace as extract_trace, extract_traces as extract_traces
 from .extraction.group import extract_group_trace as extract_group_trace

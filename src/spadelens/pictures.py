@@ -15,6 +15,7 @@ _SHOWN_AS_BRIGHTEST = 0.995  # quantile: a few extreme pixels would leave the re
 _SMALLEST_SHOWN_PX = 448
 _LARGEST_OPACITY = 0.85
 _LARGEST_SMOOTHED = 2  # enlargements beyond it keep the pixels visible
+_OUTLINE_PX = 3
 _QUALITY = 75  # of JPEG files
 _BACKDROP = 0.5  # grey, as what comes in from outside of an image
 _MOST_BARS, _BAR_AREA_PX = 360, 96
@@ -89,6 +90,28 @@ def png_bytes(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def outlined_picture(photo: Image.Image, region: Tensor) -> Image.Image:
+    """Return a photo as `photo_picture` does, with the border of a region `[H, W]` in white on black."""
+    picture = _enlarged(photo).convert("RGB")
+    factor = picture.width // photo.width
+    large = region.cpu().numpy().repeat(factor, 0).repeat(factor, 1)
+    pixels = np.array(picture)
+    inner, outer = (_grown(large, width) for width in (_OUTLINE_PX, 2 * _OUTLINE_PX))
+    pixels[outer & ~large] = 0
+    pixels[inner & ~large] = 255
+    return Image.fromarray(pixels)
+
+
+def _grown(region: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
+    """Return a region with all pixels at most `width` away, diagonals included."""
+    for axis in (0, 1):
+        padded = np.pad(region, [(width, width) if each == axis else (0, 0) for each in (0, 1)])
+        count = region.shape[axis]
+        shifted = [padded.take(range(start, start + count), axis) for start in range(2 * width + 1)]
+        region = np.logical_or.reduce(shifted)
+    return region
 
 
 def photo_bytes(picture: Image.Image) -> bytes:

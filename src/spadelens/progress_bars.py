@@ -52,7 +52,7 @@ def reporting(progress: ProgressLike | None) -> Iterator[Progress]:
         InputError: It is something else.
     """
     if progress is True:
-        with _notebook_bar() if _is_in_notebook() else _terminal_bar() as show:
+        with _notebook_bar() if is_in_notebook() else _terminal_bar() as show:
             yield show
     elif progress is None or progress is False:
         yield no_progress
@@ -133,7 +133,7 @@ def _notebook_bar() -> Iterator[Progress]:
         handle.update(_Bar())
 
 
-def _is_in_notebook() -> bool:
+def is_in_notebook() -> bool:
     """Whether this process is the kernel of a notebook; IPython is not imported for the question."""
     running: Any = sys.modules.get("IPython")
     shell = running.get_ipython() if running is not None else None

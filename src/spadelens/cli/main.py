@@ -32,7 +32,7 @@ from spadelens.output.interrupts import EXIT_CODE as INTERRUPTED, message, stops
 from spadelens.plain_text import printable
 
 if TYPE_CHECKING:
-    from spadelens.models import Loaded, LoadedModel
+    from spadelens.models import LoadedModel
     from spadelens.tasks.explain import ExplainSettings
 
 FAILED, WRONG_INPUT = 1, 2
@@ -119,17 +119,18 @@ def explain_command(
     """
     from spadelens.cli.run import run_to_folder
     from spadelens.models import find_class, load_model
+    from spadelens.tasks.explain import explain_settings
     from spadelens.tasks.inputs import make_subjects, read_inputs, unused_columns
     from spadelens.tasks.labels import label_subjects, read_labels
     from spadelens.tasks.subjects import command_words
 
     where = options.pop("labels")
-    _settings(**options)  # report errors in the options before anything is loaded
+    explain_settings(**options)  # report errors in the options before anything is loaded
     given = read_inputs(files)
     labels = read_labels(where, given)
     loaded = load_model(model_spec, device, trust)
     subjects = make_subjects(loaded, given)
-    settings = _settings(loaded, **options)
+    settings = explain_settings(loaded, **options)
     for name in (settings.target, settings.versus):
         if name is not None and loaded.class_names and not name.strip().isdecimal():
             find_class(name, loaded.class_names, len(loaded.class_names))
@@ -173,8 +174,9 @@ def demo_command(out: Path, what: str | None, device: str) -> None:
     from spadelens.cli.run import run_to_folder
     from spadelens.models import load_model
     from spadelens.tasks.demo import demo_subjects
+    from spadelens.tasks.explain import explain_settings
 
-    settings = _settings()
+    settings = explain_settings()
     loaded = load_model("demo", device)
     if what == "facets":
         _demo_facets(loaded, out, device)
@@ -232,49 +234,6 @@ def _run(arguments: Sequence[str] | None) -> NoReturn:
     else:
         sys.exit(0)
     sys.exit(FAILED)
-
-
-def _settings(
-    loaded: Loaded | None = None,
-    *,
-    method: str | None = None,
-    blur: float = 0.0,
-    target: str | None = None,
-    versus: str | None = None,
-    candidates: tuple[str, ...] = (),
-    **options: Any,
-) -> ExplainSettings:
-    """Return the settings that the options describe for the model's kind of input; for photos without a model."""
-    from dataclasses import replace
-
-    from spadelens.extraction.options import TraceOptions
-    from spadelens.extraction.presets import find_preset
-    from spadelens.methods.registry import METHODS
-    from spadelens.schedules.schedule import SearchedSchedule
-    from spadelens.schedules.schedule_text import parse_schedule
-    from spadelens.settings import parse_configured
-    from spadelens.tasks.explain import ExplainSettings, default_method, default_preset
-    from spadelens.tasks.subjects import kind_of_model, suited_to
-    from spadelens.tasks.traces import check_class_name, completed
-
-    kind = "photo" if loaded is None else kind_of_model(loaded)
-    if blur and kind != "photo":
-        raise InputError("Cannot blur the map of a text or a table row: --blur is for photos only.")
-    check_class_name(target)
-    check_class_name(versus)
-    others = () if candidates == ("none",) else candidates or defaults.CANDIDATES
-    for other in others:
-        parse_configured("method", other, METHODS)
-    given = TraceOptions.of(**options)
-    if given.outputs is None and loaded is not None:
-        given = replace(given, outputs=loaded.outputs)
-    preset = given.preset
-    if preset is None:
-        is_searched = given.schedule is None or isinstance(parse_schedule(given.schedule), SearchedSchedule)
-        preset = default_preset(kind) if is_searched else defaults.PRESET
-    chosen = find_preset(preset) if loaded is None else suited_to(loaded, find_preset(preset))
-    parsed = parse_configured("method", default_method(kind) if method is None else method, METHODS)
-    return ExplainSettings(parsed, completed(given, chosen, preset), target, blur, versus, others)
 
 
 def _command(

@@ -21,7 +21,6 @@ from spadelens.reports.photo_pictures import draw_photo
 from spadelens.reports.summary import Run, describe_run, maps_table, summarize_run, summarize_sample
 from spadelens.tasks import visualize as visualizing
 from spadelens.tasks.explain import ExplainSettings, Explanation, explain
-from spadelens.tasks.labels import mistakes_first
 from spadelens.tasks.subjects import PhotoSubject, Subject
 
 
@@ -58,7 +57,7 @@ def run_to_folder(
                 else:
                     (folder / "maps.csv").write_text(maps_table(samples[-1]), encoding="utf-8")
         run = Run(command, loaded, settings, trace_report, _stage_seconds(samples, time.perf_counter() - start))
-        report = summarize_run(run, in_order(samples))
+        report = summarize_run(run, samples)
         (staging / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         (staging / "report.html").write_text(render_report(report, pictures), encoding="utf-8")
     print_summary(report, out)
@@ -105,13 +104,6 @@ def visualize_to_folder(
         (staging / "report.html").write_text(visualized.render(report, pictures), encoding="utf-8")
     print_visualized(report, out)
     return report
-
-
-def in_order(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the samples of a report, those whose prediction is known to be wrong first."""
-    predicted = [sample["original"]["class_index"] for sample in samples]
-    true = [None if sample["true_class"] is None else sample["true_class"]["class_index"] for sample in samples]
-    return mistakes_first(samples, predicted, true)
 
 
 def _write_trace(folder: Path, explanation: Explanation) -> None:

@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 
-from spadelens.extraction.trace import runnable
 from spadelens.finding.coverings import coverings_for
 from spadelens.finding.finding import Control, Effect, Finding
 from spadelens.finding.sentence import claim, grounds
-from spadelens.inputs.checks import check_sample
 from spadelens.models import Loaded, LoadedModel
 from spadelens.pictures import as_picture, outline_path, photo_bytes, photo_picture
 from spadelens.tasks.explain import Explanation
-from spadelens.tasks.subjects import PhotoSubject, kind_of_model
+from spadelens.tasks.subjects import PhotoSubject, kind_of_model, photo_sample
 
 
 @dataclass(frozen=True)
@@ -77,20 +76,26 @@ def region_words(explanation: Explanation, loaded: Loaded) -> list[str]:
     return [word.strip() for word in words]
 
 
-def draw_finding(explanation: Explanation, loaded: LoadedModel) -> FindingPictures:
-    """Return the pictures of a finding about a photo."""
+def covered_pictures(explanation: Explanation, loaded: LoadedModel) -> tuple[Image.Image, Image.Image]:
+    """Return the photo without the region, in the way that the sentence quotes, and with nothing else."""
     subject, finding = explanation.subject, explanation.finding
     assert isinstance(subject, PhotoSubject)
     preprocessing = loaded.preprocessing
-    model = runnable(loaded.model)
-    sample = check_sample(model, preprocessing.to_tensor(subject.crop))
+    sample = photo_sample(loaded, subject).detach().cpu().float()
     name, cover = next(iter(coverings_for("photo").items()))
     assert name == finding.without[0].covering
-    regions = torch.stack([finding.region, ~finding.region]).to(sample.device)
-    covered = cover(sample, regions)[:, 0].cpu().float()
+    covered = cover(sample, torch.stack([finding.region, ~finding.region]))[:, 0]
     mean, std = (torch.tensor(numbers).view(-1, 1, 1) for numbers in (preprocessing.mean, preprocessing.std))
-    without, alone = (photo_bytes(photo_picture(as_picture((one * std + mean).clamp(0, 1)))) for one in covered)
-    return FindingPictures(outline_path(finding.region), subject.crop.size, without, alone)
+    without, alone = (photo_picture(as_picture((one * std + mean).clamp(0, 1))) for one in covered)
+    return without, alone
+
+
+def draw_finding(explanation: Explanation, loaded: LoadedModel) -> FindingPictures:
+    """Return the pictures of a finding about a photo."""
+    subject = explanation.subject
+    assert isinstance(subject, PhotoSubject)
+    without, alone = map(photo_bytes, covered_pictures(explanation, loaded))
+    return FindingPictures(outline_path(explanation.finding.region), subject.crop.size, without, alone)
 
 
 def _named(index: int, loaded: Loaded) -> dict[str, Any]:

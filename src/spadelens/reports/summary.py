@@ -25,6 +25,7 @@ from spadelens.prediction import Prediction
 from spadelens.reports.finding import describe_finding
 from spadelens.settings import configured_name, settings_of
 from spadelens.tasks.explain import ExplainSettings, Explanation, reduction_of
+from spadelens.tasks.labels import mistakes_first
 from spadelens.tasks.subjects import PhotoSubject, kind_of_model
 
 FORMAT = "spadelens-report-5"
@@ -51,7 +52,10 @@ class Run:
 
 
 def summarize_run(run: Run, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the report of a run, given what `summarize_sample` returned for each sample."""
+    """Return the report of a run, given what `summarize_sample` returned for each sample.
+
+    Predictions that are known to be wrong come first.
+    """
     settings = run.settings
     kind = kind_of_model(run.loaded)
     return {
@@ -69,8 +73,14 @@ def summarize_run(run: Run, samples: Sequence[Mapping[str, Any]]) -> dict[str, A
             **describe_options(settings.options, run.trace_report),
         },
         "seconds": dict(run.seconds),
-        "samples": [dict(sample) for sample in samples],
+        "samples": [dict(sample) for sample in _in_order(samples)],
     }
+
+
+def _in_order(samples: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    predicted = [sample["original"]["class_index"] for sample in samples]
+    true = [None if sample["true_class"] is None else sample["true_class"]["class_index"] for sample in samples]
+    return mistakes_first(samples, predicted, true)
 
 
 def describe_run(command: str, loaded: Loaded, trace_report: TraceReport) -> dict[str, Any]:

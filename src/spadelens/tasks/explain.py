@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 from torch.nn import Module
@@ -29,8 +30,11 @@ from spadelens.methods.registry import METHODS, Method
 from spadelens.metrics.localization import Localization, localize
 from spadelens.models import Loaded, find_class
 from spadelens.progress import Progress
-from spadelens.settings import configured_name
-from spadelens.tasks.subjects import PhotoSubject, Shown, Subject, Unit, kind_of_model, show
+from spadelens.schedules.schedule import SearchedSchedule
+from spadelens.schedules.schedule_text import parse_schedule
+from spadelens.settings import configured_name, parse_configured
+from spadelens.tasks.subjects import PhotoSubject, Shown, Subject, Unit, kind_of_model, show, suited_to
+from spadelens.tasks.traces import check_class_name, completed
 
 _GRADIENTS = frozenset({"saliency", "smoothgrad", "guided_backprop"})
 
@@ -85,6 +89,50 @@ class Explanation:
     candidates: Candidates
     seconds: Mapping[str, float] = field(default_factory=dict)
     units: tuple[Unit, ...] = ()
+
+
+def explain_settings(
+    loaded: Loaded | None = None,
+    *,
+    method: str | None = None,
+    blur: float = 0.0,
+    target: str | None = None,
+    versus: str | None = None,
+    candidates: Sequence[str] = (),
+    **options: Any,
+) -> ExplainSettings:
+    """Return complete settings for the model's kind of input; for photos without a model.
+
+    Args:
+        loaded: The model.
+        method: As in `attribute`; by default what suits the kind of input.
+        blur: As in `attribute`.
+        target: The class to explain, by name or number.
+        versus: The class to compare it with, likewise.
+        candidates: See `ExplainSettings`; 'none' alone for no others.
+        options: Of `TraceOptions`.
+
+    Raises:
+        SpadeError: A name does not exist, or a value is out of range.
+    """
+    kind = "photo" if loaded is None else kind_of_model(loaded)
+    if blur and kind != "photo":
+        raise InputError("Cannot blur the map of a text or a table row: --blur is for photos only.")
+    check_class_name(target)
+    check_class_name(versus)
+    others = () if tuple(candidates) == ("none",) else tuple(candidates) or defaults.CANDIDATES
+    for other in others:
+        parse_configured("method", other, METHODS)
+    given = TraceOptions.of(**options)
+    if given.outputs is None and loaded is not None:
+        given = replace(given, outputs=loaded.outputs)
+    preset = given.preset
+    if preset is None:
+        is_searched = given.schedule is None or isinstance(parse_schedule(given.schedule), SearchedSchedule)
+        preset = default_preset(kind) if is_searched else defaults.PRESET
+    chosen = find_preset(preset) if loaded is None else suited_to(loaded, find_preset(preset))
+    parsed = parse_configured("method", default_method(kind) if method is None else method, METHODS)
+    return ExplainSettings(parsed, completed(given, chosen, preset), target, blur, versus, others)
 
 
 def explain(loaded: Loaded, subject: Subject, settings: ExplainSettings, progress: Progress) -> Explanation:

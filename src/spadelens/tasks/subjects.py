@@ -33,6 +33,7 @@ class PhotoSubject:
         region: The pixels known to have decided, boolean `[H, W]`, where they are known.
         region_name: What they show.
         true_class: The class that is right, where the user's files say so.
+        sample: What the model is given, `[C, H, W]`, if it is not what its preprocessing makes of `crop`.
     """
 
     name: str
@@ -41,6 +42,7 @@ class PhotoSubject:
     region: Tensor | None = None
     region_name: str = ""
     true_class: int | None = None
+    sample: Tensor | None = None
 
 
 @final
@@ -158,13 +160,18 @@ def show(loaded: Loaded, subject: Subject, augmentation: str) -> Shown:
     elif isinstance(loaded, LoadedModel) and isinstance(subject, PhotoSubject):
         preprocessing = loaded.preprocessing
         views = parse_augmentation(augmentation, preprocessing.mean, preprocessing.std)
-        return Shown(loaded.model, preprocessing.to_tensor(subject.crop), views)
+        return Shown(loaded.model, photo_sample(loaded, subject), views)
     else:
         raise InputError(
             f"Cannot explain {subject.file!r} by {loaded.spec!r}, a model of {_READS[kind_of_model(loaded)]}."
         )
     background = found.background if isinstance(found, RowSample) else None
     return Shown(found.model, found.values, found.make_augmentation(augmentation), units, background)
+
+
+def photo_sample(loaded: LoadedModel, subject: PhotoSubject) -> Tensor:
+    """Return what a model is given of a photo, `[C, H, W]`."""
+    return loaded.preprocessing.to_tensor(subject.crop) if subject.sample is None else subject.sample
 
 
 def _token_units(subject: TextSubject) -> tuple[Unit, ...]:
