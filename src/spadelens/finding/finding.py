@@ -1,7 +1,8 @@
 """`find`: the region that a prediction rests on, checked by covering it and by showing nothing else.
 
 A map gives an order of the units of a sample; the original model says what each region is worth. Of several maps, the
-one whose order fares best under intervention on this very sample is believed.
+average gives the order: it finds planted patches better than any one of them, and than picking, on each sample, the one
+that fares best under intervention (docs/findings.md). How each fares is reported.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from spadelens.progress import Progress, no_progress
 
 SMOOTHING = 0.03  # standard deviation, of the longer side
 NUM_DRAWS = 20
-_JUDGED_AREAS = (0.01, 0.02, 0.035, 0.055, 0.08, 0.12, 0.18, 0.27)
+_JUDGED_AREAS = (0.02, 0.05, 0.1, 0.2)
 _JUDGED_BY = "blur"  # the covering by which maps are judged
 _AREA_COST = 2.0  # what a region must gain for each part of the photo that it takes
 AVERAGE = "average"
@@ -91,9 +92,9 @@ class Finding:
         smallest_alone: The smallest fraction of the units that keeps the explained class with everything else covered;
             None if none of the regions tried does.
         scores: Map -> what its order is worth under intervention on this sample, from 0 to 2, the best first.
-        believed: The map that was believed, in which the region was looked for: the one with the best score, or the
-            average where no other is clearly better.
-        shown: What it shows: of a photo smoothed and with a sum of 1, `[H, W]`; otherwise signed, `[units]`.
+        believed: The map in which the region was looked for: the average, or the only one.
+        shown: Its values, divided by the sum of their absolute values: of a photo smoothed, `[H, W]`; otherwise signed,
+            `[units]`.
     """
 
     target: int
@@ -139,9 +140,9 @@ class Finding:
         return _is_lost(self.prediction, self.target, self.versus, probabilities)
 
     def agreeing(self) -> list[str]:
-        """Return the maps that fared about as well as the one that is believed, itself left out."""
-        best = max(self.scores.values())
-        return [name for name, score in self.scores.items() if name != self.believed and best - score <= LEVEL]
+        """Return the maps that fared about as the one that is believed, itself left out."""
+        own = self.scores[self.believed]
+        return [name for name, score in self.scores.items() if name != self.believed and abs(own - score) <= LEVEL]
 
 
 def find(
@@ -163,7 +164,7 @@ def find(
         model: A private copy of the original model, in evaluation mode.
         sample: A photo `[C, H, W]`, a text `[tokens, features]` or a row `[features]`, on the model's device.
         maps: Name -> the values of a map that ranks the units: `[H, W]` for a photo, signed `[units]` otherwise. If
-            there are several of a photo, their average takes part as well.
+            there are several, their average takes part as well.
         asked: The class that is explained.
         coverings: The ways to cover regions, the first of which sentences quote.
         groups: For texts and rows, the number of each unit's group, or -1 for units that are never covered.
@@ -176,28 +177,21 @@ def find(
         InputError: There is no map, or a map does not fit the sample.
         ModelOutputError: The model fails on a covered sample.
     """
-    interventions = Interventions(model, sample, asked, coverings)
-    if groups is None:
-        orders = {name: _smoothed(values) for name, values in maps.items() if bool(values.any())}
-        if len(orders) > 1:
-            orders[AVERAGE] = torch.stack(list(orders.values())).mean(0)
-    else:
-        orders = {name: values.double() for name, values in maps.items()}
+    orders = {name: _order(values, groups is None) for name, values in maps.items() if bool(values.any())}
     if not orders:
         raise InputError("Cannot look for what the prediction rests on: every map is zero.")
-    search = _Search(interventions, groups)
+    if len(orders) > 1:
+        orders[AVERAGE] = torch.stack(list(orders.values())).mean(0)
+    believed = AVERAGE if AVERAGE in orders else next(iter(orders))
+    search = _Search(Interventions(model, sample, asked, coverings), groups)
     steps = len(orders) + 2
     progress("find", 0, steps)
-    search.survey(list(orders.values()))
+    region, smallest_alone = search.region(orders[believed])
     scores = {}
     for number, (name, order) in enumerate(orders.items(), 1):
-        scores[name] = search.worth(order)
         progress("find", number, steps)
+        scores[name] = search.worth(order)
     ranked = sorted(scores, key=lambda name: -scores[name])
-    level = [name for name in ranked if scores[ranked[0]] - scores[name] <= LEVEL]
-    believed = AVERAGE if AVERAGE in level else ranked[0]
-    shown = orders[believed]
-    region, smallest_alone = search.region(shown)
     progress("find", steps - 1, steps)
     controls = _Controls(search, region, num_draws, seed)
     runner_up = asked.versus if asked.versus is not None else search.runner_up
@@ -219,7 +213,7 @@ def find(
         smallest_alone=smallest_alone,
         scores=MappingProxyType({name: scores[name] for name in ranked}),
         believed=believed,
-        shown=shown,
+        shown=orders[believed],
     )
     progress("find", steps, steps)
     return finding
@@ -236,14 +230,8 @@ class _Search:
         outputs = "labels" if self._asked.scale.startswith("label") else "classes"
         self.prediction = Prediction(tuple(whole.probabilities[0].tolist()), outputs)  # type: ignore[arg-type]
         self.runner_up = next(index for index, _ in self.prediction.top(2) if index != self._asked.target)
-        self._lowest = self._full
+        self._lowest = self._full  # until regions have been tried
         self._judge = _JUDGED_BY if _JUDGED_BY in interventions.coverings else interventions.first
-
-    def survey(self, orders: Sequence[Tensor]) -> None:
-        """Find the lowest log-odds that covering a strong part of any order leads to, the end of the scale."""
-        for order in orders:
-            found = self._run.without(self._judged(order), self._judge)
-            self._lowest = min(self._lowest, float(found.log_odds.min()))
 
     def worth(self, order: Tensor) -> float:
         """Return what an order is worth: the mean of what its strongest parts are worth, covered and alone."""
@@ -254,14 +242,12 @@ class _Search:
 
         The region is among those without which the class is lost in most ways; the largest that was tried if none is.
         """
-        if self._groups is None:
-            tried = torch.stack(nested_boxes(order))
-            areas = tried.double().mean((1, 2))
-            values = self._gains(tried, self._run.coverings) - _AREA_COST * areas
-        else:
-            tried = torch.stack(nested_sets(order, self._groups))
-            areas = tried.double().mean(1)
-            values = -areas  # the smallest set
+        tried = torch.stack(nested_boxes(order) if self._groups is None else nested_sets(order, self._groups))
+        areas = tried.double().flatten(1).mean(1)
+        found = torch.stack([self._run.without(tried, name).log_odds for name in self._run.coverings]).mean(0)
+        self._lowest = min(self._full, float(found.min()))
+        gains = 0.0 if self._groups is not None else self._gains(tried, self._run.coverings)  # else the smallest set
+        values = gains - _AREA_COST * areas
         is_lost = torch.tensor(self._majority(tried))
         best = int(values.masked_fill(~is_lost, -torch.inf).argmax()) if bool(is_lost.any()) else len(tried) - 1
         kept = [not lost for lost in self._majority(~tried)]
@@ -346,20 +332,23 @@ class _Controls:
         """Return what covering the region of the same area does that another map ranks highest."""
         groups = self.search.groups
         if groups is None:
-            order, area = _smoothed(values), float(self.found.double().mean())
+            order, area = _order(values, is_photo=True), float(self.found.double().mean())
             tried = nested_boxes(order)
             return self.search.effect(min(tried, key=lambda one: abs(float(one.double().mean()) - area)))
         size = int(self.found.sum())
         return self.search.effect(min(nested_sets(values, groups), key=lambda one: abs(int(one.sum()) - size)))
 
 
-def _smoothed(values: Tensor) -> Tensor:
-    """Return a map of a photo as an order of its pixels: absolute, smoothed, with a sum of 1."""
-    if values.dim() != 2:
-        raise InputError(f"Cannot order the pixels of a photo by a map of shape {list(values.shape)}: expected [H, W].")
-    soft = blurred(values.detach().cpu().double().abs().unsqueeze(0), SMOOTHING * max(values.shape))[0]
-    total = float(soft.sum())
-    return soft / total if total else soft
+def _order(values: Tensor, is_photo: bool) -> Tensor:
+    """Return a map as an order of its units, float64, divided by the sum of absolute values; of a photo smoothed."""
+    order = values.detach().cpu().double()
+    if is_photo:
+        if values.dim() != 2:
+            raise InputError(
+                f"Cannot order the pixels of a photo by a map of shape {list(values.shape)}: expected [H, W]."
+            )
+        order = blurred(order.abs().unsqueeze(0), SMOOTHING * max(values.shape))[0]
+    return order / order.abs().sum()
 
 
 def _is_lost(prediction: Prediction, target: int, versus: int | None, probabilities: Tensor) -> bool:

@@ -55,6 +55,7 @@ def describe_finding(explanation: Explanation, loaded: Loaded) -> dict[str, Any]
         "agreeing": finding.agreeing(),
         "maps": [{"name": name, "score": score} for name, score in finding.scores.items()],
         "left_out": [{"name": name, "reason": reason} for name, reason in explanation.candidates.left_out.items()],
+        "values": None if not explanation.units else finding.shown.tolist(),
         "units": None if not explanation.units else finding.region.nonzero().flatten().tolist(),
         "box_px": _box(finding) if finding.region.dim() == 2 else None,
     }

@@ -25,7 +25,7 @@ class ShownUnit:
         is_special: Whether it is a token that was added around the text.
         is_unknown: Whether the model did not read it, because it is not in its vocabulary.
         raw: The raw value of a feature; None for tokens.
-        values: Side ('original', 'trace') -> the value that is drawn.
+        values: Side ('original', 'trace', or 'shown' for the finding) -> the value that is drawn.
         strengths: Side -> how large that is beside the largest of the map, in [-1, 1].
         is_carrying: Whether it belongs to what the prediction rests on.
     """
@@ -58,7 +58,6 @@ def unit_context(sample: Mapping[str, Any], kind: str, is_signed: bool) -> dict[
         "units": shown,
         "bars": by_size[:MOST_BARS] if kind == "row" else [],
         "is_signed": is_signed,
-        "believed_side": "original" if sample["finding"]["believed"].endswith("original model") else "trace",
         "unknown": [unit.text for unit in shown if unit.is_unknown],
         "disagreeing": [unit for unit in by_size if is_signed and _disagrees(unit)],
         "summary": whole.strip() if kind == "text" else ", ".join(unit.text for unit in by_size[:3]),
@@ -69,11 +68,18 @@ def _shown_units(sample: Mapping[str, Any], reduced: str) -> list[ShownUnit]:
     map_values = sample["map_values"]
     carrying = set(sample["finding"]["units"]) if sample["finding"]["is_carried"] else set()
     counted = [unit for unit in map_values if not unit["is_special"]] or map_values
-    largest = {side: max(abs(unit[side][reduced]) for unit in counted) for side in _SIDES}
+    drawn = [
+        {side: unit[side][reduced] for side in _SIDES} | {"shown": value}
+        for unit, value in zip(map_values, sample["finding"]["values"], strict=True)
+    ]
+    sides = (*_SIDES, "shown")
+    largest = {
+        side: max(abs(values[side]) for unit, values in zip(map_values, drawn, strict=True) if unit in counted)
+        for side in sides
+    }
     shown = []
-    for number, unit in enumerate(map_values):
-        values = {side: unit[side][reduced] for side in _SIDES}
-        strengths = {side: _strength(values[side], largest[side]) for side in _SIDES}
+    for number, (unit, values) in enumerate(zip(map_values, drawn, strict=True)):
+        strengths = {side: _strength(values[side], largest[side]) for side in sides}
         stripped = unit["name"].lstrip()
         before = unit["name"][: len(unit["name"]) - len(stripped)]
         flags = unit["is_special"], unit["is_unknown"]
