@@ -21,7 +21,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -55,6 +55,9 @@ SETTINGS: Mapping[str, Callable[[str], bool]] = {
 }
 
 
+ON_PHOTOS = ("all", "without LRP", "without traces", "SmoothGrad, original model")
+
+
 def maps_of(model: nn.Module, sample: Tensor, target: int) -> tuple[Mapping[str, Heatmap], float]:
     """Return the candidate maps of a sample, as `spadelens explain` makes them, and the seconds they took."""
     start = time.perf_counter()
@@ -66,12 +69,12 @@ def maps_of(model: nn.Module, sample: Tensor, target: int) -> tuple[Mapping[str,
 
 
 def findings_of(
-    model: nn.Module, sample: Tensor, target: int, maps: Mapping[str, Heatmap]
+    model: nn.Module, sample: Tensor, target: int, maps: Mapping[str, Heatmap], settings: Iterable[str] = SETTINGS
 ) -> Iterator[tuple[str, Finding, float]]:
     """Yield the finding with each set of candidates, and the seconds it took."""
     private = runnable(model)
-    for name, is_used in SETTINGS.items():
-        chosen = {key: heatmap.values for key, heatmap in maps.items() if is_used(key)}
+    for name in settings:
+        chosen = {key: heatmap.values for key, heatmap in maps.items() if SETTINGS[name](key)}
         if chosen:
             start = time.perf_counter()
             yield (
@@ -170,7 +173,7 @@ def measure_photo(loaded: LoadedModel, file: Path) -> dict[str, Any]:
     orders = {"occlusion": occlusion.values}
     if "grad_cam on the original model" in maps:
         orders["Grad-CAM, not smoothed"] = maps["grad_cam on the original model"].values
-    for name, finding, took in findings_of(model, sample, target, maps):
+    for name, finding, took in findings_of(model, sample, target, maps, ON_PHOTOS):
         orders[name] = finding.shown
         row["settings"][name] = {
             "area": finding.area,

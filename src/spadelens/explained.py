@@ -27,7 +27,7 @@ from spadelens.finding.finding import Finding
 from spadelens.finding.sentence import claim, grounds
 from spadelens.models import Loaded, LoadedModel, LoadedTable, LoadedText, load_model
 from spadelens.photos import Preprocessing, read_photo
-from spadelens.pictures import as_picture, outlined_picture, overlay_picture
+from spadelens.pictures import as_picture, contrast_picture, outlined_picture, overlay_picture
 from spadelens.progress import ProgressLike
 from spadelens.progress_bars import is_in_notebook, reporting
 from spadelens.reports.finding import covered_pictures, region_words
@@ -84,6 +84,11 @@ class Explained:
         return replace(self.explanation.trace_map, values=self.finding.shown, method=self.finding.believed)
 
     @property
+    def contrast(self) -> Heatmap | None:
+        """What speaks for the target (above zero) and for the class that it is compared with (below); for photos."""
+        return self.explanation.contrast
+
+    @property
     def maps(self) -> Mapping[str, Heatmap]:
         """All maps that were compared, as the methods gave them, by name."""
         return self.explanation.candidates.maps
@@ -138,7 +143,11 @@ class Explained:
             without, alone = covered_pictures(explanation, self.loaded)
             crop = explanation.subject.crop
             pictures = [outlined_picture(crop, self.region), without, alone, overlay_picture(self.finding.shown, crop)]
-            return snippets.pictures(pictures, ("the region", "without it", "with nothing else", "map"))
+            captions = ["the region", "without it", "with nothing else", "map"]
+            if explanation.contrast is not None:
+                pictures.append(contrast_picture(explanation.contrast.values, crop))
+                captions.append("blue speaks for the one class, orange for the other")
+            return snippets.pictures(pictures, captions)
         return snippets.bars([unit.name for unit in explanation.units], values)
 
     @property

@@ -114,6 +114,11 @@ def is_private(model: nn.Module) -> bool:
     return getattr(model, _MARK, False) is True
 
 
+def mark_private(model: nn.Module) -> None:
+    """Mark a module around a private copy, whose modules are those of the copy, as one."""
+    object.__setattr__(model, _MARK, True)
+
+
 def ensure_private(model: nn.Module) -> nn.Module:
     """Return `model` if it is a private copy, else a private copy of it."""
     return model if is_private(model) else private_copy(model)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from spadelens import defaults
+from spadelens.attribution.contrast import Contrast
 from spadelens.attribution.heatmap import Heatmap
 from spadelens.attribution.running import Question, run_method
 from spadelens.attribution.soundness import Soundness, check_soundness, find_last_layer
@@ -35,6 +36,7 @@ def attribute(
     method: str | Method = defaults.METHOD,
     *,
     target: int | None = None,
+    versus: int | None = None,
     reduction: Reduction = "sum_abs",
     blur: float = 0.0,
     check: bool = True,
@@ -52,6 +54,8 @@ def attribute(
             'lrp', 'guided_backprop', 'grad_cam', 'guided_grad_cam', 'occlusion', 'lime' or 'score_cam', optionally with
             settings, such as 'lrp:rule=epsilon-gamma'; or a `Method`.
         target: The class to explain; by default the class that a trace was made for or that a model predicts.
+        versus: Another class: the map then explains the score of the target minus the score of this class. With the
+            reduction 'sum', what speaks for the target is positive, and what speaks for the other class negative.
         reduction: How the channels of a pixel, or the features of a token, become one value: 'sum_abs' (sum of absolute
             values), 'max_abs' or 'sum' (signed). The value of a feature becomes absolute, or stays signed for 'sum'.
         blur: Standard deviation of a Gaussian blur of a photo's map, as a fraction of its longer side; 0 for none.
@@ -80,8 +84,12 @@ def attribute(
     if not 0 <= blur < 1 or (blur and kind != "photo"):
         raise InputError(f"Cannot blur a map with blur={blur!r}: expected a fraction of the side of a map [H, W].")
     target = _explained_class(private, sample, target, report)
-    question = Question(sample, target, kind)
-    last_layer = find_last_layer(private, sample, target) if check else None
+    asked = target
+    if versus is not None:
+        versus = _other_class(private, sample, target, versus)
+        private, asked = Contrast(private, target, versus), 0
+    question = Question(sample, asked, kind)
+    last_layer = find_last_layer(private, sample, asked) if check else None
     soundness = None
     if isinstance(model, TraceEnsemble):
         attribution, values = _mean_of_members(model, private, chosen, question, reduction)
@@ -89,7 +97,9 @@ def attribute(
         if check:
             soundness = _of_first_member(model, private, chosen, question, last_layer)
     else:
-        explained = runnable(model) if isinstance(model, Trace) else private
+        explained = private
+        if isinstance(model, Trace):
+            explained = runnable(model) if versus is None else Contrast(runnable(model), target, versus)
         found = run_method(chosen, explained, question)
         if check:
             soundness = check_soundness(chosen, explained, question, found, last_layer)
@@ -106,6 +116,7 @@ def attribute(
         values=values,
         attribution=attribution,
         target=target,
+        versus=versus,
         method=configured_name(chosen, METHODS),
         settings=settings_of(chosen),
         reduction=reduction,
@@ -125,6 +136,14 @@ def _explained_class(model: nn.Module, sample: Tensor, target: int | None, repor
     if target is None:
         target = int(scores.argmax()) if report is None else report.target
     return check_target(target, len(scores))
+
+
+def _other_class(model: nn.Module, sample: Tensor, target: int, versus: int) -> int:
+    """Return the class to compare with."""
+    versus = check_target(versus, len(class_scores(model, sample.unsqueeze(0))[0]))
+    if versus == target:
+        raise InputError(f"Cannot compare the class {target} with itself: name another class.")
+    return versus
 
 
 def _of_first_member(

@@ -42,6 +42,7 @@ class Heatmap:
         soundness: The results of the soundness checks, for an ensemble those of its first member; None if the checks
             were not requested.
         names: What the tokens or features are called, if known; see `named`.
+        versus: The class whose score was subtracted from that of the target; None for the target alone.
     """
 
     values: Tensor
@@ -55,6 +56,7 @@ class Heatmap:
     blur: float = 0.0
     soundness: Soundness | None = None
     names: tuple[str, ...] = ()
+    versus: int | None = None
 
     def __post_init__(self) -> None:
         """Reject names that do not fit."""
@@ -68,7 +70,8 @@ class Heatmap:
         """Summarize the map."""
         shape = " x ".join(map(str, self.values.shape))
         verdict = "" if self.soundness is None else ", sound" if self.soundness.is_sound else ", doubtful"
-        return f"<Heatmap {shape} of class {self.target} by {shortened(self.method, 150)}{verdict}>"
+        against = "" if self.versus is None else f" versus {self.versus}"
+        return f"<Heatmap {shape} of class {self.target}{against} by {shortened(self.method, 150)}{verdict}>"
 
     @property
     def is_zero(self) -> bool:

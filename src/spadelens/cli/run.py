@@ -14,7 +14,7 @@ from spadelens.models import Loaded, LoadedModel
 from spadelens.output import interrupts
 from spadelens.output.folder import whole_folder
 from spadelens.output.unfinished import unfinished
-from spadelens.pictures import mask_picture
+from spadelens.pictures import contrast_picture, mask_picture
 from spadelens.reports import visualize_report as visualized
 from spadelens.reports.html import PhotoPictures, render_report
 from spadelens.reports.photo_pictures import draw_photo
@@ -54,6 +54,8 @@ def run_to_folder(
                     pictures[subject.name] = draw_photo(explanation, loaded)
                     _write_pictures(folder, pictures[subject.name])
                     mask_picture(explanation.finding.region).save(folder / "region.png")
+                    if explanation.contrast is not None:
+                        contrast_picture(explanation.contrast.values, subject.crop).save(folder / "contrast.png")
                 else:
                     (folder / "maps.csv").write_text(maps_table(samples[-1]), encoding="utf-8")
         run = Run(command, loaded, settings, trace_report, _stage_seconds(samples, time.perf_counter() - start))

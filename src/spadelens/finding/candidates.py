@@ -17,13 +17,16 @@ from spadelens.methods.registry import METHODS, Method
 from spadelens.progress import Progress, no_progress
 from spadelens.settings import configured_name, parse_configured
 
+_LAST_RESORT = "occlusion"  # needs nothing but forward passes
+
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
     """Maps of one sample for one class.
 
     Attributes:
-        maps: Name, such as 'smoothgrad on the trace' -> the map, of methods that are sound on the model.
+        maps: Name, such as 'smoothgrad on the trace' -> the map, of methods that are sound on the model. If none is,
+            those that are doubtful but not zero; if all are zero, that of occlusion.
         left_out: Name -> why the map is not among them, in a sentence.
     """
 
@@ -60,7 +63,7 @@ def candidates_of(
     Raises:
         UnknownNameError: There is no such method.
     """
-    method, target = original_map.method, original_map.target
+    method = original_map.method
     found = {f"{method} on the trace": trace_map, f"{method} on the original model": original_map}
     left_out: dict[str, str] = {}
     chosen = [parse_configured("method", other, METHODS) for other in others]
@@ -69,22 +72,26 @@ def candidates_of(
         name = f"{configured_name(other, METHODS)} on the original model"
         if name not in found:
             try:
-                found[name] = _map_of(model, sample, other, target, reduction, original_map)
+                found[name] = _map_of(model, sample, other, reduction, original_map)
             except AttributionError as error:
                 left_out[name] = str(error)
     progress("candidates", len(chosen), len(chosen))
-    for name, heatmap in list(found.items()):
-        problem = _problem(heatmap)
-        if problem:
-            left_out[name] = problem
-            del found[name]
-    return Candidates(MappingProxyType(found), MappingProxyType(left_out))
+    left_out |= {name: _problem(heatmap) for name, heatmap in found.items() if _problem(heatmap)}
+    sound = {name: heatmap for name, heatmap in found.items() if name not in left_out}
+    if not sound:  # a doubtful map may still order the units: what a region is worth is measured on the model itself
+        sound = {name: heatmap for name, heatmap in found.items() if not heatmap.is_zero}
+    if not sound:
+        name = f"{_LAST_RESORT} on the original model"
+        sound = {
+            name: _map_of(model, sample, parse_configured("method", _LAST_RESORT, METHODS), reduction, original_map)
+        }
+    return Candidates(MappingProxyType(sound), MappingProxyType(left_out))
 
 
-def _map_of(
-    model: nn.Module, sample: Tensor, method: Method, target: int, reduction: Reduction, like: Heatmap
-) -> Heatmap:
-    found = attribute(model, sample, method, target=target, reduction=reduction, kind=like.kind)
+def _map_of(model: nn.Module, sample: Tensor, method: Method, reduction: Reduction, like: Heatmap) -> Heatmap:
+    found = attribute(
+        model, sample, method, target=like.target, versus=like.versus, reduction=reduction, kind=like.kind
+    )
     return found if not like.names else found.named(like.names)
 
 

@@ -339,6 +339,11 @@ class _Controls:
         return self.search.effect(min(nested_sets(values, groups), key=lambda one: abs(int(one.sum()) - size)))
 
 
+def smoothed(values: Tensor) -> Tensor:
+    """Return a map `[H, W]` of a photo, smoothed as the order of its pixels is."""
+    return blurred(values.unsqueeze(0), SMOOTHING * max(values.shape))[0]
+
+
 def _order(values: Tensor, is_photo: bool) -> Tensor:
     """Return a map as an order of its units, float64, divided by the sum of absolute values; of a photo smoothed."""
     order = values.detach().cpu().double()
@@ -347,7 +352,7 @@ def _order(values: Tensor, is_photo: bool) -> Tensor:
             raise InputError(
                 f"Cannot order the pixels of a photo by a map of shape {list(values.shape)}: expected [H, W]."
             )
-        order = blurred(order.abs().unsqueeze(0), SMOOTHING * max(values.shape))[0]
+        order = smoothed(order.abs())
     return order / order.abs().sum()
 
 

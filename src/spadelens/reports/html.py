@@ -62,6 +62,7 @@ class PhotoPictures:
         believed_overlay: The same over the photo.
         finding: The pictures of the finding.
         others: Name -> map of another method, over the photo.
+        contrast: What speaks for either of two classes, over the photo; None if none are compared.
     """
 
     photo: bytes
@@ -73,6 +74,7 @@ class PhotoPictures:
     believed_overlay: bytes
     finding: FindingPictures
     others: Mapping[str, bytes]
+    contrast: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,7 @@ def _photo_context(photo: Mapping[str, Any], pictures: PhotoPictures) -> dict[st
         **_sample_context(photo),
         "pictures": {name: page_picture(f"{name} of {photo['name']!r}", data) for name, data in files.items()},
         "others": {name: page_picture(f"map by {name}", data) for name, data in pictures.others.items()},
+        "contrast": None if pictures.contrast is None else page_picture("contrast", pictures.contrast),
         "outline": pictures.finding.outline,
         "size_px": pictures.finding.size_px,
         "thumbnails": {name: page_thumbnail(files[name]) for name in ("photo", "believed_overlay")},

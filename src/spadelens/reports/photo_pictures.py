@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from spadelens.models import LoadedModel
-from spadelens.pictures import heatmap_picture, overlay_picture, photo_bytes, photo_picture, png_bytes
+from spadelens.pictures import contrast_picture, heatmap_picture, overlay_picture, photo_bytes, photo_picture, png_bytes
 from spadelens.reports.finding import draw_finding
 from spadelens.reports.html import PhotoPictures
 from spadelens.tasks.explain import Explanation
@@ -32,4 +32,7 @@ def draw_photo(explanation: Explanation, loaded: LoadedModel) -> PhotoPictures:
         believed_overlay=photo_bytes(overlay_picture(believed, photo)),
         finding=draw_finding(explanation, loaded),
         others={name: photo_bytes(overlay_picture(heatmap.values, photo)) for name, heatmap in others.items()},
+        contrast=None
+        if explanation.contrast is None
+        else photo_bytes(contrast_picture(explanation.contrast.values, photo)),
     )

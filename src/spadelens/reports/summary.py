@@ -227,6 +227,8 @@ def _signed(heatmap: Heatmap) -> list[float]:
 def _files(explanation: Explanation) -> dict[str, str]:
     name = explanation.subject.name
     photo = {"region": "region.png", "map": "map.png", "original_map": "original.png", "trace_map": "trace.png"}
+    if explanation.contrast is not None:
+        photo["contrast"] = "contrast.png"
     maps = {"maps": "maps.csv"} if explanation.units else photo
     return {key: f"{name}/{file}" for key, file in {**maps, "trace": "trace.safetensors"}.items()}
 

@@ -20,7 +20,7 @@ from spadelens.extraction.presets import find_preset
 from spadelens.extraction.trace import Trace, runnable
 from spadelens.finding.candidates import Candidates, candidates_of
 from spadelens.finding.coverings import coverings_for
-from spadelens.finding.finding import Finding, find
+from spadelens.finding.finding import Finding, find, smoothed
 from spadelens.finding.interventions import Asked
 from spadelens.finding.regions import words_of
 from spadelens.forward import class_scores, scale_for
@@ -36,6 +36,7 @@ from spadelens.settings import configured_name, parse_configured
 from spadelens.tasks.subjects import PhotoSubject, Shown, Subject, Unit, kind_of_model, show, suited_to
 from spadelens.tasks.traces import check_class_name, completed
 
+CONTRAST_METHOD = "integrated_gradients"  # gets the signs right on the original model; docs/findings.md
 _GRADIENTS = frozenset({"saliency", "smoothgrad", "guided_backprop"})
 
 
@@ -76,6 +77,8 @@ class Explanation:
         units: What the maps have a value for, of a text or a row; empty for photos.
         finding: What the prediction rests on.
         candidates: The maps that it was looked for with.
+        contrast: For a photo and two classes that are compared, what speaks for the one (above zero) and for the other
+            (below), smoothed; None otherwise.
     """
 
     subject: Subject
@@ -87,6 +90,7 @@ class Explanation:
     scores: tuple[Localization, Localization] | None
     finding: Finding
     candidates: Candidates
+    contrast: Heatmap | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     units: tuple[Unit, ...] = ()
 
@@ -156,12 +160,26 @@ def explain(loaded: Loaded, subject: Subject, settings: ExplainSettings, progres
     explained: tuple[Module | Trace | TraceEnsemble, ...] = (model, trace)
     for number, one in enumerate(explained):
         progress("attribute", number, 2)
-        maps.append(attribute(one, sample, settings.method, target=target, reduction=reduction, blur=settings.blur))
+        maps.append(
+            attribute(
+                one,
+                sample,
+                settings.method,
+                target=target,
+                versus=versus,
+                reduction=reduction,
+                blur=settings.blur,
+            )
+        )
     progress("attribute", 2, 2)
     mapped = time.perf_counter()
     others = settings.candidates if kind == "photo" else ()
     candidates = candidates_of(model, sample, maps[0], maps[1], others=others, reduction=reduction, progress=progress)
     finding = _find(shown, kind, candidates, target, versus, settings, progress)
+    contrast = None
+    if kind == "photo" and versus is not None:
+        contrast = attribute(model, sample, CONTRAST_METHOD, target=target, versus=versus, reduction="sum", check=False)
+        contrast = replace(contrast, values=smoothed(contrast.values))
     seconds = {"attribute": mapped - start, "find": time.perf_counter() - mapped}
     return Explanation(
         subject=subject,
@@ -176,6 +194,7 @@ def explain(loaded: Loaded, subject: Subject, settings: ExplainSettings, progres
         scores=_scores(maps, subject),
         finding=finding,
         candidates=candidates,
+        contrast=contrast,
         units=shown.units,
         seconds={**trace.report.seconds, **seconds},
     )
