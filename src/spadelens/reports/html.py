@@ -21,6 +21,7 @@ from spadelens.reports.units import UNIT_NOUNS, unit_context
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from torch import Tensor
 
 _JPEG = b"\xff\xd8\xff"
 _SIGNATURES = {b"\x89PNG\r\n\x1a\n": "png", _JPEG: "jpeg"}
@@ -63,6 +64,8 @@ class PhotoPictures:
         finding: The pictures of the finding.
         others: Name -> map of another method, over the photo.
         contrast: What speaks for either of two classes, over the photo; None if none are compared.
+        grid: The map that the finding believes at low resolution, in percent of its largest value, uint8 `[rows,
+            columns]`, for the pointer to read off.
     """
 
     photo: bytes
@@ -75,6 +78,7 @@ class PhotoPictures:
     finding: FindingPictures
     others: Mapping[str, bytes]
     contrast: bytes | None = None
+    grid: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -218,10 +222,17 @@ def _photo_context(photo: Mapping[str, Any], pictures: PhotoPictures) -> dict[st
         "pictures": {name: page_picture(f"{name} of {photo['name']!r}", data) for name, data in files.items()},
         "others": {name: page_picture(f"map by {name}", data) for name, data in pictures.others.items()},
         "contrast": None if pictures.contrast is None else page_picture("contrast", pictures.contrast),
+        "grid": None if pictures.grid is None else _described_grid(pictures.grid),
         "outline": pictures.finding.outline,
         "size_px": pictures.finding.size_px,
         "thumbnails": {name: page_thumbnail(files[name]) for name in ("photo", "believed_overlay")},
     }
+
+
+def _described_grid(grid: Tensor) -> dict[str, Any]:
+    rows, columns = grid.shape
+    values = base64.b64encode(bytes(grid.flatten().tolist())).decode()
+    return {"rows": rows, "columns": columns, "values": values}
 
 
 def _sample_context(sample: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+from torch.nn import functional
+
 from spadelens.models import LoadedModel
 from spadelens.pictures import contrast_picture, heatmap_picture, overlay_picture, photo_bytes, photo_picture, png_bytes
 from spadelens.reports.finding import draw_finding
 from spadelens.reports.html import PhotoPictures
 from spadelens.tasks.explain import Explanation
 from spadelens.tasks.subjects import PhotoSubject
+
+_MOST_CELLS = 48
 
 
 def draw_photo(explanation: Explanation, loaded: LoadedModel) -> PhotoPictures:
@@ -35,4 +41,12 @@ def draw_photo(explanation: Explanation, loaded: LoadedModel) -> PhotoPictures:
         contrast=None
         if explanation.contrast is None
         else photo_bytes(contrast_picture(explanation.contrast.values, photo)),
+        grid=_grid(believed),
     )
+
+
+def _grid(values: Tensor) -> Tensor:
+    """Return a map `[H, W]` in percent of its largest value, as means over at most 48 rows and columns."""
+    size = [min(side, _MOST_CELLS) for side in values.shape]
+    means = functional.adaptive_avg_pool2d(values.abs().unsqueeze(0), size)[0]
+    return (100 * means / means.max().clamp(min=torch.finfo(means.dtype).tiny)).round().to(torch.uint8)

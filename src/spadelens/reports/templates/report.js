@@ -37,3 +37,16 @@ document.addEventListener("click", (event) => {
   if (button?.dataset.show) showView(button.dataset.show);
   if (button?.dataset.copy) copyText(button);
 });
+
+document.addEventListener("pointermove", (event) => {
+  const pictures = event.target.closest?.("[data-values]");
+  const shown = pictures?.closest("figure").querySelector(".readout");
+  for (const other of document.querySelectorAll(".readout")) if (other !== shown) other.textContent = "";
+  if (!shown) return;
+  const frame = event.target.getBoundingClientRect();
+  const columns = Number(pictures.dataset.columns), rows = Number(pictures.dataset.rows);
+  const column = Math.min(columns - 1, Math.max(0, Math.floor(columns * (event.clientX - frame.left) / frame.width)));
+  const row = Math.min(rows - 1, Math.max(0, Math.floor(rows * (event.clientY - frame.top) / frame.height)));
+  const value = atob(pictures.dataset.values).charCodeAt(row * columns + column);
+  shown.textContent = `here ${value}% of the strongest`;
+});
