@@ -231,8 +231,8 @@ def _photo_context(photo: Mapping[str, Any], pictures: PhotoPictures) -> dict[st
 
 def _described_grid(grid: Tensor) -> dict[str, Any]:
     rows, columns = grid.shape
-    values = base64.b64encode(bytes(grid.flatten().tolist())).decode()
-    return {"rows": rows, "columns": columns, "values": values}
+    cells = base64.b64encode(bytes(grid.flatten().tolist())).decode()
+    return {"rows": rows, "columns": columns, "cells": cells}
 
 
 def _sample_context(sample: Mapping[str, Any]) -> dict[str, Any]:

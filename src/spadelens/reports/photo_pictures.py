@@ -47,6 +47,6 @@ def draw_photo(explanation: Explanation, loaded: LoadedModel) -> PhotoPictures:
 
 def _grid(values: Tensor) -> Tensor:
     """Return a map `[H, W]` in percent of its largest value, as means over at most 48 rows and columns."""
-    size = [min(side, _MOST_CELLS) for side in values.shape]
-    means = functional.adaptive_avg_pool2d(values.abs().unsqueeze(0), size)[0]
+    rows, columns = (min(side, _MOST_CELLS) for side in values.shape)
+    means = functional.adaptive_avg_pool2d(values.abs().unsqueeze(0), (rows, columns))[0]
     return (100 * means / means.max().clamp(min=torch.finfo(means.dtype).tiny)).round().to(torch.uint8)
