@@ -1,13 +1,26 @@
 """Heatmaps as pictures."""
 
 import io
+import re
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
-from spadelens.pictures import heatmap_picture, overlay_picture, photo_picture, png_bytes, scaled
+from spadelens.pictures import (
+    contrast_picture,
+    heatmap_picture,
+    mask_picture,
+    outline_path,
+    outlined_picture,
+    overlay_picture,
+    photo_bytes,
+    photo_picture,
+    png_bytes,
+    scaled,
+)
 
 
 def ramp(height: int, width: int) -> torch.Tensor:
@@ -80,3 +93,52 @@ def test_png() -> None:
     with Image.open(io.BytesIO(content)) as opened:
         assert np.array_equal(np.asarray(opened), np.asarray(picture))
     assert png_bytes(picture) == content
+
+
+def drawn_from(path: str, height: int, width: int) -> NDArray[np.bool_]:
+    """Return which pixels lie inside an outline, by the even-odd rule along each row."""
+    edges = np.zeros((height, width + 1), dtype=int)
+    for x, top, bottom in re.findall(r"M(\d+) (\d+)V(\d+)", path):
+        edges[int(top) : int(bottom), int(x)] += 1
+    inside: NDArray[np.bool_] = np.cumsum(edges, axis=1)[:, :width] % 2 == 1
+    return inside
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_outline_encloses_its_region(seed: int) -> None:
+    region = torch.rand(9, 13, generator=torch.Generator().manual_seed(seed)) > 0.5
+    path = outline_path(region)
+    assert np.array_equal(drawn_from(path, 9, 13), region.numpy())
+    turned = re.sub(r"M(\d+) (\d+)H(\d+)", r"m\2 \1V\3", re.sub(r"M(\d+) (\d+)V(\d+)", "", path)).upper()
+    assert np.array_equal(drawn_from(turned, 13, 9), region.numpy().T)
+    assert outline_path(torch.zeros(4, 5, dtype=torch.bool)) == ""
+
+
+def test_an_outlined_photo_keeps_what_is_inside() -> None:
+    photo = Image.new("RGB", (64, 64), (90, 100, 110))
+    region = torch.zeros(64, 64, dtype=torch.bool)
+    region[10:20, 30:50] = True
+    pixels = np.asarray(outlined_picture(photo, region))
+    large = region.numpy().repeat(7, 0).repeat(7, 1)
+    assert (pixels[large] == (90, 100, 110)).all()
+    assert pixels[10 * 7 - 1, 40 * 7].tolist() == [255, 255, 255]
+    assert pixels[10 * 7 - 5, 40 * 7].tolist() == [0, 0, 0]
+    assert pixels[0, 0].tolist() == [90, 100, 110]
+
+
+def test_contrasts_have_a_color_for_each_sign() -> None:
+    photo = Image.new("RGB", (448, 448), (128, 128, 128))
+    values = torch.zeros(448, 448)
+    values[:, :100], values[:, 300:] = 1.0, -1.0
+    pixels = np.asarray(contrast_picture(values, photo)).astype(int)
+    assert pixels[5, 5, 2] > pixels[5, 5, 0] + 100  # blue speaks for the class
+    assert pixels[5, 400, 0] > pixels[5, 400, 2] + 100  # orange against it
+    assert pixels[5, 200].tolist() == [128, 128, 128]
+
+
+def test_masks_and_photos_as_files() -> None:
+    region = torch.tensor([[True, False, False]])
+    assert np.asarray(mask_picture(region)).tolist() == [[255, 0, 0]]
+    data = photo_bytes(Image.new("RGB", (30, 20)))
+    assert Image.open(io.BytesIO(data)).format == "JPEG"
+    assert Image.open(io.BytesIO(data)).size == (30, 20)
