@@ -19,6 +19,7 @@ from spadelens.extraction.pipeline.perturbation import blurred
 from spadelens.finding.coverings import Covering
 from spadelens.finding.interventions import Asked, Interventions, Outcome
 from spadelens.finding.regions import (
+    LARGEST_AREA,
     centered,
     drawn_sets,
     moved,
@@ -82,7 +83,7 @@ class Finding:
         prediction: What the original model says of the sample.
         region: The units that the prediction rests on, boolean: `[H, W]` of a photo, `[tokens]` or `[features]`. If it
             does not rest on any region that was tried, the largest of those.
-        is_carried: Whether the explained class is lost in most ways of covering the region.
+        is_carried: Whether the explained class is lost in most ways of covering the region, which is small.
         is_specific: Whether covering other regions of its size costs the class less often than not.
         without: The effects of covering the region, one for each way.
         alone: The effects of covering everything else.
@@ -177,13 +178,15 @@ def find(
         InputError: There is no map, or a map does not fit the sample.
         ModelOutputError: The model fails on a covered sample.
     """
+    _check_units(maps, sample, groups)
     orders = {name: _order(values, groups is None) for name, values in maps.items() if bool(values.any())}
     if not orders:
         raise InputError("Cannot look for what the prediction rests on: every map is zero.")
     if len(orders) > 1:
         orders[AVERAGE] = torch.stack(list(orders.values())).mean(0)
     believed = AVERAGE if AVERAGE in orders else next(iter(orders))
-    search = _Search(Interventions(model, sample, asked, coverings), groups)
+    fixed = None if groups is None else torch.tensor(groups) < 0
+    search = _Search(Interventions(model, sample, asked, coverings, fixed), groups)
     steps = len(orders) + 2
     progress("find", 0, steps)
     region, smallest_alone = search.region(orders[believed])
@@ -195,7 +198,8 @@ def find(
     progress("find", steps - 1, steps)
     controls = _Controls(search, region, num_draws, seed)
     runner_up = asked.versus if asked.versus is not None else search.runner_up
-    rival_effect = None if rival is None else controls.rival(rival(runner_up))
+    rival_map = None if rival is None else rival(runner_up)
+    rival_effect = None if rival_map is None or not bool(rival_map.any()) else controls.rival(rival_map)
     without, alone = search.effects(region), search.effects(~region)
     random = controls.random()
     finding = Finding(
@@ -203,7 +207,7 @@ def find(
         versus=asked.versus,
         prediction=search.prediction,
         region=region,
-        is_carried=2 * sum(effect.is_changed for effect in without) > len(without),
+        is_carried=search.is_small(region) and 2 * sum(effect.is_changed for effect in without) > len(without),
         is_specific=2 * random.num_changed < random.count,
         without=without,
         alone=alone,
@@ -249,9 +253,13 @@ class _Search:
         gains = 0.0 if self._groups is not None else self._gains(tried, self._run.coverings)  # else the smallest set
         values = gains - _AREA_COST * areas
         is_lost = torch.tensor(self._majority(tried))
-        best = int(values.masked_fill(~is_lost, -torch.inf).argmax()) if bool(is_lost.any()) else len(tried) - 1
-        kept = [not lost for lost in self._majority(~tried)]
-        return tried[best], float(areas[kept.index(True)]) if True in kept else None
+        best = int(values.masked_fill(~is_lost, -torch.inf).argmax() if bool(is_lost.any()) else areas.argmax())
+        kept = ~torch.tensor(self._majority(~tried))
+        return tried[best], float(areas[kept].min()) if bool(kept.any()) else None
+
+    def is_small(self, region: Tensor) -> bool:
+        """Whether a region is small enough to say anything; the first box of a map may be the whole photo."""
+        return self._groups is not None or float(region.double().mean()) <= LARGEST_AREA
 
     def effects(self, region: Tensor) -> tuple[Effect, ...]:
         """Return what covering a region does, in every way."""
@@ -339,6 +347,16 @@ class _Controls:
         return self.search.effect(min(nested_sets(values, groups), key=lambda one: abs(int(one.sum()) - size)))
 
 
+def _check_units(maps: Mapping[str, Tensor], sample: Tensor, groups: Sequence[int] | None) -> None:
+    """Reject maps that do not fit the sample, and samples without a unit that can be covered."""
+    units = sample.shape[-2:] if groups is None else sample.shape[:1]
+    if any(values.shape != units for values in maps.values()):
+        shapes = ", ".join(f"{list(values.shape)} of {name}" for name, values in maps.items())
+        raise InputError(f"Cannot order the units of the sample by maps of shapes {shapes}: expected {list(units)}.")
+    if groups is not None and max(groups) < 0:
+        raise InputError("Cannot look for what the prediction rests on: the sample has no unit that can be covered.")
+
+
 def smoothed(values: Tensor) -> Tensor:
     """Return a map `[H, W]` of a photo, smoothed as the order of its pixels is."""
     return blurred(values.unsqueeze(0), SMOOTHING * max(values.shape))[0]
@@ -348,10 +366,6 @@ def _order(values: Tensor, is_photo: bool) -> Tensor:
     """Return a map as an order of its units, float64, divided by the sum of absolute values; of a photo smoothed."""
     order = values.detach().cpu().double()
     if is_photo:
-        if values.dim() != 2:
-            raise InputError(
-                f"Cannot order the pixels of a photo by a map of shape {list(values.shape)}: expected [H, W]."
-            )
         order = smoothed(order.abs())
     return order / order.abs().sum()
 

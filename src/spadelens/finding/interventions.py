@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
 from spadelens.finding.coverings import Covering
 from spadelens.forward import class_scores
 from spadelens.prediction import Scale, probabilities_of
 
 _BATCH_SIZE = 16
-_TINY = 1e-300  # probabilities are floored before their logarithm
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,26 @@ class Asked:
             others = torch.arange(exact.shape[-1], device=exact.device) != self.target
             return exact[..., self.target] - exact[..., others].logsumexp(-1)
         if self.scale == "label logits":
-            against = 0.0 if self.versus is None else exact[..., self.versus]
-            return exact[..., self.target] - against
+            if self.versus is not None:
+                return logsigmoid(exact[..., self.target]) - logsigmoid(exact[..., self.versus])
+            return exact[..., self.target]
         found = probabilities_of(exact, self.scale)
-        p = found[..., self.target]
-        q = 1 - p if self.versus is None else found[..., self.versus]
-        return p.clamp(min=_TINY).log() - q.clamp(min=_TINY).log()
+        return self._log(found[..., self.target], scores.dtype) - self._log_of_other(found, scores.dtype)
+
+    def _log_of_other(self, found: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return log(q) for probabilities `[..., classes]` that a model gave in a type of numbers."""
+        if self.versus is not None:
+            return self._log(found[..., self.versus], dtype)
+        if self.scale == "probabilities":  # 1 - p would lose what is left of the others
+            others = torch.arange(found.shape[-1], device=found.device) != self.target
+            return self._log(found[..., others].sum(-1), dtype)
+        return (1 - found[..., self.target]).clamp(min=torch.finfo(dtype).eps / 4).log()  # 1 - p is no finer than that
+
+    @staticmethod
+    def _log(probability: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the logarithm of a probability, floored at the smallest number of a type."""
+        limits = torch.finfo(dtype)
+        return probability.clamp(min=limits.tiny * limits.eps).log()
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +86,15 @@ class Interventions:
         sample: Without a batch dimension, on the model's device.
         asked: What is asked.
         coverings: The ways to cover regions, by name.
+        fixed: The units that are never covered, such as the special tokens of a text, boolean `[*units]`; None if there
+            are none.
     """
 
     model: nn.Module
     sample: Tensor
     asked: Asked
     coverings: Mapping[str, Covering]
+    fixed: Tensor | None = None
     _known: dict[tuple[str, bytes], tuple[float, Tensor]] = field(default_factory=dict)
 
     @property
@@ -93,11 +109,13 @@ class Interventions:
 
     def without(self, regions: Tensor, covering: str) -> Outcome:
         """Return what the model says where each of `regions` `[B, *units]` is covered."""
+        if self.fixed is not None:
+            regions = regions & ~self.fixed
         keys = [(covering, region.cpu().numpy().tobytes()) for region in regions]
-        new = [number for number, key in enumerate(keys) if key not in self._known]
+        new = {key: number for number, key in enumerate(keys) if key not in self._known}
         if new:
-            found = self._run(regions[new], covering)
-            self._known.update(zip((keys[number] for number in new), found, strict=True))
+            found = self._run(regions[list(new.values())], covering)
+            self._known.update(zip(new, found, strict=True))
         log_odds, probabilities = zip(*(self._known[key] for key in keys), strict=True)
         return Outcome(torch.tensor(log_odds, dtype=torch.float64), torch.stack(probabilities))
 
@@ -115,8 +133,3 @@ class Interventions:
             probabilities = probabilities_of(scores.double(), self.asked.scale).mean(1)
             found += zip(self.asked.log_odds(scores).mean(1).tolist(), probabilities, strict=True)
         return found
-
-
-def odds_of(probability: float) -> float:
-    """Return the log-odds of a probability."""
-    return math.log(max(probability, _TINY)) - math.log(max(1 - probability, _TINY))

@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from spadelens.randomness import permutation
+
 AREAS = (0.01, 0.015, 0.02, 0.03, 0.04, 0.055, 0.07, 0.09, 0.115, 0.145, 0.18, 0.23, 0.3)
 """Fractions of a photo's pixels that are tried as regions, before they are made compact."""
 LARGEST_AREA = AREAS[-1]
@@ -16,9 +18,17 @@ _LEAST_PART = 0.25  # of the map's sum in the strongest part of a region, below 
 
 
 def strongest(values: Tensor, fraction: float) -> Tensor:
-    """Return the units whose value is among the largest, at least `fraction` of them, boolean of the map's shape."""
+    """Return the units whose value is among the largest, `fraction` of them, boolean of the map's shape.
+
+    Ties are broken at random, with a fixed seed: taken together, the units that a map does not rank would be the whole
+    photo, which nothing beats. Units that the map leaves at zero are never among the strongest.
+    """
     count = max(1, round(fraction * values.numel()))
-    return values >= values.flatten().topk(count).values[-1]
+    shuffled = permutation(values.numel(), 0)
+    order = shuffled[values.flatten()[shuffled].argsort(descending=True, stable=True)]
+    found = torch.zeros(values.numel(), dtype=torch.bool)
+    found[order[:count]] = True
+    return found.view(values.shape) & (values > 0)
 
 
 def compact(region: Tensor, values: Tensor) -> Tensor:
@@ -54,13 +64,14 @@ def nested_sets(values: Tensor, groups: Sequence[int]) -> list[Tensor]:
         groups: For each unit the number of its group (the word of a token), or -1 if it is never covered.
 
     Returns:
-        Sets of one group, of two, ..., of all but one, boolean `[units]`; beyond eight, sizes grow by a quarter.
+        Sets of one group, of two, ..., of all but one, boolean `[units]`; beyond eight, sizes grow by a quarter. Where
+        there is only one group, the set of that group.
     """
     numbers = torch.tensor(groups)
     sums = {number: float(values[numbers == number].sum()) for number in sorted(set(groups) - {-1})}
     order = sorted(sums, key=lambda number: -sums[number])
     sizes, size = [], 1
-    while size < len(order):
+    while size < max(len(order), 2):
         sizes.append(size)
         size = max(size + 1, size * 5 // 4 if size >= 8 else size + 1)
     return [torch.isin(numbers, torch.tensor(order[:size])) for size in sizes]

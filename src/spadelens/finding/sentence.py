@@ -91,7 +91,7 @@ def _control(finding: Finding, noun: str) -> str:
     places = _PLACES[noun]
     if not finding.is_specific:
         return (
-            f"But the place says little: covering random {places} costs the answer as well, in {random.num_changed} of "
+            f"But the place says little: covering random {places} does the same in {random.num_changed} of "
             f"{random.count} draws."
         )
     before, after = percent(finding.probability), percent(random.probability)
