@@ -1,4 +1,4 @@
-"""Draws the picture in README: the images of the demo with their heatmaps on the original model and on the trace.
+"""Draws the picture in README: the findings about the images of the demo.
 
 python scripts/draw_readme_picture.py docs/images/demo.png
 """
@@ -6,37 +6,40 @@ python scripts/draw_readme_picture.py docs/images/demo.png
 from __future__ import annotations
 
 import sys
+import textwrap
 from pathlib import Path
 
 from matplotlib import pyplot as plt
 
 import spadelens
-from spadelens.pictures import overlay_picture, photo_picture
+from spadelens.finding.sentence import percent
+from spadelens.models import LoadedModel
+from spadelens.pictures import outlined_picture, overlay_picture
+from spadelens.reports.finding import covered_pictures
 from spadelens.tasks.demo import demo_subjects
 
 
 def main(path: Path) -> None:
     """Write the picture to `path`."""
     loaded = spadelens.load_model("demo", "cpu")
+    assert isinstance(loaded, LoadedModel)
     subjects = demo_subjects()
-    figure, rows = plt.subplots(len(subjects), 3, figsize=(7.2, 2.55 * len(subjects)), layout="constrained")
-    for subject, row in zip(subjects, rows, strict=True):
-        assert subject.region is not None
-        sample = loaded.preprocessing.to_tensor(subject.crop)
-        trace = spadelens.extract_ensemble(loaded.model, sample)
-        row[0].imshow(photo_picture(subject.crop))
-        dense, sparse = trace.report.original_prediction, trace.report.trace_prediction
-        row[0].set_title(subject.file, fontsize=9)
-        for axis, name, model, prediction in (
-            (row[1], "original", loaded.model, dense),
-            (row[2], "trace", trace, sparse),
-        ):
-            values = spadelens.attribute(model, sample, target=dense.class_index).values
-            auc = spadelens.metrics.pixel_auc(values, subject.region)
-            axis.imshow(overlay_picture(values, subject.crop))
-            label = f"{loaded.class_name(prediction.class_index)} {prediction.probability:.1%}"
-            axis.set_title(f"{name}: {label}, AUC {auc:.3f}", fontsize=9)
-        for axis in row:
+    figure = plt.figure(figsize=(8.4, 3.1 * len(subjects)), layout="constrained")
+    for part, subject in zip(figure.subfigures(len(subjects), 1), subjects, strict=True):
+        found = spadelens.explain(loaded, subject.crop)
+        finding = found.finding
+        part.suptitle("\n".join(textwrap.wrap(found.sentence, 110)), fontsize=9, x=0.01, ha="left")
+        without, alone = covered_pictures(found.explanation, loaded)
+        name = loaded.class_name
+        shown = (
+            (outlined_picture(subject.crop, finding.region), f"{name(finding.target)} {percent(finding.probability)}"),
+            (without, f"without: {name(finding.without[0].answer)} {percent(finding.without[0].answer_probability)}"),
+            (alone, f"alone: {name(finding.alone[0].answer)} {percent(finding.alone[0].answer_probability)}"),
+            (overlay_picture(finding.shown, subject.crop), "map"),
+        )
+        for axis, (picture, title) in zip(part.subplots(1, 4), shown, strict=True):
+            axis.imshow(picture)
+            axis.set_title(title, fontsize=9)
             axis.set_axis_off()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

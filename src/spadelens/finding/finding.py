@@ -90,6 +90,8 @@ class Finding:
         random: Random regions of the same size; of a photo, of the same shape too.
         center: A box of the same area in the middle of the photo; None for texts and rows.
         rival: The region of the same area that a map of the runner-up ranks highest; None if there is no such map.
+        smallest_without: The smallest fraction of the units without which the explained class is lost in most ways; None
+            if it is lost without none of the regions tried.
         smallest_alone: The smallest fraction of the units that keeps the explained class with everything else covered;
             None if none of the regions tried does.
         scores: Map -> what its order is worth under intervention on this sample, from 0 to 2, the best first.
@@ -109,6 +111,7 @@ class Finding:
     random: Control
     center: Effect | None
     rival: Effect | None
+    smallest_without: float | None
     smallest_alone: float | None
     scores: Mapping[str, float]
     believed: str
@@ -189,7 +192,7 @@ def find(
     search = _Search(Interventions(model, sample, asked, coverings, fixed), groups)
     steps = len(orders) + 2
     progress("find", 0, steps)
-    region, smallest_alone = search.region(orders[believed])
+    region, smallest_without, smallest_alone = search.region(orders[believed])
     scores = {}
     for number, (name, order) in enumerate(orders.items(), 1):
         progress("find", number, steps)
@@ -214,6 +217,7 @@ def find(
         random=random,
         center=controls.center(),
         rival=rival_effect,
+        smallest_without=smallest_without,
         smallest_alone=smallest_alone,
         scores=MappingProxyType({name: scores[name] for name in ranked}),
         believed=believed,
@@ -241,8 +245,8 @@ class _Search:
         """Return what an order is worth: the mean of what its strongest parts are worth, covered and alone."""
         return float(self._gains(self._judged(order), [self._judge]).mean())
 
-    def region(self, order: Tensor) -> tuple[Tensor, float | None]:
-        """Return the region that is worth most, and the area of the smallest that keeps the class alone.
+    def region(self, order: Tensor) -> tuple[Tensor, float | None, float | None]:
+        """Return the region that is worth most, the smallest area that loses the class, and the smallest that keeps it.
 
         The region is among those without which the class is lost in most ways; the largest that was tried if none is.
         """
@@ -255,7 +259,8 @@ class _Search:
         is_lost = torch.tensor(self._majority(tried))
         best = int(values.masked_fill(~is_lost, -torch.inf).argmax() if bool(is_lost.any()) else areas.argmax())
         kept = ~torch.tensor(self._majority(~tried))
-        return tried[best], float(areas[kept].min()) if bool(kept.any()) else None
+        smallest = [float(areas[those].min()) if bool(those.any()) else None for those in (is_lost, kept)]
+        return tried[best], smallest[0], smallest[1]
 
     def is_small(self, region: Tensor) -> bool:
         """Whether a region is small enough to say anything; the first box of a map may be the whole photo."""

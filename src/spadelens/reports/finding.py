@@ -50,6 +50,7 @@ def describe_finding(explanation: Explanation, loaded: Loaded) -> dict[str, Any]
         "random": _control(finding.random),
         "center": None if finding.center is None else _effect(finding.center, loaded),
         "rival": None if finding.rival is None else _effect(finding.rival, loaded),
+        "smallest_without": finding.smallest_without,
         "smallest_alone": finding.smallest_alone,
         "believed": finding.believed,
         "agreeing": finding.agreeing(),
