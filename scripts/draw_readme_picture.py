@@ -9,6 +9,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 from matplotlib import pyplot as plt
 
 import spadelens
@@ -25,7 +26,8 @@ def main(path: Path) -> None:
     assert isinstance(loaded, LoadedModel)
     subjects = demo_subjects()
     figure = plt.figure(figsize=(8.4, 3.1 * len(subjects)), layout="constrained")
-    for part, subject in zip(figure.subfigures(len(subjects), 1), subjects, strict=True):
+    parts = np.atleast_1d(np.asarray(figure.subfigures(len(subjects), 1), dtype=object))
+    for part, subject in zip(parts, subjects, strict=True):
         found = spadelens.explain(loaded, subject.crop)
         finding = found.finding
         part.suptitle("\n".join(textwrap.wrap(found.sentence, 110)), fontsize=9, x=0.01, ha="left")

@@ -90,8 +90,8 @@ class Finding:
         random: Random regions of the same size; of a photo, of the same shape too.
         center: A box of the same area in the middle of the photo; None for texts and rows.
         rival: The region of the same area that a map of the runner-up ranks highest; None if there is no such map.
-        smallest_without: The smallest fraction of the units without which the explained class is lost in most ways; None
-            if it is lost without none of the regions tried.
+        smallest_without: The smallest fraction of the units without which the explained class is lost in most ways;
+            None if no region that was tried costs it.
         smallest_alone: The smallest fraction of the units that keeps the explained class with everything else covered;
             None if none of the regions tried does.
         scores: Map -> what its order is worth under intervention on this sample, from 0 to 2, the best first.
