@@ -52,6 +52,8 @@ class LRP(Method):
 
     Needs the memory of a training step and the time of several.
 
+    LRP is patented (EP 3271863 B1, US 12061966 B2 and others); docs/findings.md has what is known of its use.
+
     Attributes:
         rule: 'epsilon-plus', 'epsilon-plus-flat', 'epsilon-alpha-beta', 'epsilon-alpha-beta-flat' or 'epsilon-gamma':
             epsilon for linear layers; z-plus, alpha-beta or gamma for convolutions; flat for the first layer if the
