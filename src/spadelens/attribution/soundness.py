@@ -26,6 +26,7 @@ _THE_SAME = 1 - 1e-5
 _SHIFTS = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)  # of a feature, in standard deviations where rows are standardized
 _LEAST_CHANGE, _MOST_NAMED = 1e-4, 5
 _MOST_DRAWS = 5  # for a small layer, one draw may resemble its weights by chance
+_WIDE = 1000  # inputs of a layer from which chance does not matter, so that one draw is enough
 _LEAST_VALUES = 2  # a single number is always similar to another
 _TOO_FEW = "at least one map is zero everywhere, or both have only one nonzero value."
 
@@ -43,7 +44,7 @@ class Soundness:
             values are contributions; None for these two methods themselves and for methods without gradients.
         randomized_similarity: Absolute cosine similarity to the attribution of the same model with random weights in
             its last layer (Adebayo et al. 2018). Near 1, the map does not depend on the class. In that case, weights
-            are drawn up to five times, and the lowest similarity counts.
+            are drawn up to five times, for a layer of less than 1,000 inputs, and the lowest similarity counts.
         problems: The problems found, one or two sentences each; empty for a sound attribution.
         unchecked: The checks that could not be made, and why, one sentence each. The similarity of two maps needs two
             nonzero values.
@@ -256,9 +257,11 @@ def _randomized_similarity(case: _Case, score: float, last_layer: str | None) ->
     """Return the least similarity with maps of random weights, up to the first that differs; why there is none."""
     why = "no layer can be given random weights."
     least: float | None = None
-    for seed in range(_MOST_DRAWS if last_layer is not None else 0):
-        assert last_layer is not None
-        drawn = _drawn(matrix_layers(case.model)[last_layer].weight, seed)
+    if last_layer is None:
+        return None, f"Cannot tell whether the map depends on the class: {why}"
+    weight = matrix_layers(case.model)[last_layer].weight
+    for seed in range(1 if weight[0].numel() >= _WIDE else _MOST_DRAWS):
+        drawn = _drawn(weight, seed)
         with swapped_weights(case.model, {last_layer: drawn}):
             similarity, why = _similarity_to_own(case, score)
         if similarity is not None:
