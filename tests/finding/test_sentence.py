@@ -38,6 +38,7 @@ def finding(**changes: Any) -> Finding:
         random=Control(20, 0.4, 2),
         center=None,
         rival=None,
+        smallest_without=0.03,
         smallest_alone=0.02,
         scores={"lrp": 1.5},
         believed="lrp",
