@@ -12,6 +12,7 @@ from typing import Any
 import jsonschema
 from PIL import Image
 
+from spadelens.reports.finding import FindingPictures
 from spadelens.reports.html import PhotoPictures, render_report
 
 VOID = {"br", "hr", "img", "input", "link", "meta"}
@@ -95,11 +96,56 @@ def make_dense_layer(name: str) -> dict[str, Any]:
     return {**make_layer(name, error=None, held_out_error=None), **kept}
 
 
+def make_effect(covering: str, explained: float, answer: tuple[int, str, float]) -> dict[str, Any]:
+    index, name, probability = answer
+    return {
+        "covering": covering,
+        "explained_probability": explained,
+        "class_index": index,
+        "class_name": name,
+        "probability": probability,
+        "is_changed": index != 281,
+    }
+
+
+def make_finding() -> dict[str, Any]:
+    lynx = (287, "lynx", 0.52)
+    return {
+        "claim": "tabby 71%, rather than tiger cat 14%",
+        "grounds": "It rests on the outlined 6% of the photo: without it, the model says lynx.",
+        "versus": None,
+        "runner_up": {"class_index": 282, "class_name": "tiger cat", "probability": 0.142},
+        "area": 0.0625,
+        "is_carried": True,
+        "is_specific": True,
+        "without": [make_effect(name, 0.081, lynx) for name in ("inpaint", "blur", "texture")],
+        "alone": [make_effect(name, 0.38, (281, "tabby", 0.38)) for name in ("inpaint", "blur", "texture")],
+        "random": {"count": 20, "explained_probability": 0.69, "num_changed": 1},
+        "center": make_effect("inpaint", 0.66, (281, "tabby", 0.66)),
+        "rival": make_effect("inpaint", 0.59, (281, "tabby", 0.59)),
+        "smallest_without": 0.03,
+        "smallest_alone": 0.0625,
+        "believed": "average",
+        "agreeing": ["smoothgrad, trace"],
+        "maps": [
+            {"name": "average", "score": 1.31},
+            {"name": "smoothgrad, trace", "score": 1.3},
+            {"name": "lrp, original model", "score": 1.02},
+        ],
+        "left_out": [{"name": "grad_cam, original model", "reason": "The map is zero everywhere."}],
+        "values": None,
+        "units": None,
+        "box_px": [56, 48, 70, 38],
+    }
+
+
 def make_photo(name: str = "cat") -> dict[str, Any]:
     return {
         "file": f"photos/{name}.jpg",
         "name": name,
         "explained_class": {"class_index": 281, "class_name": "tabby"},
+        "true_class": None,
+        "finding": make_finding(),
         "original": make_prediction([(281, "tabby", 0.713), (282, "tiger cat", 0.142), (287, "lynx", 0.0123)], 0.713),
         "trace": make_prediction([(281, "tabby", 0.64), (282, "tiger cat", 0.093), (332, "Angora", 0.022)], 0.64),
         "is_prediction_kept": True,
@@ -119,6 +165,8 @@ def make_photo(name: str = "cat") -> dict[str, Any]:
         "num_held_out_views": 64,
         "seconds": {"solve": 21.7, "attribution": 0.81},
         "files": {
+            "region": f"{name}/region.png",
+            "map": f"{name}/map.png",
             "original_map": f"{name}/original.png",
             "trace_map": f"{name}/trace.png",
             "trace": f"{name}/trace.safetensors",
@@ -128,7 +176,7 @@ def make_photo(name: str = "cat") -> dict[str, Any]:
 
 def make_report() -> dict[str, Any]:
     return {
-        "format": "spadelens-report-4",
+        "format": "spadelens-report-5",
         "kind": "photo",
         "command": "spadelens explain photos/cat.jpg --model torchvision:resnet50 --out 'my report'",
         "created": "2026-11-21T02:43:43Z",
@@ -149,6 +197,8 @@ def make_report() -> dict[str, Any]:
             "reduction": "sum_abs",
             "blur": 0.0,
             "target": None,
+            "versus": None,
+            "candidates": ["lrp", "grad_cam"],
             "preset": "paper",
             "solver": "sparsegpt",
             "solver_settings": {"damping": 0.01},
@@ -172,10 +222,26 @@ def make_png(color: str = "teal", size_px: tuple[int, int] = (224, 192)) -> byte
     return buffer.getvalue()
 
 
+def make_pictures(size_px: tuple[int, int] = (224, 192)) -> PhotoPictures:
+    def picture(color: str) -> bytes:
+        return make_png(color, size_px)
+
+    return PhotoPictures(
+        photo=picture("red"),
+        original_heatmap=picture("green"),
+        trace_heatmap=picture("blue"),
+        original_overlay=picture("cyan"),
+        trace_overlay=picture("pink"),
+        believed_heatmap=picture("gray"),
+        believed_overlay=picture("gold"),
+        finding=FindingPictures("M1 1H5V5H1Z", size_px, picture("navy"), picture("lime")),
+        others={"lrp, original model": picture("tan")},
+    )
+
+
 def render(report: dict[str, Any], size_px: tuple[int, int] = (224, 192)) -> str:
     jsonschema.validate(report, SCHEMA)
-    pictures = PhotoPictures(*(make_png(color, size_px) for color in ("red", "green", "blue", "cyan", "pink")))
-    return render_report(report, {photo["name"]: pictures for photo in report["samples"]})
+    return render_report(report, {photo["name"]: make_pictures(size_px) for photo in report["samples"]})
 
 
 def read(report: dict[str, Any], size_px: tuple[int, int] = (224, 192)) -> Page:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import dataclasses
 import hashlib
 import re
 from importlib import resources
@@ -11,6 +12,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+import torch
 from references.pages import (
     ATTACK,
     SCHEMA,
@@ -19,6 +21,7 @@ from references.pages import (
     make_dense_layer,
     make_layer,
     make_photo,
+    make_pictures,
     make_png,
     make_report,
     read,
@@ -26,7 +29,7 @@ from references.pages import (
 )
 
 from spadelens.errors import InputError
-from spadelens.reports.html import PhotoPictures, render_report
+from spadelens.reports.html import render_report
 
 
 @pytest.fixture
@@ -71,9 +74,11 @@ def test_page_needs_nothing_from_elsewhere(report: dict[str, Any]) -> None:
     html = render(report)
     page = Page(html)
     assert page.find("img")
-    assert all(image["src"].startswith("data:image/png;base64,") for image in page.find("img"))
+    assert all(
+        image["src"].startswith(("data:image/png;base64,", "data:image/jpeg;base64,")) for image in page.find("img")
+    )
     links = [attributes["href"] for _, attributes in page.elements if "href" in attributes]
-    assert all(link.startswith(("./", "#", "data:")) for link in links)
+    assert all(link.startswith(("#", "data:")) for link in links)  # none to files beside it: pages are mailed
     assert not any("src" in attributes for tag, attributes in page.elements if tag != "img")
     assert [link["rel"] for link in page.find("link")] == ["icon"]
     assert "@import" not in html
@@ -83,16 +88,26 @@ def test_page_needs_nothing_from_elsewhere(report: dict[str, Any]) -> None:
 
 def test_every_picture_has_words_and_its_size(report: dict[str, Any]) -> None:
     images = read(report).find("img")
-    assert len(images) == 5
-    assert all(image["alt"] and (image["width"], image["height"]) == ("224", "192") for image in images)
-    assert "Map for tabby on the trace, over the photo" in [image["alt"] for image in images]
+    assert all((image["width"], image["height"]) == ("224", "192") for image in images)
+    assert [image["alt"] for image in images] == [
+        "Photo cat",
+        "Photo without the region",
+        "Photo with nothing else",
+        "Map for tabby, over the photo",
+        "Map for tabby",
+        "Map for tabby on the original model, over the photo",
+        "Map for tabby on the original model",
+        "Map for tabby on the trace, over the photo",
+        "Map for tabby on the trace",
+        "Map by lrp, original model",
+    ]
     assert not any("pixelated" in image["class"] for image in images)
     assert all("pixelated" in image["class"] for image in read(report, (64, 64)).find("img"))
 
 
 def test_both_views_of_a_map_are_there_until_the_script_hides_one(report: dict[str, Any]) -> None:
     page = read(report)
-    assert len(page.find("img", "overlay")) == len(page.find("img", "heatmap")) == 2
+    assert len(page.find("img", "overlay")) == len(page.find("img", "heatmap")) == 3
     assert "class" not in page.find("html")[0]
     style = (resources.files("spadelens") / "reports" / "templates" / "report.css").read_text(encoding="utf-8")
     hiding = [
@@ -122,7 +137,12 @@ def test_untrusted_text_stays_text(report: dict[str, Any]) -> None:
         "original": {"auc": 0.5, "pointing_game": True},
         "trace": {"auc": 0.5, "pointing_game": True},
     }
-    photo["files"]["original_map"] = "javascript:alert(1)/original.png"
+    finding = photo["finding"]
+    finding["claim"], finding["grounds"] = ATTACK + "10", ATTACK + "11"
+    finding["without"][0]["class_name"], finding["runner_up"]["class_name"] = ATTACK + "12", ATTACK + "13"
+    finding["maps"][0]["name"] = finding["believed"] = ATTACK + "14"
+    finding["left_out"][0]["reason"], photo["files"]["original_map"] = ATTACK + "15", ATTACK + "16"
+    photo["true_class"] = {"class_index": 1, "class_name": ATTACK + "17"}
     report["command"], report["device"] = ATTACK + "9", ATTACK
     report["settings"]["target"] = report["settings"]["method_settings"]["a"] = report["model"]["spec"] = ATTACK
     report["versions"][ATTACK] = report["settings"]["solver"] = ATTACK
@@ -132,9 +152,8 @@ def test_untrusted_text_stays_text(report: dict[str, Any]) -> None:
     photo["maps"]["trace"]["is_zero"] = True
     page = read(report)
     assert len(page.find("script")) == 1
-    for number in (1, 3, 4, 5, 6, 7, 8, 9):
+    for number in {*range(1, 18)} - {2}:
         assert f"{ATTACK}{number}" in page.text
-    assert "javascript%3Aalert%281%29/original.png" in [link.get("href", "")[2:] for link in page.find("a")]
     attributes = {name for _, attributes in page.elements for name in attributes}
     assert not any(name.startswith("on") for name in attributes)
 
@@ -213,14 +232,17 @@ def test_several_photos_have_an_index_with_verdicts(report: dict[str, Any]) -> N
     report["samples"] = [make_photo("a b"), make_photo("c"), make_photo("d")]
     lose_prediction(report["samples"][1])
     report["samples"][2]["maps"]["trace"]["is_zero"] = True
+    report["samples"][2]["finding"]["is_carried"] = False
+    report["samples"][0]["true_class"] = {"class_index": 287, "class_name": "lynx"}
+    report["samples"][1]["true_class"] = {"class_index": 281, "class_name": "tabby"}
     page = read(report)
-    assert "3 photos: the trace keeps the prediction on 2" in page.text
+    assert "3 photos: 1 of 2 predictions wrong, a small region carries 2" in page.text
     targets = [link["href"] for link in page.find("a") if link["href"].startswith("#photo")]
     assert [f"#{article['id']}" for article in page.find("article")] == targets == ["#photo-1", "#photo-2", "#photo-3"]
     index = page.text[: page.text.index("photos/a b.jpg")]
-    assert index.count("not kept") == index.count("zero map") == 1
-    assert len(page.find("img")) == 3 * (5 + 3)
-    assert "./a%20b/original.png" in [link["href"] for link in page.find("a")]
+    for words in ("wrong", "trace lost the prediction", "zero map"):
+        assert index.count(words) == 1 + (words == "wrong"), words
+    assert len(page.find("img")) == 3 * (10 + 2)
     identifiers = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(identifiers) == len(set(identifiers))
 
@@ -267,6 +289,29 @@ def test_report_is_left_as_it_was(report: dict[str, Any]) -> None:
 def test_missing_or_broken_pictures_are_refused(report: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"pictures of every photo.*\['cat'\]"):
         render_report(report, {})
-    good = make_png()
+    broken = dataclasses.replace(make_pictures(), trace_overlay=b"\xff\xd8\xff JPEG" * 9)
     with pytest.raises(InputError, match=r"trace_overlay of 'cat' is not a PNG"):
-        render_report(report, {"cat": PhotoPictures(good, good, good, good, b"\xff\xd8\xff JPEG" * 9)})
+        render_report(report, {"cat": broken})
+
+
+def test_the_region_is_outlined_in_pixels_of_what_the_model_sees(report: dict[str, Any]) -> None:
+    (outline,) = [svg for svg in read(report).find("svg") if svg.get("aria-label") == "Outline of the region"]
+    assert outline["viewbox"] == "0 0 224 192"
+    assert {path["d"] for path in read(report).find("path") if "d" in path} == {"M1 1H5V5H1Z"}
+
+
+def test_two_classes_that_are_compared_have_a_picture(report: dict[str, Any]) -> None:
+    report["samples"][0]["finding"]["versus"] = {"class_index": 287, "class_name": "lynx"}
+    contrasted = dataclasses.replace(make_pictures(), contrast=make_png("black"))
+    page = Page(render_report(report, {"cat": contrasted}))
+    assert [image["alt"] for image in page.find("img")].count("What speaks for tabby and for lynx") == 1
+    assert "speaks for tabby, ■ for lynx" in page.text
+
+
+def test_the_pointer_reads_the_map_off_in_percent(report: dict[str, Any]) -> None:
+    assert not any("data-values" in attributes for _, attributes in read(report).elements)
+    grid = torch.tensor([[0, 50, 100], [7, 8, 9]], dtype=torch.uint8)
+    page = Page(render_report(report, {"cat": dataclasses.replace(make_pictures(), grid=grid)}))
+    (map_,) = [attributes for _, attributes in page.elements if "data-values" in attributes]
+    assert (map_["data-rows"], map_["data-columns"]) == ("2", "3")
+    assert list(base64.b64decode(map_["data-values"])) == [0, 50, 100, 7, 8, 9]

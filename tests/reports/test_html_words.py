@@ -13,26 +13,40 @@ def report() -> dict[str, Any]:
     return make_report()
 
 
-def test_kept_prediction_is_said_without_a_warning(report: dict[str, Any]) -> None:
+def test_the_finding_comes_first(report: dict[str, Any]) -> None:
     page = read(report)
-    assert "tabby, 71.3% · the trace keeps the prediction (64.0%)" in page.text
+    assert (
+        "photos/cat.jpg trace 89.4% pruned tabby 71%, rather than tiger cat 14% It rests on the outlined 6%"
+        in page.text
+    )
     assert page.find("p", "warning") == page.find("span", "flag") == []
+    assert len(page.find("span", "badge")) == 1
 
 
 def test_a_trace_that_is_hardly_pruned_does_not_pass_for_one_that_keeps(report: dict[str, Any]) -> None:
     report["samples"][0] |= {"status": "hardly pruned", "sparsity": 0.0007}
-    text = read(report).text
-    assert "tabby, 71.3% · hardly pruned (0.1%): the trace is nearly the original model" in text
-    assert "keeps the prediction" not in text
+    page = read(report)
+    assert len(page.find("span", "flag")) == 1
+    assert "photos/cat.jpg trace hardly pruned" in page.text
+    assert page.find("span", "badge") == []
 
 
 def test_lost_prediction_is_said_and_warned_of(report: dict[str, Any]) -> None:
     lose_prediction(report["samples"][0])
     page = read(report)
-    assert "tabby, 71.3% · the trace predicts tiger cat instead (41.0%)" in page.text
-    assert "keeps the prediction" not in page.text
-    assert len(page.find("p", "warning")) == 1
+    assert "photos/cat.jpg trace lost the prediction" in page.text
+    assert len(page.find("p", "warning")) == len(page.find("span", "flag")) == 1
     assert "The trace does not keep the prediction." in page.text
+
+
+def test_wrong_predictions_are_marked_and_put_right(report: dict[str, Any]) -> None:
+    photo = report["samples"][0]
+    photo["true_class"] = {"class_index": 281, "class_name": "tabby"}
+    assert "wrong" not in read(report).text
+    photo["true_class"] = {"class_index": 287, "class_name": "lynx"}
+    text = read(report).text
+    assert "photos/cat.jpg wrong" in text
+    assert "The right class is lynx." in text
 
 
 def test_explained_class_that_is_not_the_prediction_is_told_apart(report: dict[str, Any]) -> None:
@@ -40,14 +54,51 @@ def test_explained_class_that_is_not_the_prediction_is_told_apart(report: dict[s
     photo["explained_class"] = {"class_index": 479, "class_name": "car wheel"}
     photo["original"]["explained_probability"], photo["trace"]["explained_probability"] = 0.0102, 0.0004
     page = read(report)
-    assert (
-        "car wheel, 1.0% · <0.1% in the trace; the prediction is tabby (71.3%), and the trace keeps it (64.0%)"
-        in page.text
-    )
+    assert "nothing tabby 71% 1.0%" in page.text
     assert len(page.find("tr", "explained")) == 1
-    lose_prediction(photo)
-    photo["trace"]["explained_probability"] = 0.0004
-    assert "the original model predicts tabby (71.3%), the trace tiger cat (41.0%)" in read(report).text
+    photo["status"] = "lost"
+    assert "The trace does not keep the rank of car wheel." in read(report).text
+
+
+def test_interventions_are_a_table(report: dict[str, Any]) -> None:
+    text = read(report).text
+    for row in (
+        "What is covered The model says tabby nothing tabby 71% 71.3%",
+        "the region filled from around lynx 52% 8.1% the region blurred lynx 52% 8.1%",
+        "all but the region filled from around tabby 38% 38.0%",
+        "random areas 20 of the same size changed in 1 of 20 69.0%",
+        "the center filled from around tabby 66% 66.0%",
+        "where the map of tiger cat is strongest filled from around tabby 59% 59.0%",
+        "the smallest without which the prediction is lost is 3% of the photo; "
+        "the smallest that keeps it with nothing else is 6% of the photo.",
+    ):
+        assert row in text, row
+    finding = report["samples"][0]["finding"]
+    finding |= {"center": None, "rival": None, "smallest_without": None, "smallest_alone": None}
+    text = read(report).text
+    assert "the center" not in text
+    assert "the map of tiger cat" not in text
+    assert "the prediction is lost is none; the smallest that keeps it with nothing else is none." in text
+
+
+def test_maps_are_ranked_and_the_margin_is_said(report: dict[str, Any]) -> None:
+    text = read(report).text
+    assert "average shown 1.31 smoothgrad, trace 1.30 lrp, original model 1.02" in text
+    assert "grad_cam, original model left out: The map is zero everywhere. –" in text
+    assert (
+        "The average of 2 maps fares best when what it ranks highest is covered: 1.31 of 2, ahead of smoothgrad" in text
+    )
+    finding = report["samples"][0]["finding"]
+    finding["agreeing"] = ["smoothgrad, trace", "lrp, original model"]
+    assert "The maps agree: covering what each ranks highest does about the same." in read(report).text
+    finding["agreeing"] = []
+    finding["maps"] = [finding["maps"][2] | {"score": 1.5}, *finding["maps"][:2]]
+    text = read(report).text
+    assert (
+        "scores 1.31 of 2 when what it ranks highest is covered; lrp, original model fares best here with 1.50" in text
+    )
+    finding["maps"], finding["believed"] = finding["maps"][:1], "lrp, original model"
+    assert "Only one map is sound here: lrp, original model." in read(report).text
 
 
 @pytest.mark.parametrize(("side", "title"), [("original", "map of the original model"), ("trace", "map of the trace")])
@@ -55,7 +106,9 @@ def test_zero_map_is_warned_of(report: dict[str, Any], side: str, title: str) ->
     report["samples"][0]["maps"][side]["is_zero"] = True
     page = read(report)
     assert f"The {title} is zero everywhere." in page.text
-    assert len(page.find("p", "warning")) == len(page.find("span", "flag")) == len(page.find("div", "zero")) == 1
+    assert len(page.find("p", "warning")) == len(page.find("div", "zero")) == 1
+    assert [words for words in ("zero map", "zero everywhere") if words in page.text] == ["zero map", "zero everywhere"]
+    assert len(page.find("span", "flag")) == 2
 
 
 def make_search(criterion: str = "probability", chosen: float | None = 0.02) -> dict[str, Any]:
@@ -182,6 +235,6 @@ def test_an_ensemble_says_what_was_averaged(report: dict[str, Any]) -> None:
 
 
 def test_a_blur_is_said(report: dict[str, Any]) -> None:
-    assert "blurred" not in read(report).text
+    assert "blurred with a Gaussian" not in read(report).text
     report["settings"]["blur"] = 0.05
     assert "Both are blurred with a Gaussian whose standard deviation is 5.0% of the longer side." in read(report).text
