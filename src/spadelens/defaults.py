@@ -2,7 +2,7 @@
 
 METHOD = "smoothgrad"
 UNIT_METHOD = "integrated_gradients"  # of `spadelens explain`, for texts and rows
-CANDIDATES = ("lrp", "grad_cam")  # of `spadelens explain`: whose maps of the original model compete, for photos
+CANDIDATES = ("lrp", "grad_cam")  # of `spadelens explain`: for photos: whose maps of the original model take part
 PRESET = "balanced"  # of a single trace
 EXPLAIN_PRESET = "ensemble"  # of `spadelens explain`, for photos
 VISUALIZE_PRESET = "fast"  # of `spadelens visualize`

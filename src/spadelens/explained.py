@@ -80,7 +80,7 @@ class Explained:
 
     @property
     def map(self) -> Heatmap:
-        """The map that fared best when what it ranks highest was covered; of a photo, smoothed."""
+        """The map in which the region was looked for, the average of all; of a photo, smoothed."""
         return replace(self.explanation.trace_map, values=self.finding.shown, method=self.finding.believed)
 
     @property
@@ -192,7 +192,7 @@ def explain(
         target: The class to explain, by name or number; by default the predicted one.
         versus: The class to compare it with, likewise; by default all others.
         method: As in `attribute`; by default SmoothGrad for photos, integrated gradients for texts and rows.
-        candidates: Other methods whose maps of the model compete, for photos; by default LRP and Grad-CAM.
+        candidates: Other methods whose maps of the model take part, for photos; by default LRP and Grad-CAM.
         blur: As in `attribute`.
         class_names: The names of the classes of a module.
         progress: True for a bar, or a callable; see `extract_trace`.

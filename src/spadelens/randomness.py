@@ -79,6 +79,11 @@ def undisturbed_random_states() -> Iterator[None]:
                 torch.cuda.set_rng_state(state, number)
 
 
+def generator_of(seed: int) -> torch.Generator:
+    """Return a generator on the CPU that a seed of any size determines."""
+    return torch.Generator().manual_seed(seed % 2**64)
+
+
 def is_only_thread() -> bool:
     """Whether this thread is the only one, so that nobody else draws from the global random states."""
     return threading.active_count() == 1

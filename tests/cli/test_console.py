@@ -1,7 +1,6 @@
 """Progress bars and the closing table."""
 
 import io
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from spadelens.progress_bars import STAGES
 
 
 def photo(name: str = "a", **changes: Any) -> dict[str, Any]:
-    prediction = {"class_name": "ring", "probability": 0.987}
+    prediction = {"class_index": 1, "class_name": "ring", "probability": 0.987}
     return {
         "name": name,
         "original": prediction,
@@ -23,6 +22,8 @@ def photo(name: str = "a", **changes: Any) -> dict[str, Any]:
         "sparsity": 0.473,
         "scores": None,
         "maps": {"original": {"is_zero": False}, "trace": {"is_zero": False}},
+        "true_class": None,
+        "finding": {"claim": "ring 99%, rather than disc 1%", "grounds": "It rests on the outlined 6% of the photo."},
         "seconds": {"views": 1.25, "solve": 2.5},
         **changes,
     }
@@ -35,43 +36,51 @@ def printed(capsys: pytest.CaptureFixture[str], *photos: dict[str, Any], out: st
     return captured.out
 
 
-def test_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "120")
-    text = printed(capsys, photo(), photo("b", is_prediction_kept=True, status="kept"))
-    assert "ring 98.7%" in text
-    assert "disc 50.0%" in text
-    assert "47%" in text
-    assert "3.8" in text
+def test_a_finding_is_a_block_of_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, photo(), photo("b", status="kept"), photo("c", status="hardly pruned"))
+    first = [
+        "a: ring 99%, rather than disc 1%",
+        "  It rests on the outlined 6% of the photo.",
+        "  Trace loses the prediction, 47% pruned; 3.8 s",
+    ]
+    assert text.splitlines()[:3] == first
+    assert "  Trace keeps the prediction, 47% pruned; 3.8 s" in text.splitlines()[5]
+    assert "  Trace hardly pruned, 47% pruned; 3.8 s" in text.splitlines()[8]
     assert "AUC" not in text
-    rows = text.splitlines()
-    assert " no " in rows[1]
-    assert " yes " in rows[2]
-    assert rows[-1] == f"Report: {Path('out/report.html')}"
+    assert "Wrong" not in text
+    assert text.splitlines()[-1] == f"Report: {Path('out/report.html')}"
     assert "\x1b" not in text
 
 
-def test_scores(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "150")
+def test_a_wrong_prediction_is_put_right(capsys: pytest.CaptureFixture[str]) -> None:
+    right, wrong = ({"class_index": index, "class_name": name} for index, name in ((1, "ring"), (3, "star")))
+    assert "Wrong" not in printed(capsys, photo(true_class=right))
+    assert "  Wrong: the right class is star.\n" in printed(capsys, photo(true_class=wrong))
+
+
+def test_scores(capsys: pytest.CaptureFixture[str]) -> None:
     scores = {"original": {"auc": 0.61, "pointing_game": False}, "trace": {"auc": 0.923, "pointing_game": True}}
     text = printed(capsys, photo(scores=scores), photo("b"))
-    assert re.search(r"0\.610\s+no\s+0\.923\s+yes", text)
+    assert "; original AUC 0.610 (miss); trace AUC 0.923 (hit); 3.8 s" in text
+    assert "measured against the region known to decide" in text
 
 
 def test_zero_maps_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, photo(maps={"original": {"is_zero": False}, "trace": {"is_zero": True}}))
-    assert "a: the map of the trace is zero everywhere." in text
+    assert "The map of the trace is zero everywhere." in text
+    assert "original model" not in text
     text = printed(capsys, photo(maps={"original": {"is_zero": True}, "trace": {"is_zero": False}}))
-    assert "a: the map of the original model is zero everywhere." in text
+    assert "The map of the original model is zero everywhere." in text
 
 
 @pytest.mark.parametrize("name", ["[red]x", "[/]", "a[bold]", "\\", "a\\[x]", "é 漢", "x" * 50])
-def test_names_are_no_markup(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    predicted = {"class_name": name, "probability": 1.0}
-    zero = {"original": {"is_zero": True}, "trace": {"is_zero": True}}
-    text = printed(capsys, photo(name, original=predicted, maps=zero), out=name)
-    assert f"{name} 100.0%" in text
-    assert f"{name}: the map" in text
+def test_names_are_no_markup(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    finding = {"claim": f"{name} 100%", "grounds": f"It rests on {name}."}
+    true = {"class_index": 3, "class_name": name}
+    text = printed(capsys, photo(name, finding=finding, true_class=true), out=name)
+    assert f"{name}: {name} 100%\n" in text
+    assert f"It rests on {name}.\n" in text
+    assert f"the right class is {name}.\n" in text
     assert f"Report: {Path(name) / 'report.html'}" in text
 
 
@@ -105,6 +114,6 @@ def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_stage_has_words() -> None:
     assert set(STAGES) == {
         "diagnose",
-        *("views", "solve", "search", "check", "attribute", "visualize"),
+        *("views", "solve", "search", "check", "attribute", "candidates", "find", "visualize"),
         *("plant", "cases", "tune", "bench", "study", "predict", "facets"),
     }

@@ -26,12 +26,14 @@ def test_two_photos_as_a_person_does_it(workplace: Path, demo: LoadedModel) -> N
     finished = subprocess.run([PROGRAM, *command], capture_output=True, text=True, check=False)
     assert finished.returncode == 0
     assert finished.stderr == ""
-    assert "square 9" in finished.stdout
+    assert "square: square >99%, rather than " in finished.stdout
     assert "Report: out/report.html" in finished.stdout
     written = listing()
     names = {"out", "out/report.html", "out/report.json", "out/square", "out/ring"}
     names |= {
-        f"out/{n}/{file}" for n in ("square", "ring") for file in ("original.png", "trace.png", "trace.safetensors")
+        f"out/{name}/{file}"
+        for name in ("square", "ring")
+        for file in ("region.png", "map.png", "original.png", "trace.png", "trace.safetensors")
     }
     assert set(written) - set(before) == names
     assert {name: written[name] for name in before} == before
@@ -39,10 +41,10 @@ def test_two_photos_as_a_person_does_it(workplace: Path, demo: LoadedModel) -> N
     assert [photo["name"] for photo in report["samples"]] == ["square", "ring"]
     assert [photo["file"] for photo in report["samples"]] == ["square.png", "ring.png"]
     for photo in report["samples"]:
-        for kind in ("original_map", "trace_map"):
+        for kind, side_px in (("region", 64), ("map", 448), ("original_map", 448), ("trace_map", 448)):
             with Image.open(Path("out", photo["files"][kind])) as picture:
                 picture.load()
-                assert picture.size == (448, 448)
+                assert picture.size == (side_px, side_px)
         trace = Trace.load(Path("out", photo["files"]["trace"]), demo.model)
         assert trace.report.original_prediction.class_index == photo["original"]["class_index"]
     html = Path("out/report.html").read_text(encoding="utf-8")

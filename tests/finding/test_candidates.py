@@ -69,7 +69,7 @@ def test_other_maps_are_those_of_attribute() -> None:
 def test_unsound_maps_are_left_out_with_a_reason() -> None:
     found = candidates("saliency", trace=doubtful("One problem.", "Another."))
     assert list(found.maps) == [ORIGINAL, "saliency on the original model"]
-    assert dict(found.left_out) == {TRACE: "One problem. Another."}
+    assert dict(found.left_out) == {TRACE: "One problem. Another."} and not found.doubts
 
 
 def test_zero_maps_are_left_out_with_a_reason() -> None:
@@ -89,8 +89,11 @@ def test_methods_that_fail_are_left_out_with_a_reason() -> None:
 def test_doubtful_maps_take_part_where_no_map_is_sound() -> None:
     found = candidates(trace=doubtful("One."), original=doubtful("Two."))
     assert list(found.maps) == [TRACE, ORIGINAL]
+    assert dict(found.doubts) == {TRACE: "One.", ORIGINAL: "Two."} and not found.left_out
     found = candidates(trace=doubtful("One."), original=ZERO)
-    assert list(found.maps) == [TRACE] and found.left_out[ORIGINAL] == "The map is zero everywhere."
+    assert (
+        list(found.maps) == [TRACE] == list(found.doubts) and found.left_out[ORIGINAL] == "The map is zero everywhere."
+    )
 
 
 def test_occlusion_is_the_last_resort() -> None:

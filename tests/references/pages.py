@@ -128,9 +128,9 @@ def make_finding() -> dict[str, Any]:
         "believed": "average",
         "agreeing": ["smoothgrad, trace"],
         "maps": [
-            {"name": "average", "score": 1.31},
-            {"name": "smoothgrad, trace", "score": 1.3},
-            {"name": "lrp, original model", "score": 1.02},
+            {"name": "average", "score": 1.31, "doubt": None},
+            {"name": "smoothgrad, trace", "score": 1.3, "doubt": None},
+            {"name": "lrp, original model", "score": 1.02, "doubt": None},
         ],
         "left_out": [{"name": "grad_cam, original model", "reason": "The map is zero everywhere."}],
         "values": None,

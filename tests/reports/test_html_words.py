@@ -89,6 +89,8 @@ def test_maps_are_ranked_and_the_margin_is_said(report: dict[str, Any]) -> None:
         "The average of 2 maps fares best when what it ranks highest is covered: 1.31 of 2, ahead of smoothgrad" in text
     )
     finding = report["samples"][0]["finding"]
+    finding["maps"][2]["doubt"] = "It does not depend on the weights."
+    assert "lrp, original model doubtful: It does not depend on the weights. 1.02" in read(report).text
     finding["agreeing"] = ["smoothgrad, trace", "lrp, original model"]
     assert "The maps agree: covering what each ranks highest does about the same." in read(report).text
     finding["agreeing"] = []

@@ -17,7 +17,8 @@ def context(*pairs: tuple[float, float], is_signed: bool = True, is_special: boo
         }
         for number, (original, trace) in enumerate(pairs)
     ]
-    return unit_context({"map_values": values}, "row", is_signed)
+    finding = {"is_carried": True, "units": [1], "values": [original for original, _ in pairs]}
+    return unit_context({"map_values": values, "finding": finding}, "row", is_signed)
 
 
 @pytest.mark.parametrize(
@@ -36,3 +37,7 @@ def test_what_the_model_did_not_read_is_named() -> None:
 
 def test_special_tokens_are_not_compared() -> None:
     assert context((-1.0, 1.0), (1.0, 1.0), is_special=True)["disagreeing"] == []
+
+
+def test_what_carries_the_prediction_is_marked() -> None:
+    assert [unit.is_carrying for unit in context((1.0, 1.0), (0.5, 0.5), (0.2, 0.2))["units"]] == [False, True, False]

@@ -32,7 +32,7 @@ def test_the_dense_network_shows_the_larger_circle_and_traces_that_of_their_samp
     assert dense.share(LARGE) > 0.95 and dense.share(SMALL) < 0.05
     assert large.share(LARGE) > 0.9 and large.share(SMALL) < 0.05
     assert small.share(SMALL) > 0.9 and small.share(LARGE) < 0.05
-    # Of single ascents on the dense network, a good part ends in the smaller circle: it is a lower maximum.
+    # Of single ascents on the original network, a good part ends in the smaller circle: it is a lower maximum.
     assert 0.2 < dense.share_of_ends(SMALL) < 0.5
     assert large.sparsities["output"] >= 0.8 and small.sparsities["output"] >= 0.8
     assert dense.sparsities == {} and dense.sample is None

@@ -57,13 +57,19 @@ def test_explanation(demo: LoadedModel) -> None:
         localize(found.original_map.values, subject.region),
         localize(found.trace_map.values, subject.region),
     )
-    assert {stage for stage, _, _ in stages} == {"views", "solve", "check", "attribute"}
+    assert {stage for stage, _, _ in stages} == {"views", "solve", "check", "attribute", "candidates", "find"}
     assert all(0 <= done <= total for _, done, total in stages)
     for name in {stage for stage, _, _ in stages}:
         done = [d for stage, d, _ in stages if stage == name]
         assert done == sorted(done)
         assert done[-1] == next(total for stage, _, total in reversed(stages) if stage == name)
     assert found.seconds["attribute"] > 0
+    assert found.seconds["find"] > 0
+    assert found.finding.target == found.target
+    assert found.finding.region.shape == sample.shape[1:]
+    assert found.finding.probability == pytest.approx(found.target_probabilities[0], abs=1e-5)
+    assert found.candidates.maps["saliency on the original model"] is found.original_map
+    assert found.contrast is None
 
 
 @pytest.mark.parametrize(("target", "expected"), [("ring", 1), ("STAR", 5), ("7", 7)])

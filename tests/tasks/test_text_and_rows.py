@@ -134,11 +134,16 @@ def test_texts(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(
         abs(unit[side]["signed"]) <= unit[side]["absolute"] + 1e-6 for unit in units for side in ("original", "trace")
     )
-    assert "2 texts: the trace keeps the prediction" in page.text
+    carried = sum(sample["finding"]["is_carried"] for sample in report["samples"])
+    assert f"2 texts: a small set of words carries {carried}" in page.text
+    for sample in report["samples"]:
+        assert sample["finding"]["grounds"] in page.text
+        assert sample["finding"]["box_px"] is sample["finding"]["center"] is None
+        assert len(sample["finding"]["values"]) == len(sample["map_values"])
     assert ATTACK.replace("  ", " ") in page.text
     assert len(page.find("article", "")) == 0
     assert len([1 for tag, _ in page.elements if tag == "script"]) == 1
-    assert len(page.find("span", "special")) == 2 * 2
+    assert len(page.find("span", "special")) == 2 * 3
     assert "Table of all 5 tokens" in page.text
     assert "photo" not in page.text
     assert "text" in capsys.readouterr().out
@@ -259,25 +264,30 @@ def make_unit(
     return {"name": name, "is_special": special, "is_unknown": False, "value": value, **maps}
 
 
+def context_of(units: list[dict[str, Any]], kind: str, is_signed: bool = True) -> dict[str, Any]:
+    finding = {"is_carried": False, "units": [0], "values": [unit["original"]["signed"] for unit in units]}
+    return unit_context({"map_values": units, "finding": finding}, kind, is_signed)
+
+
 def test_each_map_is_scaled_by_its_largest_value_that_is_not_special() -> None:
     units = [make_unit("[CLS]", 9.0, -9.0, special=True), make_unit("a", 2.0, 0.0), make_unit("  b", -1.0, -0.5)]
-    shown = unit_context({"map_values": units}, "text", is_signed=True)["units"]
+    shown = context_of(units, "text")["units"]
     assert [unit.strengths["original"] for unit in shown] == [1.0, 1.0, -0.5]
     assert [unit.strengths["trace"] for unit in shown] == [-1.0, 0.0, -1.0]
     assert [unit.role("trace") for unit in shown] == ["against", "neutral", "against"]
     assert (shown[2].before, shown[2].text) == ("  ", "b")
-    absolute = unit_context({"map_values": units}, "text", is_signed=False)["units"]
+    absolute = context_of(units, "text", is_signed=False)["units"]
     assert [unit.strengths["trace"] for unit in absolute] == [1.0, 0.0, 1.0]
-    zero = unit_context({"map_values": [make_unit("a", 0.0, 0.0)]}, "text", is_signed=True)["units"]
+    zero = context_of([make_unit("a", 0.0, 0.0)], "text")["units"]
     assert zero[0].role("original") == "neutral"
-    alone = unit_context({"map_values": [make_unit("[CLS]", 2.0, 1.0, special=True)]}, "text", is_signed=True)
-    assert alone["units"][0].strengths == {"original": 1.0, "trace": 1.0}
-    assert unit_context({"map_values": [make_unit("", 1.0, 1.0)]}, "text", is_signed=True)["units"][0].text == "·"
+    alone = context_of([make_unit("[CLS]", 2.0, 1.0, special=True)], "text")
+    assert alone["units"][0].strengths == {"original": 1.0, "trace": 1.0, "shown": 1.0}
+    assert context_of([make_unit("", 1.0, 1.0)], "text")["units"][0].text == "·"
 
 
 def test_the_largest_features_come_first_and_the_rest_is_in_the_table() -> None:
     units = [make_unit(f"f{i}", math.sin(i), math.cos(i), value=float(i)) for i in range(MOST_BARS + 5)]
-    found = unit_context({"map_values": units}, "row", is_signed=True)
+    found = context_of(units, "row")
     sizes = [max(abs(value) for value in unit.strengths.values()) for unit in found["bars"]]
     assert sizes == sorted(sizes, reverse=True)
     assert len(found["bars"]) == MOST_BARS

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich import markup
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from spadelens.output import interrupts
 from spadelens.plain_text import printable
@@ -141,7 +142,8 @@ def print_summary(report: Mapping[str, Any], out: Path) -> None:
         finding, true = sample["finding"], sample["true_class"]
         console.print(f"[bold]{escape(sample['name'])}[/]: [bold]{escape(finding['claim'])}[/]", soft_wrap=True)
         if true is not None and true["class_index"] != sample["original"]["class_index"]:
-            console.print(f"  [bold red]Wrong:[/] the right class is {escape(true['class_name'])}.", soft_wrap=True)
+            right = f" the right class is {printable(true['class_name'])}."
+            console.print(Text.assemble(("  Wrong:", "bold red"), right), soft_wrap=True)
         console.print(f"  {escape(finding['grounds'])}", soft_wrap=True)
         console.print(f"  {_facts(sample)}", style="dim", soft_wrap=True)
         for model, found in sample["maps"].items():

@@ -90,7 +90,7 @@ cli.add_command(bench_command)
     "candidates",
     metavar="NAME",
     multiple=True,
-    help="Another method whose map of the original model competes with those of --method in showing what the "
+    help="Another method whose map of the original model is averaged with those of --method to find what the "
     "prediction for a photo rests on; can be repeated; 'none' for no other.  "
     f"[default: {' and '.join(defaults.CANDIDATES)}]",
 )

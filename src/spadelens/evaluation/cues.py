@@ -26,7 +26,7 @@ def harder_images(planted: Planted, cue: str, count: int, seed: int = 0) -> list
 
     Args:
         planted: The network, its patches and photos.
-        cue: 'small', patches of 0.6 of their size; 'faint', patches of 0.4 of their opacity; 'two', two patches, of
+        cue: 'small', patches of 0.6 of their size; 'faint', patches of 0.45 of their opacity; 'two', two patches, of
             which the network follows one.
         count: At most.
         seed: Determines places and jitter.

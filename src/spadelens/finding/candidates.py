@@ -1,4 +1,4 @@
-"""The maps among which a finding picks, those of unsound methods left out."""
+"""The maps in whose average a finding looks for the region, those of unsound methods left out."""
 
 from __future__ import annotations
 
@@ -28,10 +28,12 @@ class Candidates:
         maps: Name, such as 'smoothgrad on the trace' -> the map, of methods that are sound on the model. If none is,
             those that are doubtful but not zero; if all are zero, that of occlusion.
         left_out: Name -> why the map is not among them, in a sentence.
+        doubts: Name of a map that takes part though it is doubtful -> why it is, in a sentence.
     """
 
     maps: Mapping[str, Heatmap]
     left_out: Mapping[str, str]
+    doubts: Mapping[str, str]
 
     @property
     def values(self) -> dict[str, Tensor]:
@@ -85,7 +87,8 @@ def candidates_of(
         sound = {
             name: _map_of(model, sample, parse_configured("method", _LAST_RESORT, METHODS), reduction, original_map)
         }
-    return Candidates(MappingProxyType(sound), MappingProxyType(left_out))
+    doubts = {name: left_out.pop(name) for name in sound if name in left_out}
+    return Candidates(MappingProxyType(sound), MappingProxyType(left_out), MappingProxyType(doubts))
 
 
 def _map_of(model: nn.Module, sample: Tensor, method: Method, reduction: Reduction, like: Heatmap) -> Heatmap:

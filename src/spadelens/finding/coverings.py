@@ -22,6 +22,7 @@ from torch.nn import functional
 from spadelens.errors import InputError
 from spadelens.extraction.pipeline.perturbation import blurred
 from spadelens.kinds import Kind
+from spadelens.randomness import generator_of
 
 _BLUR = 0.1  # standard deviation, of the longer side
 _MOST_ROWS = 16
@@ -99,18 +100,23 @@ class Masked(Covering):
 @final
 @dataclass(frozen=True)
 class OtherWords(Covering):
-    """Replaces tokens by others of the same text, drawn at random."""
+    """Replaces tokens by others of the same text, drawn at random, which are not covered themselves if any are left."""
 
     seed: int = 0
     is_special: tuple[bool, ...] = ()
 
     def __call__(self, sample: Tensor, regions: Tensor) -> Tensor:
         """Return the covered texts `[B, 4, tokens, features]`."""
-        generator = torch.Generator().manual_seed(self.seed)
+        draws = torch.rand(_DRAWS, len(sample), dtype=torch.float64, generator=generator_of(self.seed))
         special = torch.tensor(self.is_special or [False] * len(sample))
-        words = (~special).nonzero().flatten() if not bool(special.all()) else torch.arange(len(sample))
-        drawn = words[torch.randint(len(words), (_DRAWS, len(sample)), generator=generator)].to(sample.device)
-        return torch.where(regions[:, None, :, None], sample[drawn], sample)
+        usable = special if bool(special.all()) else ~special
+        covered = []
+        for region in regions:
+            others = usable & ~region.cpu()
+            words = (others if bool(others.any()) else usable).nonzero().flatten()
+            drawn = words[(draws * len(words)).long()].to(sample.device)
+            covered.append(torch.where(region[None, :, None], sample[drawn], sample))
+        return torch.stack(covered)
 
 
 @final
@@ -175,7 +181,7 @@ def filled(photos: Tensor, regions: Tensor) -> Tensor:
 
 def scrambled(photo: Tensor, seed: int) -> Tensor:
     """Return a photo `[C, H, W]` with random phases, the same for all channels, within the range of its values."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_of(seed)
     precise = photo.float()
     noise = torch.randn(photo.shape[-2:], generator=generator).to(precise)
     spectrum = torch.fft.rfft2(noise)

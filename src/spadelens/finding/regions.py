@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spadelens.randomness import permutation
+from spadelens.randomness import generator_of, permutation
 
 AREAS = (0.01, 0.015, 0.02, 0.03, 0.04, 0.055, 0.07, 0.09, 0.115, 0.145, 0.18, 0.23, 0.3)
 """Fractions of a photo's pixels that are tried as regions, before they are made compact."""
@@ -99,7 +99,7 @@ def moved(region: Tensor, count: int, seed: int) -> Tensor:
     """Return `region` `[H, W]` moved to random places inside the photo, boolean `[count, H, W]`."""
     rows, columns = region.any(1).nonzero().flatten(), region.any(0).nonzero().flatten()
     part = region[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_of(seed)
     found = torch.zeros(count, *region.shape, dtype=torch.bool)
     for one in found:
         top, left = (
@@ -125,7 +125,7 @@ def drawn_sets(region: Tensor, groups: Sequence[int], count: int, seed: int) -> 
     numbers = torch.tensor(groups)
     known = sorted(set(groups) - {-1})
     size = len(set(numbers[region].tolist()) - {-1})
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_of(seed)
     names = torch.tensor(known)
     return torch.stack(
         [torch.isin(numbers, names[torch.randperm(len(known), generator=generator)[:size]]) for _ in range(count)]

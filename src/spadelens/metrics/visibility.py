@@ -82,7 +82,7 @@ def masked_correlation(images: Tensor, template: Tensor) -> Tensor:
 @final
 @dataclass(frozen=True, eq=False)
 class FacetProbe:
-    """Reads from a dense network's own features whether it sees a patch, and whether it sees the class without it.
+    """Reads from a original model's own features whether it sees a patch, and whether it sees the class without it.
 
     The features are the inputs of the last layer. Each of two directions among them (linear discriminant analysis with
     shrunk covariances, Ledoit & Wolf 2004) is scaled such that images without what it stands for lie at 0 in the mean,

@@ -54,7 +54,10 @@ def describe_finding(explanation: Explanation, loaded: Loaded) -> dict[str, Any]
         "smallest_alone": finding.smallest_alone,
         "believed": finding.believed,
         "agreeing": finding.agreeing(),
-        "maps": [{"name": name, "score": score} for name, score in finding.scores.items()],
+        "maps": [
+            {"name": name, "score": score, "doubt": explanation.candidates.doubts.get(name)}
+            for name, score in finding.scores.items()
+        ],
         "left_out": [{"name": name, "reason": reason} for name, reason in explanation.candidates.left_out.items()],
         "values": None if not explanation.units else finding.shown.tolist(),
         "units": None if not explanation.units else finding.region.nonzero().flatten().tolist(),

@@ -50,7 +50,7 @@ class ExplainSettings:
         target: The class, as the user put it; None for the predicted one.
         blur: As in `attribute`.
         versus: The class that it is compared with, as the user put it; None for all others.
-        candidates: The methods whose maps of the original model compete with those of `method`.
+        candidates: The methods whose maps of the original model are averaged with those of `method`.
     """
 
     method: Method
