@@ -300,7 +300,7 @@ def print_tables(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def draw(setting: Setting, path: Path) -> None:
-    """Draw a sample of each pair, and visualizations of its class and its decoy: on the original model and on traces."""
+    """Draw a sample of each pair, and what its class and its decoy look like in the original model and in traces."""
     titles = ["sample", "original: class", "original: decoy", "deceived: class", *(f"trace, {w}" for w in WIRINGS)]
     figure = Figure(figsize=(2 * len(titles), 2.25 * len(PAIRS)), dpi=80)
     FigureCanvasAgg(figure)
