@@ -34,14 +34,14 @@ def main() -> None:
     parser.add_argument("--model", default="torchvision:mobilenet_v2", help="Model spec.")
     loaded = spadelens.load_model(parser.parse_args().model)
     assert isinstance(loaded, LoadedModel)
-    figure = plt.figure(figsize=(11, 2.75 * len(PHOTOS)), layout="constrained")
+    figure = plt.figure(figsize=(8.2, 2.3 * len(PHOTOS)), layout="constrained")
     parts = np.atleast_1d(np.asarray(figure.subfigures(len(PHOTOS), 1), dtype=object))
     for part, photo in zip(parts, PHOTOS, strict=True):
         found = spadelens.explain(loaded, Image.fromarray(getattr(data, photo)()))
         explanation, finding = found.explanation, found.finding
         assert isinstance(explanation.subject, PhotoSubject)
         crop = explanation.subject.crop
-        part.suptitle("\n".join(textwrap.wrap(found.sentence, 145)), fontsize=9, x=0.01, ha="left")
+        part.suptitle("\n".join(textwrap.wrap(found.sentence, 125)), fontsize=8, x=0.01, ha="left")
         without, alone = covered_pictures(explanation, loaded)
         first, rest = finding.without[0], finding.alone[0]
         shown = (
@@ -53,7 +53,7 @@ def main() -> None:
         )
         for axis, (picture, title) in zip(part.subplots(1, len(shown)), shown, strict=True):
             axis.imshow(picture)
-            axis.set_title(title, fontsize=9)
+            axis.set_title(title, fontsize=7)
             axis.set_axis_off()
         print(f"{photo}: {found.sentence}")
     figure.savefig(PICTURE, dpi=WIDTH_PX / figure.get_figwidth())
