@@ -146,7 +146,7 @@ def test_texts(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(page.find("span", "special")) == 2 * 3
     assert "Table of all 5 tokens" in page.text
     assert "photo" not in page.text
-    assert "text" in capsys.readouterr().out
+    assert "sets of as many words" in capsys.readouterr().out
 
 
 def test_maps_are_those_of_attribute() -> None:
