@@ -1,7 +1,7 @@
 """What findings are worth: regions on planted patches, and the order of pixels on clean photos, with controls.
 
     python benchmarks/findings.py patches --planted demo --planted planted/resnet20 --cases 40 --out findings
-    python benchmarks/findings.py photos --model mine.py:build --data photos --most 100 --out findings
+    python benchmarks/findings.py photos --model mine.py:build --data photos --cases 100 --out findings
 
 `patches` takes networks with planted patches (`spadelens backdoor plant`, or 'demo'). For every case it measures the
 area under the ROC curve of the shown map against the patch, the intersection over union of the region with the box of
@@ -11,7 +11,8 @@ where the true box is covered. With two patches of which one decides, it counts 
 `photos` takes any model and photos: insertion and deletion of the shown order beside Grad-CAM and occlusion, how many
 photos have a small region that carries the prediction, and how large it is.
 
-Both run with different sets of candidates, so that the part of the traces and of LRP can be told. Every case is a line
+Both run with different sets of candidates, so that the part of the traces and of LRP can be told; with --versus, the
+class is explained against its runner-up rather than by its score alone. Every case is a line
 of a .jsonl file in --out, from which an interrupted run goes on; tables are printed and written as Markdown.
 """
 
@@ -22,9 +23,10 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,18 +62,26 @@ SETTINGS: Mapping[str, Callable[[str], bool]] = {
 ON_PHOTOS = ("all", "without LRP", "without traces", "SmoothGrad, original model")
 
 
-def maps_of(model: nn.Module, sample: Tensor, target: int) -> tuple[Mapping[str, Heatmap], float]:
+def runner_up_of(model: nn.Module, sample: Tensor, target: int) -> int:
+    """Return the class with the highest score but the target's."""
+    best = class_scores(model, sample.unsqueeze(0))[0].topk(2).indices.tolist()
+    return int(best[best[0] == target])
+
+
+def maps_of(
+    model: nn.Module, sample: Tensor, target: int, versus: int | None = None
+) -> tuple[Mapping[str, Heatmap], float]:
     """Return the candidate maps of a sample, as `spadelens explain` makes them, and the seconds they took."""
     start = time.perf_counter()
     trace = spadelens.extract_ensemble(model, sample, target=target, preset="ensemble")
-    original_map = spadelens.attribute(model, sample, target=target)
-    trace_map = spadelens.attribute(trace, sample, target=target)
+    original_map = spadelens.attribute(model, sample, target=target, versus=versus)
+    trace_map = spadelens.attribute(trace, sample, target=target, versus=versus)
     found = candidates_of(model, sample, original_map, trace_map)
     return found.maps, time.perf_counter() - start
 
 
 def findings_of(
-    model: nn.Module, sample: Tensor, target: int, maps: Mapping[str, Heatmap], settings: Iterable[str] = SETTINGS
+    model: nn.Module, sample: Tensor, asked: Asked, maps: Mapping[str, Heatmap], settings: Iterable[str] = SETTINGS
 ) -> Iterator[tuple[str, Finding, float]]:
     """Yield the finding with each set of candidates, and the seconds it took."""
     private = runnable(model)
@@ -81,7 +91,7 @@ def findings_of(
             start = time.perf_counter()
             yield (
                 name,
-                find(private, sample, chosen, Asked(target, "logits"), coverings_for("photo"), num_draws=20),
+                find(private, sample, chosen, asked, coverings_for("photo"), num_draws=20),
                 time.perf_counter() - start,
             )
 
@@ -107,8 +117,25 @@ def answers_without(model: nn.Module, sample: Tensor, region: Tensor) -> list[in
     ]
 
 
-Case: TypeAlias = "tuple[nn.Module, Tensor, int, Tensor, Tensor, Tensor | None]"
-"""A model, a sample, its class, the region that decides, the sample without the patch, and the patch that does not."""
+@dataclass(frozen=True, eq=False)
+class Case:
+    """An image with a patch that decides.
+
+    Attributes:
+        model: The network.
+        sample: The image `[C, H, W]`.
+        target: The class that the network gives it.
+        region: The patch that decides, boolean `[H, W]`.
+        clean: The image without any patch.
+        rival: A patch of another class, which does not decide; None if there is none.
+    """
+
+    model: nn.Module
+    sample: Tensor
+    target: int
+    region: Tensor
+    clean: Tensor
+    rival: Tensor | None = None
 
 
 def cases_of(spec: str, count: int, cue: str | None) -> list[Case]:
@@ -117,53 +144,56 @@ def cases_of(spec: str, count: int, cue: str | None) -> list[Case]:
     model, loaded = planted.loaded.model, planted.loaded
     if cue is None:
         return [
-            (model, loaded.sample(case.image), case.target, case.region, loaded.sample(case.clean_image), None)
+            Case(model, loaded.sample(case.image), case.target, case.region, loaded.sample(case.clean_image))
             for case in list(planted.cases)[:count]
         ]
     found: list[Case] = []
     for image in harder_images(planted, cue, count):
         assert image.region is not None
         assert image.clean_sample is not None
-        found.append((model, image.sample, image.target, image.region, image.clean_sample, image.rival))
+        found.append(Case(model, image.sample, image.target, image.region, image.clean_sample, image.rival))
     return found
 
 
-def measure_patch(
-    model: nn.Module, sample: Tensor, target: int, region: Tensor, clean: Tensor, rival: Tensor | None
-) -> dict[str, Any]:
+def measure_case(case: Case, is_versus: bool = False) -> dict[str, Any]:
     """Return what was measured on one case."""
-    maps, seconds = maps_of(model, sample, target)
-    box = box_of(region)
-    expected = int(class_scores(model, clean.unsqueeze(0)).argmax())
-    of_box = answers_without(model, sample, box)
-    row: dict[str, Any] = {
-        "seconds_maps": seconds,
-        "box_answers": sum(answer == expected for answer in of_box) / len(of_box),
-        "settings": {},
-    }
-    for name, finding, took in findings_of(model, sample, target, maps):
-        found = answers_without(model, sample, finding.region)
+    model, sample, target = case.model, case.sample, case.target
+    versus = runner_up_of(model, sample, target) if is_versus else None
+    maps, seconds = maps_of(model, sample, target, versus)
+    box = box_of(case.region)
+    expected = int(class_scores(model, case.clean.unsqueeze(0)).argmax())
+
+    def share_expected(region: Tensor) -> float:
+        answers = answers_without(model, sample, region)
+        return sum(answer == expected for answer in answers) / len(answers)
+
+    row: dict[str, Any] = {"seconds_maps": seconds, "box_answers": share_expected(box), "settings": {}}
+    for name, finding, took in findings_of(model, sample, Asked(target, "logits", versus), maps):
         row["settings"][name] = {
-            "auc": spadelens.localize(finding.shown, region).auc,
+            "auc": spadelens.localize(finding.shown, case.region).auc,
             "iou": overlap(finding.region, box),
             "area": finding.area,
-            "answers": sum(answer == expected for answer in found) / len(found),
+            "answers": share_expected(finding.region),
             "carried": finding.is_carried,
             "specific": finding.is_specific,
-            "decides": None
-            if rival is None
-            else int((finding.region & region).sum()) / int(region.sum())
-            > int((finding.region & rival).sum()) / int(rival.sum()),
+            "decides": None if case.rival is None else is_nearer(finding.region, case.region, case.rival),
             "seconds": took,
         }
     return row
 
 
-def measure_photo(loaded: LoadedModel, file: Path) -> dict[str, Any]:
+def is_nearer(found: Tensor, region: Tensor, rival: Tensor) -> bool:
+    """Return whether a region covers more of one patch than of another."""
+    first, second = (int((found & patch).sum()) / int(patch.sum()) for patch in (region, rival))
+    return first > second
+
+
+def measure_photo(loaded: LoadedModel, file: Path, is_versus: bool = False) -> dict[str, Any]:
     """Return what was measured on one clean photo."""
     model, sample = loaded.model, loaded.sample(read_photo(file))
     target = int(class_scores(model, sample.unsqueeze(0)).argmax())
-    maps, seconds = maps_of(model, sample, target)
+    versus = runner_up_of(model, sample, target) if is_versus else None
+    maps, seconds = maps_of(model, sample, target, versus)
     start = time.perf_counter()
     occlusion = spadelens.attribute(model, sample, "occlusion", target=target, check=False)
     row: dict[str, Any] = {
@@ -175,7 +205,7 @@ def measure_photo(loaded: LoadedModel, file: Path) -> dict[str, Any]:
     orders = {"occlusion": occlusion.values}
     if "grad_cam on the original model" in maps:
         orders["Grad-CAM, not smoothed"] = maps["grad_cam on the original model"].values
-    for name, finding, took in findings_of(model, sample, target, maps, ON_PHOTOS):
+    for name, finding, took in findings_of(model, sample, Asked(target, "logits", versus), maps, ON_PHOTOS):
         orders[name] = finding.shown
         row["settings"][name] = {
             "area": finding.area,
@@ -191,20 +221,15 @@ def measure_photo(loaded: LoadedModel, file: Path) -> dict[str, Any]:
     return row
 
 
-def measure_case(cases: Sequence[Case], number: int) -> dict[str, Any]:
-    """Return what was measured on one of the cases."""
-    return measure_patch(*cases[number])
-
-
-def journaled(file: Path, total: int, measure: Callable[[int], dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows of a .jsonl file, with those that are missing measured and added."""
+def journaled(file: Path, cases: Sequence[Any], measure: Callable[[Any], dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of a .jsonl file, one for each case, with those that are missing measured and added."""
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    for number in range(len(rows), total):
-        rows.append(measure(number))
+    for number, case in enumerate(cases[len(rows) :], len(rows) + 1):
+        rows.append(measure(case))
         with file.open("a", encoding="utf-8") as opened:
             opened.write(json.dumps(rows[-1]) + "\n")
-        print(f"{file.stem}: {number + 1} of {total}", flush=True)
-    return rows[:total]
+        print(f"{file.stem}: {number} of {len(cases)}", flush=True)
+    return rows[: len(cases)]
 
 
 def values_of(rows: Sequence[Mapping[str, Any]], setting: str, key: str) -> list[float]:
@@ -285,25 +310,30 @@ def main() -> None:
     parser.add_argument("what", choices=("patches", "photos"))
     parser.add_argument("--planted", action="append", default=[], help="Planted networks, for patches.")
     parser.add_argument("--cue", choices=("small", "faint", "two"), help="Harder cases, for patches.")
+    parser.add_argument("--versus", action="store_true", help="Explain each class against its runner-up.")
     parser.add_argument("--model", help="Model spec, for photos.")
     parser.add_argument("--data", type=Path, help="Folder of photos.")
     parser.add_argument("--cases", type=int, default=40)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
+    suffix = "versus" if given.versus else None
     if given.what == "photos":
         loaded = spadelens.load_model(given.model, trust=True)
         assert isinstance(loaded, LoadedModel)
         files = photo_files(given.data)
         chosen = [file for first in range(_STRIDE) for file in files[first::_STRIDE]][: given.cases]
-        rows = journaled(given.out / "photos.jsonl", len(chosen), lambda number: measure_photo(loaded, chosen[number]))
-        tables = {"photos": photo_table(rows)}
+        measure = partial(measure_photo, loaded, is_versus=given.versus)
+        name = "-".join(filter(None, ["photos", suffix]))
+        rows = journaled(given.out / f"{name}.jsonl", chosen, measure)
+        tables = {name: photo_table(rows)}
     else:
         tables = {}
         for spec in given.planted:
-            name = "-".join(filter(None, [Path(spec).name, given.cue]))
+            name = "-".join(filter(None, [Path(spec).name, given.cue, suffix]))
             cases = cases_of(spec, given.cases, given.cue)
-            rows = journaled(given.out / f"{name}.jsonl", len(cases), partial(measure_case, cases))
+            measure = partial(measure_case, is_versus=given.versus)
+            rows = journaled(given.out / f"{name}.jsonl", cases, measure)
             tables[name] = patch_table(rows)
     for name, table in tables.items():
         (given.out / f"{name}.md").write_text(table + "\n", encoding="utf-8")

@@ -54,8 +54,8 @@ def test_a_journal_goes_on_where_it_stopped(tmp_path: Path) -> None:
         measured.append(number)
         return {"number": number}
 
-    assert findings.journaled(file, 2, measure) == [{"number": 0}, {"number": 1}]
-    assert findings.journaled(file, 4, measure) == [{"number": number} for number in range(4)]
+    assert findings.journaled(file, range(2), measure) == [{"number": 0}, {"number": 1}]
+    assert findings.journaled(file, range(4), measure) == [{"number": number} for number in range(4)]
     assert measured == [0, 1, 2, 3]
     assert [json.loads(line)["number"] for line in file.read_text().splitlines()] == measured
 
@@ -69,7 +69,7 @@ def test_means_and_medians() -> None:
 
 def test_one_case_of_the_bundled_network() -> None:
     (case,) = findings.cases_of("demo", 1, None)
-    row = findings.measure_patch(*case)
+    row = findings.measure_case(case)
     assert set(row["settings"]) == set(findings.SETTINGS)
     everything = row["settings"]["all"]
     assert everything["auc"] > 0.95
@@ -78,3 +78,20 @@ def test_one_case_of_the_bundled_network() -> None:
     table = findings.patch_table([row])
     assert table.count("\n") == 3 + len(findings.SETTINGS)
     assert "| all |" in table
+
+
+def test_a_region_is_nearer_to_the_patch_of_which_it_covers_more() -> None:
+    first, second = region(slice(0, 4), slice(0, 4)), region(slice(4, 6), slice(6, 8))
+    assert findings.is_nearer(region(slice(0, 3), slice(0, 4)), first, second)
+    assert not findings.is_nearer(region(slice(0, 6), slice(2, 8)), first, second)  # half of one, all of the other
+    assert not findings.is_nearer(region(slice(5, 6), slice(0, 2)), first, second)
+
+
+def test_a_class_against_its_runner_up() -> None:
+    (case,) = findings.cases_of("demo", 1, None)
+    scores = case.model(case.sample.unsqueeze(0))[0].tolist()
+    runner_up = findings.runner_up_of(case.model, case.sample, case.target)
+    assert scores[runner_up] == sorted(scores)[-2]
+    assert findings.runner_up_of(case.model, case.sample, runner_up) == case.target
+    row = findings.measure_case(case, is_versus=True)
+    assert row["settings"]["all"]["auc"] != findings.measure_case(case)["settings"]["all"]["auc"]
