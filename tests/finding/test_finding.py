@@ -8,10 +8,10 @@ from references.networks import Boxes, Function, sample_of
 from torch import Tensor
 from torch.nn import functional
 
-from spadelens.finding.coverings import coverings_for
+from spadelens.finding.coverings import Covering, coverings_for
 from spadelens.finding.finding import AVERAGE, LEVEL, Finding, find
 from spadelens.finding.interventions import Asked
-from spadelens.finding.regions import nested_boxes
+from spadelens.finding.regions import moved, nested_boxes
 from spadelens.prediction import Scale
 
 SHAPE = (28, 37)
@@ -100,6 +100,38 @@ def test_two_patches_of_one_class_are_both_in_the_region() -> None:
     found = found_in(Function(either), photo_of(1.0, 1.0), inside(FIRST, SECOND))
     assert bool(found.region[FIRST].all()) and bool(found.region[SECOND].all())
     assert found.area < 0.15 and found.is_carried and found.is_specific
+
+
+class Zeroed(Covering):
+    """Covers with zeros."""
+
+    def __call__(self, sample: Tensor, regions: Tensor) -> Tensor:
+        return torch.where(regions[:, None], torch.zeros_like(sample), sample)[:, None]
+
+
+def test_a_small_region_that_others_do_not_match_goes_before_a_large_one_that_they_do() -> None:
+    def spot_and_size(photos: Tensor) -> Tensor:
+        spot = 8.0 * (photos[:, 0, 7:9, 21:24].amin((1, 2)) > 2)
+        score = spot + 40 * (photos.clamp(0, 1).mean((1, 2, 3)) - 0.9) - 4
+        return torch.stack([score, torch.zeros_like(score)], 1)
+
+    rows, columns = torch.meshgrid(*(torch.arange(float(side)) for side in SHAPE), indexing="ij")
+    order = torch.exp(-((rows - 7.5) ** 2 + (columns - 22) ** 2) / 60)
+    photo = torch.ones(3, *SHAPE, dtype=torch.float64)
+    photo[:, 7:9, 21:24] = 3
+    coverings = {"blur": Zeroed()}
+    found = find(Function(spot_and_size), photo, {"exact": order}, Asked(0, "logits"), coverings)
+    assert found.is_carried and found.is_specific
+    assert bool(found.region[7:9, 21:24].all()) and found.area < 0.2
+    assert found.random.count == 20  # though fewer were drawn to look for it
+    large = max(nested_boxes(found.shown), key=lambda one: float(one.double().mean()))
+    assert found_random(spot_and_size, photo, large) > 10
+
+
+def found_random(score: Any, photo: Tensor, region: Tensor) -> int:
+    """How many of 20 random areas like a region cost the answer when they are set to zero."""
+    covered = Zeroed()(photo, moved(region, 20, seed=1))[:, 0]
+    return int((score(covered).argmax(1) != 0).sum())
 
 
 @pytest.mark.parametrize("ranked", ["nothing", "noise"])

@@ -32,6 +32,7 @@ from spadelens.progress import Progress, no_progress
 
 SMOOTHING = 0.03  # standard deviation, of the longer side
 NUM_DRAWS = 20
+_SCREENING_DRAWS = 8  # before a region is tried with all draws
 _JUDGED_AREAS = (0.02, 0.05, 0.1, 0.2)
 _JUDGED_BY = "blur"  # the covering by which maps are judged
 _AREA_COST = 2.0  # what a region must gain for each part of the photo that it takes
@@ -71,6 +72,11 @@ class Control:
     count: int
     probability: float
     num_changed: int
+
+    @property
+    def is_rare(self) -> bool:
+        """Whether fewer than half of the regions cost the model its answer."""
+        return 2 * self.num_changed < self.count
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,30 +198,30 @@ def find(
     search = _Search(Interventions(model, sample, asked, coverings, fixed), groups)
     steps = len(orders) + 2
     progress("find", 0, steps)
-    region, smallest_without, smallest_alone = search.region(orders[believed])
+    controls = _Controls(search, num_draws, seed)
+    regions, smallest_without, smallest_alone = search.regions(orders[believed])
+    region, random = controls.specific(regions)
     scores = {}
     for number, (name, order) in enumerate(orders.items(), 1):
         progress("find", number, steps)
         scores[name] = search.worth(order)
     ranked = sorted(scores, key=lambda name: -scores[name])
     progress("find", steps - 1, steps)
-    controls = _Controls(search, region, num_draws, seed)
     runner_up = asked.versus if asked.versus is not None else search.runner_up
     rival_map = None if rival is None else rival(runner_up)
-    rival_effect = None if rival_map is None or not bool(rival_map.any()) else controls.rival(rival_map)
+    rival_effect = None if rival_map is None or not bool(rival_map.any()) else controls.rival(region, rival_map)
     without, alone = search.effects(region), search.effects(~region)
-    random = controls.random()
     finding = Finding(
         target=asked.target,
         versus=asked.versus,
         prediction=search.prediction,
         region=region,
         is_carried=search.is_small(region) and 2 * sum(effect.is_changed for effect in without) > len(without),
-        is_specific=2 * random.num_changed < random.count,
+        is_specific=random.is_rare,
         without=without,
         alone=alone,
         random=random,
-        center=controls.center(),
+        center=controls.center(region),
         rival=rival_effect,
         smallest_without=smallest_without,
         smallest_alone=smallest_alone,
@@ -245,10 +251,11 @@ class _Search:
         """Return what an order is worth: the mean of what its strongest parts are worth, covered and alone."""
         return float(self._gains(self._judged(order), [self._judge]).mean())
 
-    def region(self, order: Tensor) -> tuple[Tensor, float | None, float | None]:
-        """Return the region that is worth most, the smallest area that loses the class, and the smallest that keeps it.
+    def regions(self, order: Tensor) -> tuple[list[Tensor], float | None, float | None]:
+        """Return regions, the smallest area that loses the class, and the smallest that keeps it.
 
-        The region is among those without which the class is lost in most ways; the largest that was tried if none is.
+        The regions are those without which the class is lost in most ways, in descending order of what they are worth;
+        the largest that was tried if there are none.
         """
         tried = torch.stack(nested_boxes(order) if self._groups is None else nested_sets(order, self._groups))
         areas = tried.double().flatten(1).mean(1)
@@ -257,10 +264,11 @@ class _Search:
         gains = 0.0 if self._groups is not None else self._gains(tried, self._run.coverings)  # else the smallest set
         values = gains - _AREA_COST * areas
         is_lost = torch.tensor(self._majority(tried))
-        best = int(values.masked_fill(~is_lost, -torch.inf).argmax() if bool(is_lost.any()) else areas.argmax())
+        ranked = values.argsort(descending=True, stable=True)
+        losing = ranked[is_lost[ranked]] if bool(is_lost.any()) else areas.argmax().unsqueeze(0)
         kept = ~torch.tensor(self._majority(~tried))
         smallest = [float(areas[those].min()) if bool(those.any()) else None for those in (is_lost, kept)]
-        return tried[best], smallest[0], smallest[1]
+        return list(tried[losing]), smallest[0], smallest[1]
 
     def is_small(self, region: Tensor) -> bool:
         """Whether a region is small enough to say anything; the first box of a map may be the whole photo."""
@@ -325,30 +333,44 @@ class _Search:
 
 @dataclass(frozen=True, eq=False)
 class _Controls:
-    """What other regions of the size of the one that was found do."""
+    """What other regions of the size of one that was found do."""
 
     search: _Search
-    found: Tensor
     num_draws: int
     seed: int
 
-    def random(self) -> Control:
-        groups = self.search.groups
-        if groups is None:
-            return self.search.control(moved(self.found, self.num_draws, self.seed))
-        return self.search.control(drawn_sets(self.found, groups, self.num_draws, self.seed))
+    def specific(self, regions: Sequence[Tensor]) -> tuple[Tensor, Control]:
+        """Return the first region that random ones of its size seldom match, and what those do.
 
-    def center(self) -> Effect | None:
-        return self.search.effect(centered(self.found)) if self.search.groups is None else None
+        If there is none, the first. What is larger than that would be matched more often still, and is not tried.
+        """
+        first, *others = regions
+        of_first = self.random(first)
+        if of_first.is_rare:
+            return first, of_first
+        for region in others:
+            if int(region.sum()) < int(first.sum()) and self.random(region, _SCREENING_DRAWS).is_rare:
+                control = self.random(region)
+                if control.is_rare:
+                    return region, control
+        return first, of_first
 
-    def rival(self, values: Tensor) -> Effect:
+    def random(self, region: Tensor, num_draws: int | None = None) -> Control:
+        groups, count = self.search.groups, num_draws or self.num_draws
+        drawn = moved(region, count, self.seed) if groups is None else drawn_sets(region, groups, count, self.seed)
+        return self.search.control(drawn)
+
+    def center(self, region: Tensor) -> Effect | None:
+        return self.search.effect(centered(region)) if self.search.groups is None else None
+
+    def rival(self, region: Tensor, values: Tensor) -> Effect:
         """Return what covering the region of the same area does that another map ranks highest."""
         groups = self.search.groups
         if groups is None:
-            order, area = _order(values, is_photo=True), float(self.found.double().mean())
+            order, area = _order(values, is_photo=True), float(region.double().mean())
             tried = nested_boxes(order)
             return self.search.effect(min(tried, key=lambda one: abs(float(one.double().mean()) - area)))
-        size = int(self.found.sum())
+        size = int(region.sum())
         return self.search.effect(min(nested_sets(values, groups), key=lambda one: abs(int(one.sum()) - size)))
 
 
