@@ -15,7 +15,6 @@ from spadelens.extraction.trace import Trace
 from spadelens.models import load_model
 
 NUM_STARS, NUM_SMILEYS = 10, 8
-NAMED = "--unit"
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +50,7 @@ def run(*arguments):
 @pytest.fixture(scope="module")
 def results(photos, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "facets"
-    options = ("--model", "demo", "--device", "cpu", "--unit", "Star", "--images", photos, "--steps", "8")
+    options = ("--model", "demo", "--device", "cpu", "--target", "Star", "--images", photos, "--steps", "8")
     found = run("facets", *options, "--out", out)
     assert found.exit_code == 0, found.output
     return out, found.output
@@ -111,7 +110,7 @@ def test_facets_that_are_distinct_are_announced(results):
 def test_facets_within_those_of_shuffled_traces_are_announced_as_none(photos, tmp_path):
     # A single layer cannot agree with others on which photos belong together, and shuffling it changes nothing.
     options = ("--model", "demo", "--device", "cpu", "--steps", "1", "--layers", "blocks.4.conv2")
-    found = run("facets", *options, "--images", photos / "deep", NAMED, "star", "--out", tmp_path / "out")
+    found = run("facets", *options, "--images", photos / "deep", "--target", "star", "--out", tmp_path / "out")
     assert found.exit_code == 0, found.output
     report = json.loads((tmp_path / "out" / "facets.json").read_text(encoding="utf-8"))
     assert max(report["silhouettes"].values()) == pytest.approx(max(report["shuffled_silhouettes"]))
@@ -140,13 +139,15 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(photos, tmp_path):
     common = ("facets", "--model", "demo", "--device", "cpu")
     (tmp_path / "empty").mkdir()
     for arguments, expected in (
-        (("--unit", "star", "--images", tmp_path / "missing"), "expected a folder"),
-        (("--unit", "star", "--images", tmp_path / "empty"), "There are no photos"),
-        (("--unit", "sart", "--images", photos), "Did you mean 'star'"),
-        (("--unit", "disc", "--images", photos), "classifies 0 of 21 photos"),
-        (("--unit", "star", "--images", photos, "--preset", "ensemble"), "facets need single traces"),
-        (("--unit", "star", "--images", photos, "--parameterization", "direct"), "fourier or maco"),
-        (("--unit", "star", "--images", photos, "--clusters", "10"), "expected 2 to 9"),
+        (("--target", "star", "--images", tmp_path / "missing"), "expected a folder"),
+        (("--target", "star", "--images", tmp_path / "empty"), "There are no photos"),
+        (("--target", "sart", "--images", photos), "Unknown class 'sart'. Did you mean 'star'"),
+        (("--target", "10", "--images", photos), "There is no class 10: the model has 10, numbered from 0."),
+        (("--target", " ", "--images", photos), "--target is empty"),
+        (("--target", "disc", "--images", photos), "classifies 0 of 21 photos"),
+        (("--target", "star", "--images", photos, "--preset", "ensemble"), "facets need single traces"),
+        (("--target", "star", "--images", photos, "--parameterization", "direct"), "fourier or maco"),
+        (("--target", "star", "--images", photos, "--clusters", "10"), "expected 2 to 9"),
     ):
         found = run(*common, *arguments, "--out", tmp_path / "out")
         assert expected in str(found.exception), arguments
