@@ -87,7 +87,19 @@ def test_two_photos_as_a_person_does_it() -> None:
 
 COMMANDS = [
     ("--target", "7", "--parameterization", "fourier:rate=0.1,std=0.2", "--images", "2", "--seed", "7"),
-    ("--unit", "second:1 - class:3", "--target", "4", "--layers", "second", "--layers", "lin*", "--device", "cpu", "--trust"),
+    (
+        "--unit",
+        "second:1 - class:3",
+        "--target",
+        "4",
+        "--layers",
+        "second",
+        "--layers",
+        "lin*",
+        "--device",
+        "cpu",
+        "--trust",
+    ),
     ("--target", "3", "--versus", "9", "--solver", "wanda", "--augmentation", "none", "--batch-size", "1"),
     ("--unit", "second:2@center", "--preset", "instant", "--positions-per-column", "0", "--memory-budget", "64"),
 ]
