@@ -203,7 +203,7 @@ def agree(setting: Setting, model: nn.Module) -> dict[str, float]:
 def measure(
     setting: Setting, model: nn.Module, samples: Sequence[Tensor], target: int, decoy: int, wiring: str | None
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row for each visualization of the target: on the dense model, on traces, and for the controls."""
+    """Yield a row for each visualization of the target: on the original model, on traces, and for the controls."""
     for how in PARAMETERIZATIONS:
         images = setting.visualize(model, target, how, seed=0, count=len(samples))
         for number in range(len(samples)):
@@ -300,7 +300,7 @@ def print_tables(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def draw(setting: Setting, path: Path) -> None:
-    """Draw a sample, and visualizations of its class and of its decoy, densely and on traces, for each pair."""
+    """Draw a sample of each pair, and what its class and its decoy look like in the original model and in traces."""
     titles = ["sample", "original: class", "original: decoy", "deceived: class", *(f"trace, {w}" for w in WIRINGS)]
     figure = Figure(figsize=(2 * len(titles), 2.25 * len(PAIRS)), dpi=80)
     FigureCanvasAgg(figure)

@@ -4,7 +4,7 @@
     python benchmarks/facets.py --model planted --data ../shared/data/cifar10-subset.npz --out facets.json
 
 For each patch, samples that the network gives to its class: images of the class, and others that carry the patch.
-The control clusters the inputs of the last layer of the dense network in the same way (cosines as affinities).
+The control clusters the inputs of the last layer of the original network in the same way (cosines as affinities).
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python benchmarks/text_and_tables.py [--seeds 3] [--cases 20] [--kind text|row|all] [--inside]
 
 Networks are trained on the spot. For each method the mean AUC of the trigger among all tokens or columns, with its
-standard error over all cases: on the dense network, on the trace of the sample, on the trace of another sample, and the
-mean difference between trace and dense network with the p-value of a paired permutation test.
+standard error over all cases: on the original network, on the trace of the sample, on the trace of another sample, and
+the mean difference between trace and original network with the p-value of a paired permutation test.
 """
 
 from __future__ import annotations

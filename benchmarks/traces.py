@@ -3,8 +3,8 @@
     python benchmarks/traces.py --model tables/resnet20 --out traces-resnet20.json
 
 For the default trace of each of the first test cases: the fraction of noisy and of cropped views that it predicts as
-the dense network does, with its BatchNorm statistics and with new ones (as the paper counts), and the cosine between
-the gradient on the sample and on noisy copies (appendix E of the paper), next to the dense network.
+the original network does, with its BatchNorm statistics and with new ones (as the paper counts), and the cosine between
+the gradient on the sample and on noisy copies (appendix E of the paper), next to the original network.
 """
 
 from __future__ import annotations

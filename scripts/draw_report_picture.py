@@ -13,8 +13,8 @@ from pathlib import Path
 from PIL import Image
 
 PICTURE = Path(__file__).parent.parent / "docs" / "images" / "report.png"
-WIDTH_PX, HEIGHT_PX = 1100, 1250
-COLORS = 128
+WIDTH_PX, HEIGHT_PX = 1100, 1600
+COLORS = 256
 
 
 def main() -> None:

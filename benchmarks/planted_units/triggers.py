@@ -55,7 +55,7 @@ class TriggerScores:
     """What maps by one method are worth, on the same cases.
 
     Attributes:
-        dense: AUC of the maps on the dense model.
+        dense: AUC of the maps on the original model.
         trace: On each case's own trace.
         other: On the trace of the case before.
     """

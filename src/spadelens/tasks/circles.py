@@ -127,7 +127,7 @@ def visualize_circles(seed: int = 0) -> TwoCircles:
         for circle, sample, trace, found in zip(CIRCLES, samples, traces, sparse, strict=True)
     )
     return TwoCircles(
-        seed, accuracy, (_make_panel("dense network", "original", None, network, dense), large, small), seconds
+        seed, accuracy, (_make_panel("original network", "original", None, network, dense), large, small), seconds
     )
 
 
