@@ -19,7 +19,7 @@ trace = spadelens.extract_trace(loaded.model, sample, target=target, preset="fas
 ascent = spadelens.visualization.Ascent("maco", num_steps=64)
 for name, found in zip(
     ("original", "trace"),
-    spadelens.visualize([loaded.model, trace], f"class:{target}", loaded.preprocessing, ascent),
+    spadelens.visualize([loaded.model, trace], target, loaded.preprocessing, ascent),
     strict=True,
 ):
     print(f"{name}: score {found.curve[0, 0]:.1f} at the start, {found.curve[-8:, 0].mean():.1f} at the end")

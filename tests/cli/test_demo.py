@@ -31,7 +31,7 @@ def test_circles_are_drawn_and_counted(tmp_path: Path) -> None:
 def test_facets_of_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo_facets.demo_album, "__defaults__", (None, 20))
     settings = cli_facets.facet_settings
-    monkeypatch.setattr(cli_facets, "facet_settings", lambda unit: settings(unit, num_steps=4))
+    monkeypatch.setattr(cli_facets, "facet_settings", lambda target: settings(target, num_steps=4))
     found = run("--facets", "--out", tmp_path / "out", "--device", "cpu")
     assert found.exit_code == 0, found.output
     report = json.loads((tmp_path / "out" / "facets.json").read_text(encoding="utf-8"))

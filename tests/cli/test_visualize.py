@@ -65,7 +65,7 @@ def test_two_photos_as_a_person_does_it() -> None:
     assert set(written) - set(before) == names
     report, demo = read_report(), load_model("demo", "cpu")
     assert [photo["name"] for photo in report["photos"]] == ["square", "ring"]
-    assert report["settings"]["unit"] is None
+    assert [report["settings"][name] for name in ("target", "versus", "unit")] == [None, None, None]
     for photo in report["photos"]:
         assert photo["unit"]["words"] == photo["original"]["class_name"] == photo["name"]
         assert f"{photo['name']} {photo['original']['probability']:.1%}" in finished.stdout
@@ -86,10 +86,22 @@ def test_two_photos_as_a_person_does_it() -> None:
 
 
 COMMANDS = [
-    ("--unit", "7", "--parameterization", "fourier:rate=0.1,std=0.2", "--images", "2", "--seed", "7"),
-    ("--unit", "second:1 - class:3", "--layers", "second", "--layers", "lin*", "--device", "cpu", "--trust"),
-    ("--unit", "second:2@center", "--solver", "wanda", "--augmentation", "none", "--batch-size", "1"),
-    ("--unit", "second:2@0,3", "--preset", "instant", "--positions-per-column", "0", "--memory-budget", "64"),
+    ("--target", "7", "--parameterization", "fourier:rate=0.1,std=0.2", "--images", "2", "--seed", "7"),
+    (
+        "--unit",
+        "second:1 - class:3",
+        "--target",
+        "4",
+        "--layers",
+        "second",
+        "--layers",
+        "lin*",
+        "--device",
+        "cpu",
+        "--trust",
+    ),
+    ("--target", "3", "--versus", "9", "--solver", "wanda", "--augmentation", "none", "--batch-size", "1"),
+    ("--unit", "second:2@center", "--preset", "instant", "--positions-per-column", "0", "--memory-budget", "64"),
 ]
 
 
@@ -122,7 +134,7 @@ def test_what_is_used_where_nothing_is_said() -> None:
 
 def test_the_seed_is_that_of_the_start_as_well() -> None:
     for seed in (1, 2):
-        assert visualize("square.png", "--unit", "3", "--seed", seed, out=f"out{seed}") == 0
+        assert visualize("square.png", "--target", "3", "--seed", seed, out=f"out{seed}") == 0
     assert Path("out1/square/original.png").read_bytes() != Path("out2/square/original.png").read_bytes()
 
 
@@ -154,9 +166,14 @@ def test_the_same_photo_twice_and_an_older_report() -> None:
         (("--unit", "second:4"), "There is no unit 4 in layer 'second': it has 4"),
         (("--unit", "second:1@5,0"), "no position [5, 0]"),
         (("--unit", "second"), "add one of its channels"),
-        (("--unit", "cat"), "class names are not known"),
-        (("--unit", "12"), "There is no class 12: the model has 12"),
+        (("--unit", "3"), "For a class use --target"),
         (("--unit", ""), "--unit is empty"),
+        (("--unit", "second:1", "--versus", "3"), "leave out --unit or --versus"),
+        (("--target", "cat"), "the model's classes have no names. Use a number below 12"),
+        (("--target", "12"), "There is no class 12: the model has 12"),
+        (("--target", ""), "--target is empty"),
+        (("--versus", " "), "--versus is empty"),
+        (("--target", "3", "--versus", "3"), "Cannot explain 'class 3' against itself"),
         (("--parameterization", "macho"), "Did you mean 'maco'"),
         (("--parameterization", "maco:rate=0"), "rate=0"),
         (("--parameterization", "direct"), "use fourier or maco"),
@@ -215,7 +232,7 @@ def test_a_dead_unit_leaves_nothing_behind(capsys: pytest.CaptureFixture[str]) -
         ("visualize", "square.png", "--model", "demo"),
         ("visualize", "square.png", "--model", "demo", "--out", "out", "--steps", "0"),
         ("visualize", "square.png", "--model", "demo", "--out", "out", "--images", "0"),
-        ("visualize", "square.png", "--model", "demo", "--out", "out", "--target", "1"),
+        ("visualize", "square.png", "--model", "demo", "--out", "out", "--class", "1"),
     ],
 )
 def test_wrong_usage(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
@@ -236,7 +253,7 @@ except SystemExit as end:
 """
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert finished.stdout.endswith("0 []\n")
-    assert "--unit" in finished.stdout and "--schedule" in finished.stdout
+    assert "--target" in finished.stdout and "--versus" in finished.stdout and "--schedule" in finished.stdout
 
 
 @pytest.mark.parametrize("is_within_photo", [1, 2])
@@ -246,7 +263,7 @@ def test_an_interrupted_run_goes_on(
     from spadelens.tasks import visualize as visualizing
 
     monkeypatch.setattr(ascending, "_STEPS_PER_CHECKPOINT", 2)
-    command = ("square.png", "ring.png", "--unit", "class:3", "--steps", "5")
+    command = ("square.png", "ring.png", "--target", "3", "--steps", "5")
     assert run("visualize", *command, "--model", "net.py:build", "--out", "whole", "--views", "2") == 0
     real, steps, calls = visualizing.visualize, [], []
 
@@ -311,7 +328,7 @@ def test_a_grey_model_and_odd_photos() -> None:
     grey = OBLONG.replace("nn.Conv2d(3, 4, 3)", "nn.Conv2d(1, 4, 3)")
     Path("grey.py").write_text(f"{grey}MEAN, STD = (0.5,), (0.25,)\nCLASS_NAMES = ['a']\n")
     Image.fromarray(np.arange(0, 65536, 4, dtype=np.uint16).reshape(128, 128)).save("-[b]é.png")
-    assert visualize("./-[b]é.png", "--unit", "a", model="grey.py:build") == 0
+    assert visualize("./-[b]é.png", "--target", "a", model="grey.py:build") == 0
     report = read_report()
     assert report["photos"][0]["name"] == "-[b]é"
     assert report["photos"][0]["unit"]["words"] == "a"

@@ -1,5 +1,6 @@
 """Facets of a class: a planted patch comes out as one, without being told."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -50,8 +51,24 @@ def test_a_planted_patch_is_a_facet_of_its_own(found):
 def test_a_planted_patch_is_distinct_and_said_in_a_line(found):
     report = found[0]
     assert report.is_distinct and len(report.shuffled_silhouettes) == 20
-    assert repr(report) == "<FacetReport of class 5: 2 facets of 16, 8 samples, distinct>"
-    assert not replace(report, silhouettes={2: max(report.shuffled_silhouettes)}).is_distinct
+    assert repr(report) == "<FacetReport of class 5: 2 distinct facets of 16, 8 samples>"
+    within = replace(report, silhouettes={2: max(report.shuffled_silhouettes)})
+    assert repr(within) == "<FacetReport of class 5: no distinct facets in 2 groups of 16, 8 samples>"
+
+
+@pytest.mark.parametrize(
+    ("silhouettes", "shuffled", "verdict"),
+    [
+        ({2: 0.03, 3: 0.01}, (0.01, 0.02), "2 distinct facets"),
+        ({2: 0.02, 3: 0.01}, (0.01, 0.02), "no distinct facets"),  # as good as the best shuffle is not better
+        ({2: math.nextafter(0.02, 1), 3: 0.01}, (0.01, 0.02), "no distinct facets"),  # nor is what rounding adds
+        ({2: 0.015, 3: 0.01}, (0.01, 0.02), "no distinct facets"),  # better than one shuffle is not better than all
+    ],
+)
+def test_facets_are_distinct_only_beyond_every_shuffle(found, silhouettes, shuffled, verdict):
+    report = replace(found[0], silhouettes=silhouettes, shuffled_silhouettes=shuffled)
+    assert report.verdict == verdict
+    assert report.is_distinct == (verdict != "no distinct facets")
 
 
 def test_traces_without_groups_are_like_shuffled_ones():

@@ -36,7 +36,7 @@ def facets(sizes: list[int], is_distinct: bool = True) -> FacetReport:
 def test_facets_are_blocks_of_overlap() -> None:
     found = facets([6, 4])
     page = shown(found)
-    assert page.texts[:2] == ["Facets of class 1", "2 facets of 10 samples, distinct"]
+    assert page.texts[:2] == ["Facets of class 1", "2 distinct facets of 10 samples"]
     typical = found.facets[0].members
     assert f"{', '.join(map(str, typical[:5]))}, ..." in page.texts
     assert ", ".join(map(str, found.facets[1].members)) in page.texts
@@ -47,7 +47,8 @@ def test_facets_are_blocks_of_overlap() -> None:
 
 def test_facets_that_are_not_distinct() -> None:
     texts = shown(facets([6, 4], is_distinct=False)).texts
-    assert texts[1] == "2 facets of 10 samples, not distinct: separated no better than shuffled traces"
+    groups = "2 groups of 10 samples are separated no better than those of shuffled traces"
+    assert texts[1] == f"no distinct facets: {groups}"
 
 
 def test_many_facets_stay_small() -> None:

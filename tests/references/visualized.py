@@ -16,9 +16,16 @@ from spadelens.tasks.visualize import Visualized, VisualizeSettings, make_task, 
 from spadelens.visualization import Ascent
 
 
-def make_settings(unit: str | None = None, parameterization: str = "maco", **changes: Any) -> VisualizeSettings:
+def make_settings(
+    target: str | None = None,
+    parameterization: str = "maco",
+    versus: str | None = None,
+    unit: str | None = None,
+    **changes: Any,
+) -> VisualizeSettings:
     traces = completed(TraceOptions(schedule="late:0.5@0.7", num_views=2, seed=3), find_preset("balanced"), "balanced")
-    return VisualizeSettings(traces, unit, Ascent(parameterization, num_steps=4, seed=3, **changes))
+    ascent = Ascent(parameterization, num_steps=4, seed=3, **changes)
+    return VisualizeSettings(traces, unit, ascent, target, versus)
 
 
 def make_subject(label: int = 2, name: str = "a b") -> PhotoSubject:
@@ -28,5 +35,5 @@ def make_subject(label: int = 2, name: str = "a b") -> PhotoSubject:
 def run(
     loaded: LoadedModel, settings: VisualizeSettings, folder: Path, label: int = 2, name: str = "a b"
 ) -> Visualized:
-    task = make_task(loaded, make_subject(label, name), settings.unit)
+    task = make_task(loaded, make_subject(label, name), settings)
     return visualize_photo(loaded, task, settings, Unfinished(folder), lambda *_: None)

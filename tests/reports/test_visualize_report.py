@@ -73,10 +73,11 @@ def report(demo: LoadedModel, found: Visualized) -> dict[str, Any]:
 def test_reports_follow_the_schema(demo: LoadedModel, report: dict[str, Any], tmp_path: Path) -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     check(report)
-    settings = make_settings("blocks.2:3 - ring", "fourier:rate=0.1")
+    settings = make_settings(parameterization="fourier:rate=0.1", unit="blocks.2:3 - ring")
     other = report_of(demo, run(demo, settings, tmp_path), settings)
     check(other)
     assert other["settings"]["unit"] == "blocks.2:3 - ring"
+    assert other["photos"][0]["versus_class"] is None
     assert other["settings"]["parameterization"] == "fourier:rate=0.1"
     assert other["photos"][0]["unit"] == {
         "spec": "blocks.2:3 - class:1",
@@ -196,7 +197,7 @@ def test_the_page_says_what_the_report_says(report: dict[str, Any], found: Visua
     assert "Trace −0.0456 2.00 × 10⁻⁵ 1,230" in text
     for part in (
         report["command"],
-        "Unit the predicted class",
+        "Target the predicted class",
         "maco",
         "scale = 1.3 to 2.5",
         "Images 2 per model",
@@ -224,6 +225,28 @@ def test_a_lost_prediction_is_warned_of(report: dict[str, Any], found: Visualize
     assert "Its images come from a network with a different prediction" in text
     report["photos"].append({**photo, "name": "other"})
     assert "2 photos: the trace keeps the prediction on none" in words(page(report, found))
+
+
+def test_a_contrast_names_both_classes(demo: LoadedModel, tmp_path: Path) -> None:
+    settings = make_settings("Ring", versus="5", num_images=2)  # of a photo of a square
+    found = run(demo, settings, tmp_path)
+    report = report_of(demo, found, settings)
+    check(report)
+    assert (report["settings"]["target"], report["settings"]["versus"]) == ("Ring", "5")
+    photo = report["photos"][0]
+    assert photo["unit"] == {"spec": "class:1 - class:5", "words": "ring rather than star", "is_class": False}
+    assert photo["explained_class"] == {"class_index": 1, "class_name": "ring"}
+    assert photo["versus_class"] == {"class_index": 5, "class_name": "star"}
+    text = words(page(report, found))
+    for part in (
+        "visualize Ring rather than 5",
+        "ring rather than star · the original model predicts square",
+        "ring rather than star is favored as strongly as possible",
+        "The score of ring minus that of star, before any softmax",
+        "Target Ring, compared with 5",
+        "ring visualized",
+    ):
+        assert part in text, part
 
 
 def test_units_that_are_no_class_are_named_by_their_text(report: dict[str, Any], found: Visualized) -> None:

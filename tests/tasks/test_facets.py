@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -49,7 +50,7 @@ def run(*arguments):
 @pytest.fixture(scope="module")
 def results(photos, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "facets"
-    options = ("--model", "demo", "--device", "cpu", "--unit", "Star", "--images", photos, "--steps", "8")
+    options = ("--model", "demo", "--device", "cpu", "--target", "Star", "--images", photos, "--steps", "8")
     found = run("facets", *options, "--out", out)
     assert found.exit_code == 0, found.output
     return out, found.output
@@ -82,6 +83,49 @@ def test_the_report_and_the_page_say_the_same(results):
     assert page.count("<img") == 1 + 2 + NUM_STARS + NUM_SMILEYS + 1
 
 
+def headlines(folder, printed):
+    """The title of the page, its first heading, the first line on the console and the verdict of the JSON file."""
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    report = json.loads((folder / "facets.json").read_text(encoding="utf-8"))
+    heading = re.search(r'<h2 id="title">(.*?)</h2>', page, re.DOTALL)[1]
+    title = re.search(r"<title>(.*?)</title>", page)[1]
+    return title, re.sub(r"<[^>]*>", "", heading), printed.splitlines()[0], report["verdict"]
+
+
+def test_facets_that_are_distinct_are_announced(results):
+    out, printed = results
+    report = json.loads((out / "facets.json").read_text(encoding="utf-8"))
+    assert report["is_distinct"]
+    assert max(report["silhouettes"].values()) > max(report["shuffled_silhouettes"])
+    title, heading, line, verdict = headlines(out, printed)
+    assert verdict == "2 distinct facets"
+    assert (title, heading, line) == (
+        f"star: {verdict} · spadelens",
+        f"star · {verdict}",
+        f"star: {verdict}",
+    )
+    assert "no distinct facets" not in printed
+
+
+def test_facets_within_those_of_shuffled_traces_are_announced_as_none(photos, tmp_path):
+    # A single layer cannot agree with others on which photos belong together, and shuffling it changes nothing.
+    options = ("--model", "demo", "--device", "cpu", "--steps", "1", "--layers", "blocks.4.conv2")
+    found = run("facets", *options, "--images", photos / "deep", "--target", "star", "--out", tmp_path / "out")
+    assert found.exit_code == 0, found.output
+    report = json.loads((tmp_path / "out" / "facets.json").read_text(encoding="utf-8"))
+    assert max(report["silhouettes"].values()) == pytest.approx(max(report["shuffled_silhouettes"]))
+    assert not report["is_distinct"]
+    title, heading, line, verdict = headlines(tmp_path / "out", found.output)
+    assert verdict == "no distinct facets"
+    assert (title, heading, line) == (
+        f"star: {verdict} · spadelens",
+        f"star · {verdict}",
+        f"star: {verdict}",
+    )
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert ">Group 1<" in page and ">Facet 1<" not in page
+
+
 def test_the_trace_of_a_facet_can_be_used(results):
     out, _ = results
     loaded = load_model("demo", "cpu")
@@ -95,13 +139,15 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(photos, tmp_path):
     common = ("facets", "--model", "demo", "--device", "cpu")
     (tmp_path / "empty").mkdir()
     for arguments, expected in (
-        (("--unit", "star", "--images", tmp_path / "missing"), "expected a folder"),
-        (("--unit", "star", "--images", tmp_path / "empty"), "There are no photos"),
-        (("--unit", "sart", "--images", photos), "Did you mean 'star'"),
-        (("--unit", "disc", "--images", photos), "classifies 0 of 21 photos"),
-        (("--unit", "star", "--images", photos, "--preset", "ensemble"), "facets need single traces"),
-        (("--unit", "star", "--images", photos, "--parameterization", "direct"), "fourier or maco"),
-        (("--unit", "star", "--images", photos, "--clusters", "10"), "expected 2 to 9"),
+        (("--target", "star", "--images", tmp_path / "missing"), "expected a folder"),
+        (("--target", "star", "--images", tmp_path / "empty"), "There are no photos"),
+        (("--target", "sart", "--images", photos), "Unknown class 'sart'. Did you mean 'star'"),
+        (("--target", "10", "--images", photos), "There is no class 10: the model has 10, numbered from 0."),
+        (("--target", " ", "--images", photos), "--target is empty"),
+        (("--target", "disc", "--images", photos), "classifies 0 of 21 photos"),
+        (("--target", "star", "--images", photos, "--preset", "ensemble"), "facets need single traces"),
+        (("--target", "star", "--images", photos, "--parameterization", "direct"), "fourier or maco"),
+        (("--target", "star", "--images", photos, "--clusters", "10"), "expected 2 to 9"),
     ):
         found = run(*common, *arguments, "--out", tmp_path / "out")
         assert expected in str(found.exception), arguments

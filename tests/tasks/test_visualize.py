@@ -10,12 +10,14 @@ from references.visualized import make_settings, make_subject, run
 from torch import Tensor
 
 from spadelens import Trace, extract_trace, visualize
+from spadelens.attribution.contrast import Contrast
 from spadelens.errors import InputError, UnknownNameError
 from spadelens.extraction.options import TraceOptions
 from spadelens.extraction.presets import find_preset
 from spadelens.models import LoadedModel
 from spadelens.output.unfinished import NAME, Unfinished
 from spadelens.tasks import visualize as visualizing
+from spadelens.tasks.explain import explain, explain_settings
 from spadelens.tasks.traces import completed
 from spadelens.tasks.visualize import Visualized, VisualizeSettings, make_task, visualize_photo
 from spadelens.visualization import Ascent
@@ -45,7 +47,7 @@ def test_it_is_what_the_library_gives(demo: LoadedModel, found: Visualized) -> N
 
 
 def test_responses_are_of_the_unit_to_what_was_seen(demo: LoadedModel, tmp_path: Path) -> None:
-    settings = make_settings("blocks.2:7", transformations=NO_TRANSFORMATIONS)
+    settings = make_settings(unit="blocks.2:7", transformations=NO_TRANSFORMATIONS)
     found = run(demo, settings, tmp_path)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (demo.preprocessing.mean, demo.preprocessing.std))
     sample = demo.preprocessing.to_tensor(make_subject().crop)
@@ -71,47 +73,89 @@ def test_one_seed_for_all_images_and_models(demo: LoadedModel, found: Visualized
 
 
 @pytest.mark.parametrize(
-    ("unit", "objective", "target"),
+    ("asked", "objective", "target"),
     [
-        ("ring", ClassScore(1), 1),
-        ("7", ClassScore(7), 7),
-        ("class:7", ClassScore(7), 7),
-        ("blocks.2:3", Channel("blocks.2", 3), None),
-        ("blocks.2:3@0,1", Neuron("blocks.2", 3, (0, 1)), None),
-        ("star - ring", Difference(ClassScore(5), ClassScore(1)), None),
+        ({}, ClassScore(2), 2),  # the predicted class
+        ({"target": "ring"}, ClassScore(1), 1),
+        ({"target": " Ring "}, ClassScore(1), 1),
+        ({"target": "7"}, ClassScore(7), 7),
+        ({"target": "ring", "versus": "7"}, Difference(ClassScore(1), ClassScore(7)), 1),
+        ({"versus": "star"}, Difference(ClassScore(2), ClassScore(5)), 2),
+        ({"unit": "blocks.2:3"}, Channel("blocks.2", 3), 2),
+        ({"unit": "blocks.2:3@0,1"}, Neuron("blocks.2", 3, (0, 1)), 2),
+        ({"unit": "blocks.2:3 - ring"}, Difference(Channel("blocks.2", 3), ClassScore(1)), 2),
+        ({"unit": "blocks.2:3", "target": "ring"}, Channel("blocks.2", 3), 1),  # in the trace of another class
     ],
 )
-def test_units(demo: LoadedModel, unit: str, objective: Objective, target: int | None) -> None:
-    task = make_task(demo, make_subject(), unit)
+def test_classes_and_units(demo: LoadedModel, asked: dict[str, str], objective: Objective, target: int) -> None:
+    task = make_task(demo, make_subject(), make_settings(**asked))
+    assert int(demo.model(task.sample[None]).argmax()) == 2
     assert task.objective == objective
-    predicted = int(demo.model(task.sample[None]).argmax())
-    assert task.target == (predicted if target is None else target)
+    assert task.target == target
 
 
 @pytest.mark.parametrize(
     ("unit", "message"),
     [
-        ("rng", "Unknown class 'rng'. Did you mean 'ring'"),
-        ("10", "There is no class 10: the model has 10"),
+        ("rng", "Cannot read 'rng' as a unit of a layer"),
+        ("ring", "For a class use --target"),
+        ("7", "For a class use --target"),
+        ("class:7", "For a class use --target"),
+        ("star - ring", "for the difference of two --target and --versus"),
+        ("rng - blocks.2:3", "Unknown class 'rng'. Did you mean 'ring'"),
         ("blcks.2:3", "Unknown layer 'blcks.2'. Did you mean 'blocks.2'"),
         ("blocks.2", "The unit 'blocks.2' is a whole layer: add one of its channels, such as blocks.2:0."),
         ("blocks.2:999", "There is no unit 999 in layer 'blocks.2'"),
         ("blocks.2:3@99,0", "no position [99, 0]"),
         ("blocks.2:x", "Cannot read the unit"),
-        ("class", "Unknown class 'class'"),
+        ("class", "For a class use --target"),
     ],
 )
 def test_units_that_there_are_not(demo: LoadedModel, unit: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
-        make_task(demo, make_subject(), unit)
+        make_task(demo, make_subject(), make_settings(unit=unit))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"target": "rng"},
+        {"target": "10"},
+        {"target": "-1"},
+        {"versus": "strr"},
+        {"versus": "10"},
+        {"versus": "Square"},  # the predicted class
+        {"target": "ring", "versus": "1"},
+    ],
+)
+def test_classes_are_refused_in_the_words_of_explain(demo: LoadedModel, asked: dict[str, str]) -> None:
+    with pytest.raises(InputError) as ours:
+        make_task(demo, make_subject(), make_settings(**asked))
+    with pytest.raises(InputError) as theirs:
+        explain(demo, make_subject(), explain_settings(demo, **asked), lambda *_: None)
+    assert str(ours.value) == str(theirs.value)
+    assert type(ours.value) is type(theirs.value)
+
+
+def test_a_contrast_is_the_difference_of_the_scores(demo: LoadedModel, tmp_path: Path) -> None:
+    found = run(demo, make_settings("ring", versus="star"), tmp_path)
+    assert found.trace.report.target == 1
+    sample = found.task.sample[None]
+    with torch.no_grad():
+        for name, model in (("original", demo.model), ("trace", found.trace.sparse_copy())):
+            scores = model(sample)[0]
+            assert found.responses[name]["photo"] == pytest.approx([float(scores[1] - scores[5])], abs=1e-4)
+    expected = visualize(Contrast(demo.model, 1, 5), 0, demo.preprocessing, make_settings().ascent)
+    assert torch.allclose(found.original.images, expected.images, atol=1e-3)
+    assert found.original.objective == "class:1 - class:5"
 
 
 def stages_of(
     loaded: LoadedModel, settings: VisualizeSettings, folder: Path, **task: Any
 ) -> tuple[Visualized, set[str]]:
     stages: list[str] = []
-    made = make_task(loaded, make_subject(**task), settings.unit)
+    made = make_task(loaded, make_subject(**task), settings)
     found = visualize_photo(loaded, made, settings, Unfinished(folder), lambda stage, *_: stages.append(stage))
     return found, set(stages)
 
@@ -159,7 +203,7 @@ def test_other_settings_begin_anew(demo: LoadedModel, tmp_path: Path) -> None:
         {"visualize"},
     ]
     traces = completed(TraceOptions(schedule="late:0.6@0.7", num_views=2, seed=3), find_preset("balanced"), "balanced")
-    other = VisualizeSettings(traces, "ring", make_settings().ascent)
+    other = VisualizeSettings(traces, None, make_settings().ascent, "ring")
     assert "solve" in stages_of(demo, other, tmp_path)[1]
 
 
@@ -175,4 +219,4 @@ def test_damaged_files_are_named(demo: LoadedModel, tmp_path: Path) -> None:
 def test_suggestions_come_before_the_trace(demo: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(visualizing, "extract_trace", None)
     with pytest.raises(UnknownNameError):
-        make_task(demo, make_subject(), "blocks.9:0")
+        make_task(demo, make_subject(), make_settings(unit="blocks.9:0"))

@@ -211,7 +211,7 @@ class Pair(nn.Module):
         (Channel("", 0), "Unknown layer ''"),
         (Channel("second", 5), "There is no unit 5 in layer 'second': it has 5 units, numbered from 0"),
         (Channel("second", -1), "There is no unit -1"),
-        (ClassScore(6), "There is no unit 6 in the model's scores: it has 6"),
+        (ClassScore(6), "There is no class 6: expected an integer from 0 to 5."),
         (Neuron("second", 0, (5, 0)), r"no position [5, 0]: expected one within [5, 3]"),
         (Neuron("second", 0, (0, -1)), "no position [0, -1]"),
         (Neuron("second", 0, (0,)), "no position [0]"),

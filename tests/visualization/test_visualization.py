@@ -44,6 +44,32 @@ def test_a_linear_model_leads_to_black_and_white(channels: int) -> None:
     assert float(found.curve[-1, 0]) == pytest.approx(float(weight.clamp_min(0).sum()), rel=0.02)
 
 
+def test_a_contrast_leads_to_what_speaks_for_one_class_and_not_the_other() -> None:
+    weights = random_weight(3, 35)  # of three classes
+    model: Any = nn.Sequential(nn.Flatten(), nn.Linear(35, 3, bias=False)).double()
+    with torch.no_grad():
+        model[1].weight.copy_(weights)
+    ascent = Ascent(Fourier(rate=0.5), NO_TRANSFORMATIONS, 400)
+    found = visualize(model, 2, (1, 5, 7), ascent, versus=0)
+    better = (weights[2] - weights[0]).view(1, 5, 7)
+    clear = better.abs() > 0.2  # elsewhere the ascent is slow
+    assert torch.allclose(found.images[0].double()[clear], (better > 0).double()[clear], atol=0.05)
+    assert float(found.curve[-1, 0]) == pytest.approx(float(better.clamp_min(0).sum()), rel=0.02)
+    assert found.objective == "class:2 - class:0"
+    inputs = random_weight(4, 1, 5, 7)
+    expected = (inputs * better).sum((1, 2, 3))
+    assert torch.allclose(respond(model, 2, inputs, versus=0), expected)
+    assert torch.allclose(respond(model, "class:2", inputs, versus=0), expected)
+
+
+@pytest.mark.parametrize("number", [1, np.int64(1), torch.tensor(1), "class:1", "1"])
+def test_a_class_is_a_number_of_any_kind(number: Any) -> None:
+    model, inputs = linear(random_weight(1, 2, 3)), random_weight(4, 1, 2, 3)
+    assert torch.equal(respond(model, number, inputs), model(inputs)[:, 1].detach())
+    found = visualize(model, number, (1, 2, 3), Ascent(Direct(), NO_TRANSFORMATIONS, 1))
+    assert found.objective == "class:1"
+
+
 def test_maco_aligns_its_phases_with_those_of_a_linear_model() -> None:
     weight = random_weight(1, 8, 9)
     found = visualize(linear(weight), "0", (1, 8, 9), Ascent(Maco(), NO_TRANSFORMATIONS, 200))

@@ -99,11 +99,31 @@ def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
         Ascent(**settings)
 
 
+@pytest.mark.parametrize(
+    ("unit", "versus", "message"),
+    [
+        (1, 1, "Cannot compare the class 1 with itself: name another class."),
+        ("class:1", 1, "Cannot compare the class 1 with itself"),
+        ("second:1", 2, "Cannot compare 'second:1' with class 2: it is not a class."),
+        (1, 99, "There is no class 99: expected an integer from 0 to"),
+        (1, -1, "There is no class -1: expected an integer from 0 to"),
+        (1, "ring", "There is no class 'ring': expected the number of a class."),
+        (1, True, "There is no class True: expected the number of a class."),
+    ],
+)
+def test_contrasts_that_cannot_be_used(model: Any, unit: Any, versus: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        visualize(model, unit, COLOR, QUICK, versus=versus)
+
+
 def test_arguments_that_cannot_be_used(model: Any) -> None:
     for models, unit, shape, message in (
         ([], "0", COLOR, "a sequence of at least one"),
         (["model"], "0", COLOR, "Cannot visualize a unit of a str"),
-        ([model], 7, COLOR, "Cannot maximize 7"),
+        ([model], 7.0, COLOR, "Cannot maximize 7.0"),
+        ([model], True, COLOR, "Cannot maximize True"),
+        ([model], 99, COLOR, "There is no class 99: expected an integer from 0 to"),
+        ([model], -1, COLOR, "There is no class -1: expected an integer from 0 to"),
         ([model], "second:99", COLOR, "There is no unit 99"),
         ([model], "0", (3, 0, 5), "expected sizes above zero"),
         ([model], "0", (), "expected sizes above zero"),

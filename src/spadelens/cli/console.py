@@ -194,12 +194,17 @@ def print_visualized(report: Mapping[str, Any], out: Path) -> None:
 def print_facets(report: Mapping[str, Any], out: Path) -> None:
     """Print the facets and the path of the report to standard output."""
     console = Console()
+    is_distinct = report["is_distinct"]
+    verdict = f"[bold]{report['verdict']}[/]" if is_distinct else f"[bold yellow]{report['verdict']}[/]"
+    console.print(f"[bold]{escape(report['class']['class_name'])}[/]: {verdict}", soft_wrap=True)
     console.print(
-        f"{report['num_photos']} photos, {report['num_predicted']} of them classified as "
-        f"[bold]{escape(report['class']['class_name'])}[/], {report['num_compared']} compared"
+        f"{report['num_photos']} photos, {report['num_predicted']} of them assigned to the class, "
+        f"{report['num_compared']} compared"
     )
+    if not is_distinct:
+        console.print("The groups below are separated no better than those of shuffled traces.")
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for header in ("facet", "photos", "pruned", "assigned to the class"):
+    for header in ("facet" if is_distinct else "group", "photos", "pruned", "assigned to the class"):
         table.add_column(header, justify="right")
     table.add_column("most typical", overflow="fold")
     for facet in report["facets"]:
@@ -208,10 +213,8 @@ def print_facets(report: Mapping[str, Any], out: Path) -> None:
     console.print(table)
     found = ", ".join(f"{number}: {value:.3f}" for number, value in report["silhouettes"].items())
     shuffled = max(report["shuffled_silhouettes"])
-    if not report["is_distinct"]:
-        console.print("[bold yellow]No distinct facets:[/] these groups are separated no better than shuffled traces.")
     console.print(
-        f"Silhouette (separation of the facets, at most 1) by number of facets: {found}; "
+        f"Silhouette (separation of the groups, at most 1) by number of groups: {found}; "
         f"shuffled traces: up to {shuffled:.3f}",
         style="dim",
     )

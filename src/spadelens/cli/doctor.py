@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from spadelens.cli.options import device_option, model_option, trust_option
+from spadelens.cli.options import device_option, model_option, target_option, trust_option
 
 
 @click.command("doctor")
 @click.argument("sample", required=False, metavar="[FILE]", type=click.Path(path_type=Path))
 @model_option
 @click.option("--method", "methods", multiple=True, metavar="NAME", help="Method to check; repeatable.  [default: all]")
-@click.option("--target", metavar="CLASS", help="Class to explain, by name or number.  [default: the predicted class]")
+@target_option()
 @click.option("--json", "as_json", is_flag=True, help="Print the diagnosis as JSON.")
 @device_option
 @trust_option

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from spadelens import defaults
-from spadelens.cli.options import device_option, model_option, out_option, trace_options, trust_option
+from spadelens.cli.options import device_option, model_option, out_option, target_option, trace_options, trust_option
 from spadelens.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.command("facets")
 @model_option
-@click.option("--unit", required=True, metavar="CLASS", help="The class, by name or number.")
+@target_option("whose facets to find", default=None)
 @click.option(
     "--images",
     required=True,
@@ -50,20 +50,20 @@ if TYPE_CHECKING:
 @device_option
 @trust_option
 def facets_command(
-    model_spec: str, unit: str, images: Path, out: Path, device: str, trust: bool, **options: Any
+    model_spec: str, target: str, images: Path, out: Path, device: str, trust: bool, **options: Any
 ) -> None:
     """Find the different features that make a network predict a class, by comparing the traces of many photos."""
     from spadelens.models import load_model
     from spadelens.tasks.facets import read_album
     from spadelens.tasks.traces import spell_command
 
-    settings = facet_settings(unit, **options)
+    settings = facet_settings(target, **options)
     if not images.is_dir():
         raise InputError(f"Cannot read photos from {str(images)!r}: expected a folder.")
     loaded = load_model(model_spec, device, trust, kind="photo")
     spelled = {
         "--model": model_spec,
-        "--unit": unit,
+        "--target": target,
         "--images": images,
         "--out": out,
         "--clusters": settings.num_clusters,
@@ -77,7 +77,7 @@ def facets_command(
 
 
 def facet_settings(
-    unit: str,
+    target: str,
     *,
     num_clusters: int | None = None,
     most: int = 100,
@@ -88,16 +88,18 @@ def facet_settings(
     """Return the settings that the options describe.
 
     Raises:
-        InputError: An option is out of range.
+        InputError: An option is out of range, or the class has no name.
     """
     from dataclasses import replace
 
     from spadelens.extraction.options import TraceOptions
     from spadelens.extraction.presets import find_preset
     from spadelens.tasks.facets import FacetSettings
+    from spadelens.tasks.targets import check_class_names
     from spadelens.tasks.traces import completed
     from spadelens.visualization.ascent import Ascent
 
+    check_class_names(target)
     given = TraceOptions.of(**options)
     ascent = Ascent(parameterization, num_steps=num_steps, seed=given.seed)
     if not ascent.chosen[0].is_image:
@@ -107,7 +109,7 @@ def facet_settings(
     if chosen.members:
         raise InputError(f"Cannot use the preset {preset!r} here: facets need single traces, not an ensemble.")
     chosen = replace(chosen, schedule=defaults.FACETS_SCHEDULE)
-    return FacetSettings(completed(given, chosen, preset), unit, num_clusters, most, ascent)
+    return FacetSettings(completed(given, chosen, preset), target, num_clusters, most, ascent)
 
 
 def facets_to_folder(

@@ -21,8 +21,10 @@ from spadelens.cli.options import (
     file_arguments,
     model_option,
     out_option,
+    target_option,
     trace_options,
     trust_option,
+    versus_option,
 )
 from spadelens.cli.study import study_group
 from spadelens.cli.tune import tune_command
@@ -78,13 +80,8 @@ cli.add_command(bench_command)
     type=click.FloatRange(0, 1, max_open=True),
     help="Blur both maps of a photo: standard deviation as a fraction of the longer side.",
 )
-@click.option("--target", metavar="CLASS", help="Class to explain, by name or number.  [default: the predicted class]")
-@click.option(
-    "--versus",
-    metavar="CLASS",
-    help="Ask why the target rather than this class.  [default: the right class where --labels shows that the "
-    "prediction is wrong; else all other classes]",
-)
+@target_option()
+@versus_option("the right class where --labels shows that the prediction is wrong; else all other classes")
 @click.option(
     "--candidate",
     "candidates",

@@ -46,6 +46,30 @@ trust_option = click.option(
 )
 
 
+def target_option(use: str = "to explain", default: str | None = "the predicted class") -> Decorator:
+    """Return the option for a class, by name or number.
+
+    Args:
+        use: What becomes of the class.
+        default: What help says of the class that counts where none is named; None if one has to be named.
+    """
+    note = "" if default is None else f"  [default: {default}]"
+    return click.option(
+        "--target", metavar="CLASS", required=default is None, help=f"Class {use}, by name or number.{note}"
+    )
+
+
+def versus_option(default: str) -> Decorator:
+    """Return the option for the class that the target is compared with.
+
+    Args:
+        default: What help says of the comparison where no class is named.
+    """
+    return click.option(
+        "--versus", metavar="CLASS", help=f"Ask why the target rather than this class.  [default: {default}]"
+    )
+
+
 def out_option(help_text: str) -> Decorator:
     """Return the option for the folder of results."""
     return click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help=help_text)

@@ -92,7 +92,7 @@ def visualize_to_folder(
         whole_folder(out) as staging,
     ):
         with progress_bar(len(subjects)) as for_photo:
-            tasks = [visualizing.make_task(loaded, subject, settings.unit) for subject in subjects]
+            tasks = [visualizing.make_task(loaded, subject, settings) for subject in subjects]
             for number, task in enumerate(tasks):
                 name = task.subject.name
                 found = visualizing.visualize_photo(loaded, task, settings, files, for_photo(number, name))

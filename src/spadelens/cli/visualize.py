@@ -13,8 +13,10 @@ from spadelens.cli.options import (
     model_option,
     out_option,
     photo_arguments,
+    target_option,
     trace_options,
     trust_option,
+    versus_option,
 )
 from spadelens.errors import InputError
 
@@ -29,11 +31,13 @@ if TYPE_CHECKING:
     "Folder for report.html, report.json and, per photo, original.png (original model), trace.png (trace) and "
     "trace.safetensors. Rerun with the same folder to resume an interrupted run."
 )
+@target_option("to visualize")
+@versus_option("the target alone")
 @click.option(
     "--unit",
     metavar="UNIT",
-    help="What to visualize: a class, by name or number; LAYER:CHANNEL; LAYER:CHANNEL@ROW,COLUMN or "
-    "LAYER:CHANNEL@center; or the difference of two, joined by ' - '.  [default: the predicted class]",
+    help="Unit of a layer to visualize, rather than the target: LAYER:CHANNEL; LAYER:CHANNEL@ROW,COLUMN or "
+    "LAYER:CHANNEL@center; or the difference of two, joined by ' - '.",
 )
 @click.option(
     "--steps", "num_steps", default=512, show_default=True, type=click.IntRange(min=1), help="Gradient-ascent steps."
@@ -60,12 +64,15 @@ def visualize_command(
     photos: tuple[Path, ...],
     model_spec: str,
     out: Path,
-    unit: str | None,
     device: str,
     trust: bool,
     **options: Any,
 ) -> None:
-    """Find images that a unit responds to, in the original model and in the trace of each PHOTO, side by side."""
+    """Find images that a class or a unit responds to, in the original model and in the trace of each PHOTO.
+
+    With --versus, the images show what speaks for the target rather than that class: the difference of their scores is
+    maximized.
+    """
     from spadelens.cli.run import visualize_to_folder
     from spadelens.models import load_model
     from spadelens.photos import check_photo
@@ -73,7 +80,7 @@ def visualize_command(
     from spadelens.tasks.subjects import command_words, photo_subjects
     from spadelens.tasks.traces import spell_command
 
-    settings = _settings(unit, **options)
+    settings = _settings(**options)
     expanded = expand_paths(photos)
     for photo in expanded:
         check_photo(photo)
@@ -82,7 +89,9 @@ def visualize_command(
         "--model": model_spec,
         "--out": out,
         "--device": device,
-        "--unit": unit,
+        "--target": settings.target,
+        "--versus": settings.versus,
+        "--unit": settings.unit,
         "--steps": settings.ascent.num_steps,
         "--parameterization": settings.ascent.described()["parameterization"],
         "--images": settings.ascent.num_images,
@@ -92,8 +101,10 @@ def visualize_command(
 
 
 def _settings(
-    unit: str | None,
     *,
+    target: str | None,
+    versus: str | None,
+    unit: str | None,
     num_steps: int,
     parameterization: str,
     num_images: int,
@@ -101,10 +112,14 @@ def _settings(
 ) -> VisualizeSettings:
     from spadelens.extraction.options import TraceOptions
     from spadelens.extraction.presets import find_preset
+    from spadelens.tasks.targets import check_class_names
     from spadelens.tasks.traces import completed
     from spadelens.tasks.visualize import VisualizeSettings
     from spadelens.visualization.ascent import Ascent
 
+    check_class_names(target, versus)
+    if unit is not None and versus is not None:
+        raise InputError("Cannot compare a unit of a layer with a class: leave out --unit or --versus.")
     if unit is not None and not unit.strip():
         raise InputError("Cannot visualize a unit without a name: --unit is empty.")
     given = TraceOptions.of(**options)
@@ -115,4 +130,4 @@ def _settings(
     chosen = find_preset(preset)
     if chosen.members:
         raise InputError(f"Cannot use the preset {preset!r} here: a unit is visualized in a single trace.")
-    return VisualizeSettings(completed(given, chosen, preset), unit, ascent)
+    return VisualizeSettings(completed(given, chosen, preset), unit, ascent, target, versus)

@@ -34,6 +34,7 @@ NUM_CONNECTIONS = 12
 LEAST_SAMPLES = 8
 _TRACES_AT_ONCE = 16
 _NUM_SHUFFLES, _STREAM = 20, 0x5F
+_ROUNDING = 1e-9  # of silhouettes: a shuffled single layer has the same, but for the order of the sums
 
 
 @final
@@ -106,13 +107,18 @@ class FacetReport:
         Clustering always returns clusters. Those of shuffled traces show how well separated clusters are when the
         layers do not agree on which samples belong together. If a single layer is compared, no facets are distinct.
         """
-        return max(self.silhouettes.values()) > max(self.shuffled_silhouettes)
+        return max(self.silhouettes.values()) > max(self.shuffled_silhouettes) + _ROUNDING
+
+    @property
+    def verdict(self) -> str:
+        """How many distinct facets there are, in words: 'no distinct facets' where `is_distinct` is false."""
+        return f"{len(self.facets)} distinct facets" if self.is_distinct else "no distinct facets"
 
     def __repr__(self) -> str:
         """Summarize the facets."""
         sizes = shortened(", ".join(str(len(facet.members)) for facet in self.facets), 150)
-        verdict = "distinct" if self.is_distinct else "not distinct"
-        return f"<FacetReport of class {self.target}: {len(self.facets)} facets of {sizes} samples, {verdict}>"
+        groups = "" if self.is_distinct else f" in {len(self.facets)} groups"
+        return f"<FacetReport of class {self.target}: {self.verdict}{groups} of {sizes} samples>"
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows."""

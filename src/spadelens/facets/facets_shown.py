@@ -18,10 +18,11 @@ def facets_html(found: FacetReport) -> str:
     shown = found.facets[:_MOST_FACETS]
     left_out = len(found.facets) - len(shown)
     order = [member for facet in found.facets for member in facet.members]
-    verdict = "distinct" if found.is_distinct else "not distinct: separated no better than shuffled traces"
+    groups = f"{len(found.facets)} groups of {len(order)} samples are separated no better than those of shuffled traces"
+    said = f"{found.verdict} of {len(order)} samples" if found.is_distinct else f"{found.verdict}: {groups}"
     return snippets.block(
         f"Facets of class {found.target}",
-        snippets.line(f"{len(found.facets)} facets of {len(order)} samples, {verdict}"),
+        snippets.line(said),
         snippets.table(
             ("facet", "samples", "pruned", "most typical samples", "connection kept most"),
             [_row(number, facet) for number, facet in enumerate(shown)],

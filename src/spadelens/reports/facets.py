@@ -45,6 +45,7 @@ def summarize_facets(
         "silhouettes": {str(number): value for number, value in found.silhouettes.items()},
         "shuffled_silhouettes": list(found.shuffled_silhouettes),
         "is_distinct": found.is_distinct,
+        "verdict": found.verdict,
         "separation": dict(separation),
         "facets": [
             {

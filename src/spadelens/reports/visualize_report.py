@@ -64,6 +64,8 @@ def summarize_visualizations(
         "format": FORMAT,
         **described,
         "settings": {
+            "target": settings.target,
+            "versus": settings.versus,
             "unit": settings.unit,
             "parameterization": ascent["parameterization"],
             "transformations": {**transformations, "scale": list(transformations["scale"])},
@@ -93,7 +95,8 @@ def summarize_photo(found: Visualized, loaded: LoadedModel) -> dict[str, Any]:
             "words": describe_unit(objective, loaded),
             "is_class": isinstance(objective, ClassScore),
         },
-        "explained_class": {"class_index": task.target, "class_name": loaded.class_name(task.target)},
+        "explained_class": _describe_class(task.target, loaded),
+        "versus_class": _describe_versus(objective, loaded),
         **predictions,
         "is_prediction_kept": report.is_prediction_kept,
         "status": report.status,
@@ -110,6 +113,18 @@ def summarize_photo(found: Visualized, loaded: LoadedModel) -> dict[str, Any]:
             "trace": f"{name}/trace.safetensors",
         },
     }
+
+
+def _describe_class(index: int, loaded: LoadedModel) -> dict[str, Any]:
+    return {"class_index": index, "class_name": loaded.class_name(index)}
+
+
+def _describe_versus(objective: Objective, loaded: LoadedModel) -> dict[str, Any] | None:
+    """Return the class whose score is subtracted from that of another, if that is what was maximized."""
+    match objective:
+        case Difference(ClassScore(), ClassScore(versus)):
+            return _describe_class(versus, loaded)
+    return None
 
 
 def describe_unit(objective: Objective, loaded: LoadedModel) -> str:
@@ -177,7 +192,7 @@ def _photo_context(photo: Mapping[str, Any], pictures: Pictures) -> dict[str, An
 
     return {
         "report": photo,
-        "is_prediction_explained": True,
+        "is_prediction_explained": photo["explained_class"]["class_index"] == photo["original"]["class_index"],
         "photo": page_picture(f"photo {photo['name']!r}", pictures.photo),
         "plain": {model: on_page(pictures.plain, model) for model in ("original", "trace")},
         "faded": {model: on_page(pictures.faded, model) for model in ("original", "trace")},

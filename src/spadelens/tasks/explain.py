@@ -28,13 +28,14 @@ from spadelens.inputs.checks import check_sample
 from spadelens.kinds import Kind, Reduction
 from spadelens.methods.registry import METHODS, Method
 from spadelens.metrics.localization import Localization, localize
-from spadelens.models import Loaded, find_class
+from spadelens.models import Loaded
 from spadelens.progress import Progress
 from spadelens.schedules.schedule import SearchedSchedule
 from spadelens.schedules.schedule_text import parse_schedule
 from spadelens.settings import configured_name, parse_configured
 from spadelens.tasks.subjects import PhotoSubject, Shown, Subject, Unit, kind_of_model, show, suited_to
-from spadelens.tasks.traces import check_class_name, completed
+from spadelens.tasks.targets import check_class_names, find_classes
+from spadelens.tasks.traces import completed
 
 CONTRAST_METHOD = "integrated_gradients"  # gets the signs right on the original model; docs/findings.md
 _GRADIENTS = frozenset({"saliency", "smoothgrad", "guided_backprop"})
@@ -122,8 +123,7 @@ def explain_settings(
     kind = "photo" if loaded is None else kind_of_model(loaded)
     if blur and kind != "photo":
         raise InputError("Cannot blur the map of a text or a table row: --blur is for photos only.")
-    check_class_name(target)
-    check_class_name(versus)
+    check_class_names(target, versus)
     others = () if tuple(candidates) == ("none",) else tuple(candidates) or defaults.CANDIDATES
     for other in others:
         parse_configured("method", other, METHODS)
@@ -214,9 +214,7 @@ def _asked_classes(
     if named == (None, None) and true_class is None:
         return None, None
     scores = class_scores(shown.model, check_sample(shown.model, shown.sample).unsqueeze(0))[0]
-    target, versus = (None if name is None else find_class(name, loaded.class_names, len(scores)) for name in named)
-    if versus is not None and versus == (int(scores.argmax()) if target is None else target):
-        raise InputError(f"Cannot explain {loaded.class_name(versus)!r} against itself: name another class.")
+    target, versus = find_classes(loaded, *named, scores)
     if named == (None, None) and true_class != int(scores.argmax()):
         versus = true_class
     return target, versus

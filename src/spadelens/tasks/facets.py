@@ -34,14 +34,14 @@ class FacetSettings:
 
     Attributes:
         options: How the traces that are compared are made.
-        unit: The class, by name or number.
+        target: The class, by name or number.
         num_clusters: The number of facets; None to find it from the overlaps.
         most: The maximum number of photos, drawn at random from those that the model assigns to the class.
         ascent: How images are found that show a facet.
     """
 
     options: TraceOptions
-    unit: str
+    target: str
     num_clusters: int | None
     most: int
     ascent: Ascent
@@ -87,7 +87,7 @@ def read_album(loaded: LoadedModel, folder: Path, settings: FacetSettings, progr
         weight = next(loaded.model.parameters())
         scores = class_scores(loaded.model, sample.unsqueeze(0).to(weight))[0]
         if number == 0:
-            target = find_class(settings.unit, loaded.class_names, len(scores))
+            target = find_class(settings.target, loaded.class_names, len(scores))
         if int(scores.argmax()) == target:
             chosen.append((file, crop, sample))
     if len(chosen) < LEAST_SAMPLES:

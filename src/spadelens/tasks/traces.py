@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from spadelens.errors import InputError
 from spadelens.extraction.options import TraceOptions
 from spadelens.extraction.pipeline.accumulate import check_precision
 from spadelens.extraction.presets import Preset
@@ -33,12 +32,6 @@ def completed(options: TraceOptions, preset: Preset, name: str) -> TraceOptions:
     check_precision(filled.precision)
     check_outputs(filled.outputs)
     return replace(filled, solver=parse_solver(filled.solver), schedule=parse_schedule(filled.schedule))
-
-
-def check_class_name(target: str | None) -> None:
-    """Reject a class without a name."""
-    if target is not None and not target.strip():
-        raise InputError("Cannot explain a class without a name: --target is empty.")
 
 
 def for_photos(options: TraceOptions, loaded: LoadedModel) -> TraceOptions:

@@ -24,9 +24,10 @@ from spadelens.models import LoadedModel
 from spadelens.output.unfinished import Unfinished
 from spadelens.progress import Progress
 from spadelens.tasks.subjects import PhotoSubject
+from spadelens.tasks.targets import find_classes
 from spadelens.tasks.traces import for_photos
 from spadelens.visualization.ascent import Ascent
-from spadelens.visualization.objectives import ClassScore, Objective, parse_objective
+from spadelens.visualization.objectives import ClassScore, Difference, Objective, parse_objective
 from spadelens.visualization.visualization import Visualization, respond, visualize
 
 FOUND = "found.pt"
@@ -41,13 +42,17 @@ class VisualizeSettings:
 
     Attributes:
         options: How traces are made.
-        unit: As the user put it; None for the class that is predicted for each photo.
+        unit: The unit of a layer, as the user put it; None for the target.
         ascent: How images are found.
+        target: The class, as the user put it; None for the one that is predicted for each photo.
+        versus: The class whose score is subtracted from that of the target, as the user put it; None for none.
     """
 
     options: TraceOptions
     unit: str | None
     ascent: Ascent
+    target: str | None = None
+    versus: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +63,7 @@ class Task:
         subject: The photo.
         sample: The photo as the model expects it.
         objective: The unit.
-        target: The class, if the unit is one, or the class predicted for the photo.
+        target: The class that the trace is made for: named by the user, or predicted for the photo.
     """
 
     subject: PhotoSubject
@@ -89,33 +94,40 @@ class Visualized:
     seconds: Mapping[str, float]
 
 
-def make_task(loaded: LoadedModel, subject: PhotoSubject, unit: str | None) -> Task:
-    """Return the task for a photo, with the unit looked up and tried out on the photo.
+def make_task(loaded: LoadedModel, subject: PhotoSubject, settings: VisualizeSettings) -> Task:
+    """Return the task for a photo, with the class or unit looked up and tried out on the photo.
 
     Raises:
-        InputError: There is no such unit.
+        InputError: There is no such class or unit, or two classes that are compared are the same.
         ModelOutputError: The model fails on the photo.
         VisualizationError: The unit's value for the photo is not finite.
     """
     model = loaded.model
     sample = check_sample(model, loaded.preprocessing.to_tensor(subject.crop))
     scores = class_scores(model, sample.unsqueeze(0))[0]
-    predicted = int(scores.argmax())
-    objective = ClassScore(predicted) if unit is None else _find_unit(loaded, unit, len(scores))
+    named, versus = find_classes(loaded, settings.target, settings.versus, scores)
+    target = int(scores.argmax()) if named is None else named
+    objective: Objective = ClassScore(target)
+    if versus is not None:
+        objective = Difference(objective, ClassScore(versus))
+    elif settings.unit is not None:
+        objective = _find_unit(loaded, settings.unit, len(scores))
     respond(model, objective, sample.unsqueeze(0))
-    return Task(subject, sample, objective, objective.index if isinstance(objective, ClassScore) else predicted)
+    return Task(subject, sample, objective, target)
 
 
 def _find_unit(loaded: LoadedModel, unit: str, num_classes: int) -> Objective:
-    try:
-        return parse_objective(unit, loaded.class_names, num_classes)
-    except InputError as error:
-        layers = dict(loaded.model.named_modules(remove_duplicate=False))
-        if unit.strip() in layers:
-            raise InputError(
-                f"The unit {unit!r} is a whole layer: add one of its channels, such as {unit.strip()}:0."
-            ) from error
-        raise
+    """Return a unit of a layer, or a difference that has one in it."""
+    if unit.strip() in dict(loaded.model.named_modules(remove_duplicate=False)):
+        raise InputError(f"The unit {unit!r} is a whole layer: add one of its channels, such as {unit.strip()}:0.")
+    names_layer = ":" in unit or " - " in unit
+    objective = parse_objective(unit, loaded.class_names, num_classes) if names_layer else None
+    if objective is None or not objective.layers:
+        raise InputError(
+            f"Cannot read {unit!r} as a unit of a layer: expected LAYER:CHANNEL. For a class use --target, and for the "
+            "difference of two --target and --versus."
+        )
+    return objective
 
 
 def visualize_photo(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from spadelens.errors import InputError, ModelOutputError, SpadeError, UnknownNameError
 from spadelens.hooks import forward_hooks
+from spadelens.inputs.checks import check_target
 from spadelens.models import find_class
 
 _CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)  # of any number of axes
@@ -59,7 +61,7 @@ class ClassScore(Objective):
     def read(self, scores: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:
         """Return the score."""
         del outputs
-        return _channel(scores, self.index, "the model's scores")
+        return scores[:, check_target(self.index, scores.shape[1])]
 
     def spec(self) -> str:
         """Return the text for it."""
@@ -210,6 +212,43 @@ def parse_objective(text: str, class_names: Sequence[str] = (), num_classes: int
     if place is None:
         return Channel(layer, index)
     return Neuron(layer, index, None if place == "center" else tuple(map(int, place.split(","))))
+
+
+def as_objective(objective: str | int | ObjectiveLike, versus: int | None = None) -> ObjectiveLike:
+    """Return what is to be maximized.
+
+    Args:
+        objective: A string as in `parse_objective`, the number of a class, an objective or a callable.
+        versus: Another class, whose score is subtracted from that of the class that `objective` is.
+
+    Raises:
+        InputError: The objective is none of these, or it is not a class and is compared with one, or with itself.
+    """
+    parsed = parse_objective(objective) if isinstance(objective, str) else _as_class(objective)
+    if not isinstance(parsed, Objective) and not callable(parsed):
+        raise InputError(
+            f"Cannot maximize {objective!r}: expected a string, the number of a class, an Objective or a callable."
+        )
+    if versus is None:
+        return parsed
+    other = _as_class(versus)
+    if not isinstance(other, ClassScore):
+        raise InputError(f"There is no class {versus!r}: expected the number of a class.")
+    if not isinstance(parsed, ClassScore):
+        raise InputError(f"Cannot compare {describe_objective(parsed)!r} with class {other.index}: it is not a class.")
+    if parsed == other:
+        raise InputError(f"Cannot compare the class {other.index} with itself: name another class.")
+    return Difference(parsed, other)
+
+
+def _as_class(value: Any) -> Any:
+    """Return the score of a class where `value` is a whole number of Python, NumPy or torch, and else `value`."""
+    if isinstance(value, bool):
+        return value
+    try:
+        return ClassScore(operator.index(value))
+    except (TypeError, ValueError):
+        return value
 
 
 def _find_class(unit: str, class_names: Sequence[str], num_classes: int | None) -> int:

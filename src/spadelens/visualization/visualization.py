@@ -24,7 +24,7 @@ from spadelens.progress import ProgressLike
 from spadelens.progress_bars import reporting
 from spadelens.snippets import shortened
 from spadelens.visualization.ascent import Ascent, GradientAscent
-from spadelens.visualization.objectives import Objective, ObjectiveLike, describe_objective, evaluate, parse_objective
+from spadelens.visualization.objectives import ObjectiveLike, as_objective, describe_objective, evaluate
 
 _FULL_OPACITY = 0.99  # quantile
 
@@ -67,33 +67,39 @@ class Visualization:
 @overload
 def visualize(
     models: Trace | nn.Module,
-    objective: str | ObjectiveLike,
+    objective: str | int | ObjectiveLike,
     preprocessing: Preprocessing | Sequence[int],
     ascent: Ascent | None = None,
     progress: ProgressLike | None = None,
     checkpoint: Path | None = None,
+    *,
+    versus: int | None = None,
 ) -> Visualization: ...
 
 
 @overload
 def visualize(
     models: Sequence[Trace | nn.Module],
-    objective: str | ObjectiveLike,
+    objective: str | int | ObjectiveLike,
     preprocessing: Preprocessing | Sequence[int],
     ascent: Ascent | None = None,
     progress: ProgressLike | None = None,
     checkpoint: Path | None = None,
+    *,
+    versus: int | None = None,
 ) -> list[Visualization]: ...
 
 
 @torch.inference_mode(False)
 def visualize(
     models: Trace | nn.Module | Sequence[Trace | nn.Module],
-    objective: str | ObjectiveLike,
+    objective: str | int | ObjectiveLike,
     preprocessing: Preprocessing | Sequence[int],
     ascent: Ascent | None = None,
     progress: ProgressLike | None = None,
     checkpoint: Path | None = None,
+    *,
+    versus: int | None = None,
 ) -> Visualization | list[Visualization]:
     """Return images that a unit responds to, in one model or in each of several, from the same random starts.
 
@@ -103,8 +109,9 @@ def visualize(
 
     Args:
         models: A trace, or a module that maps a batch to class scores `[batch, classes]`; or a sequence of them.
-        objective: What to maximize: a string as in `parse_objective`, such as 'class:7' or 'layer4:12'; an
-            `Objective`; or a callable that maps a model and a batch of inputs to one number per input, `[batch]`.
+        objective: What to maximize: the number of a class; a string as in `parse_objective`, such as 'class:7' or
+            'layer4:12'; an `Objective`; or a callable that maps a model and a batch of inputs to one number per input,
+            `[batch]`.
         preprocessing: The size and normalization of the models' inputs. Or just the shape of an input, `[C, H, W]` or
             any other, which is then not normalized.
         ascent: The settings of the ascent; by default 512 steps from one start.
@@ -113,25 +120,24 @@ def visualize(
         checkpoint: A file that stores the state every 64 steps. An interrupted run resumes from it as if it had never
             been interrupted (on a GPU, up to floating-point differences). It is deleted at the end. Not available for a
             callable, which cannot be identified later.
+        versus: Another class, as in `attribute`: its score is subtracted from that of the class to maximize.
 
     Returns:
         The images; for a sequence of models a list with those of each, in order.
 
     Raises:
-        InputError: An argument is out of range, the layer or unit does not exist, or the checkpoint belongs to another
-            run.
+        InputError: An argument is out of range, the class, layer or unit does not exist, or the checkpoint belongs to
+            another run.
         ModelOutputError: A model fails on the images.
         TraceMismatchError: The original model has changed since a trace was made.
         VisualizationError: The objective is not finite, or does not depend on the image anywhere near the start.
     """
     if isinstance(models, Trace | nn.Module):
-        return visualize([models], objective, preprocessing, ascent, progress, checkpoint)[0]
+        return visualize([models], objective, preprocessing, ascent, progress, checkpoint, versus=versus)[0]
     if not models:
         raise InputError("Cannot visualize a unit: expected a model or a sequence of at least one.")
     ascent = ascent or Ascent()
-    parsed = parse_objective(objective) if isinstance(objective, str) else objective
-    if not isinstance(parsed, Objective) and not callable(parsed):
-        raise InputError(f"Cannot maximize {parsed!r}: expected a string, an Objective or a callable.")
+    parsed = as_objective(objective, versus)
     with torch.enable_grad(), reporting(progress) as report:
         gradient_ascent = GradientAscent(models, parsed, preprocessing, ascent)
         gradient_ascent.run(report, checkpoint)
@@ -152,9 +158,11 @@ def visualize(
 
 def respond(
     model: Trace | nn.Module,
-    objective: str | ObjectiveLike,
+    objective: str | int | ObjectiveLike,
     inputs: Tensor,
     preprocessing: Preprocessing | None = None,
+    *,
+    versus: int | None = None,
 ) -> Tensor:
     """Return the response of a unit of a trace or model to each of the inputs, `[N]`, on the CPU.
 
@@ -165,15 +173,16 @@ def respond(
         objective: The unit, as in `visualize`.
         inputs: A batch as the model expects it; with a `preprocessing`, colors in [0, 1], `[N, C, H, W]`.
         preprocessing: The normalization to apply to the colors.
+        versus: Another class, as in `visualize`.
 
     Raises:
-        InputError: There is no such layer or unit.
+        InputError: There is no such class, layer or unit.
         ModelOutputError: The model fails on the batch.
         TraceMismatchError: The original model has changed since the trace was made.
         VisualizationError: The unit's values are not finite.
     """
     dense = unwrapped(model.original_model if isinstance(model, Trace) else model)
-    parsed = parse_objective(objective) if isinstance(objective, str) else objective
+    parsed = as_objective(objective, versus)
     first = next((each for each in dense.parameters() if each.is_floating_point()), inputs)
     if preprocessing is not None:
         mean, std = (inputs.new_tensor(values).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
