@@ -189,7 +189,7 @@ def explain(
         sample: For a loaded model of photos, a file, a picture or a tensor; of texts, a text; of rows, the raw values
             by name or in order. For a module, what it is given, without a batch dimension: `[C, H, W]` with one or
             three channels, or `[features]`.
-        target: The class to explain, by name or number; by default the predicted one.
+        target: The class to explain, by name or number, or 'A - B' for A compared with B; by default the predicted one.
         versus: The class to compare it with, likewise; by default all others.
         method: As in `attribute`; by default SmoothGrad for photos, integrated gradients for texts and rows.
         candidates: Other methods whose maps of the model take part, for photos; by default LRP and Grad-CAM.

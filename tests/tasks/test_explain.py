@@ -1,5 +1,6 @@
 """One photo explained, class names, and names of photos."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,15 @@ def test_target(demo: LoadedModel, target: str, expected: int) -> None:
     assert found.original_map.target == found.trace_map.target == expected
     assert found.target_probabilities[0] == found.trace.report.original_prediction.probabilities[expected]
     assert found.scores is None
+
+
+def test_a_target_can_be_a_contrast(demo: LoadedModel) -> None:
+    found = explain(demo, make_subject(), make_settings("ring - STAR"), lambda *_: None)
+    assert (found.target, found.finding.versus) == (1, 5)
+    assert found.original_map.versus == 5
+    named = replace(demo, class_names=("a - b", *demo.class_names[1:]))  # a class is what it is called
+    found = explain(named, make_subject(), make_settings("A - b"), lambda *_: None)
+    assert (found.target, found.finding.versus) == (0, None)
 
 
 @pytest.mark.parametrize(

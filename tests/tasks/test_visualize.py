@@ -81,6 +81,7 @@ def test_one_seed_for_all_images_and_models(demo: LoadedModel, found: Visualized
         ({"target": "7"}, ClassScore(7), 7),
         ({"target": "ring", "versus": "7"}, Difference(ClassScore(1), ClassScore(7)), 1),
         ({"versus": "star"}, Difference(ClassScore(2), ClassScore(5)), 2),
+        ({"target": "ring - 7"}, Difference(ClassScore(1), ClassScore(7)), 1),
         ({"unit": "blocks.2:3"}, Channel("blocks.2", 3), 2),
         ({"unit": "blocks.2:3@0,1"}, Neuron("blocks.2", 3, (0, 1)), 2),
         ({"unit": "blocks.2:3 - ring"}, Difference(Channel("blocks.2", 3), ClassScore(1)), 2),
@@ -127,6 +128,9 @@ def test_units_that_there_are_not(demo: LoadedModel, unit: str, message: str) ->
         {"versus": "10"},
         {"versus": "Square"},  # the predicted class
         {"target": "ring", "versus": "1"},
+        {"target": "ring - rng"},
+        {"target": "ring - star - disc"},
+        {"target": "ring - star", "versus": "disc"},
     ],
 )
 def test_classes_are_refused_in_the_words_of_explain(demo: LoadedModel, asked: dict[str, str]) -> None:

@@ -66,7 +66,9 @@ def versus_option(default: str) -> Decorator:
         default: What help says of the comparison where no class is named.
     """
     return click.option(
-        "--versus", metavar="CLASS", help=f"Ask why the target rather than this class.  [default: {default}]"
+        "--versus",
+        metavar="CLASS",
+        help=f"Ask why the target rather than this class; the same as --target 'TARGET - CLASS'.  [default: {default}]",
     )
 
 

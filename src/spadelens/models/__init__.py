@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spadelens.models.classes import find_class
+from spadelens.models.classes import find_class, is_class_name
 from spadelens.models.devices import choose_device
 from spadelens.models.loaded import Encoding, Loaded, LoadedModel, LoadedTable, LoadedText, Tokenizer
 from spadelens.models.specs import (
@@ -25,6 +25,7 @@ __all__ = [
     "Tokenizer",
     "choose_device",
     "find_class",
+    "is_class_name",
     "load_model",
     "portable_spec",
 ]

@@ -30,6 +30,11 @@ def find_class(text: str, class_names: tuple[str, ...], num_classes: int) -> int
     raise UnknownNameError("class", text, class_names)
 
 
+def is_class_name(text: str, class_names: tuple[str, ...]) -> bool:
+    """Whether a class has this name, in upper or lower case."""
+    return _folded(text.strip()) in map(_folded, class_names)
+
+
 def _folded(name: str) -> str:
     """Return a name in lower case, with accents composed: file names of macOS have them as characters of their own."""
     return unicodedata.normalize("NFC", name).lower()

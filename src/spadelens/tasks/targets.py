@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from spadelens.errors import InputError
-from spadelens.models import Loaded, find_class
+from spadelens.models import Loaded, find_class, is_class_name
+
+_MINUS = " - "
 
 
 def check_class_names(target: str | None, versus: str | None = None) -> None:
@@ -26,13 +28,17 @@ def find_classes(
 
     Args:
         loaded: The model.
-        target: By name or number; None for the predicted class.
-        versus: Likewise; None for no comparison.
+        target: By name or number; None for the predicted class. 'A - B' asks for A compared with B.
+        versus: By name or number; None for no comparison.
         scores: What the model says of the sample, `[classes]`.
 
     Raises:
         InputError: There is no such class (UnknownNameError: of that name), or the two are the same.
     """
+    if target is not None and _MINUS in target and not is_class_name(target, loaded.class_names):
+        if versus is not None:
+            raise InputError(f"Cannot compare {target!r} with a third class, {versus!r}: leave out --versus.")
+        target, _, versus = target.partition(_MINUS)
     first, second = (
         None if name is None else find_class(name, loaded.class_names, len(scores)) for name in (target, versus)
     )
