@@ -41,15 +41,11 @@ def test_escapes_are_replaced_wherever_names_are_printed() -> None:
 def test_cells_are_no_formulas(name: str) -> None:
     assert csv_cell(name) == f"'{name}"
     arm = {"signed": -1.0, "absolute": 1.0}
-    table = maps_table(
-        {
-            "map_values": [
-                {"name": name, "value": -2.0, "is_special": False, "is_unknown": False, "original": arm, "trace": arm}
-            ]
-        }
-    )
-    row = list(csv.reader(io.StringIO(table)))[1]
-    assert row[0] == f"'{name}" and float(row[1]) == -2.0 and float(row[3]) == -1.0
+    unit = {"name": name, "value": -2.0, "is_special": False, "is_unknown": False, "original": arm, "trace": arm}
+    table = maps_table({"map_values": [unit], "finding": {"units": [0]}})
+    (row,) = csv.DictReader(io.StringIO(table))
+    assert row["name"] == f"'{name}" and float(row["value"]) == -2.0 and float(row["original"]) == -1.0
+    assert (row["region"], row["special"]) == ("1", "0")
 
 
 def test_cells_that_are_names_stay() -> None:
