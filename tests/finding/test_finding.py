@@ -158,6 +158,25 @@ def test_a_network_that_any_covering_upsets_is_not_asked_about_a_place() -> None
     assert found.random.num_changed >= 10
 
 
+@pytest.mark.parametrize("loss", [0.0, 0.3, 0.45, 0.55, 0.9])
+def test_a_region_is_specific_if_others_cost_less_than_half_of_what_it_costs(loss: float) -> None:
+    """Of the region all of the score is lost, of any other place a part of it, whatever is covered."""
+
+    def score(photos: Tensor) -> Tensor:
+        is_covered = (photos[:, 0] - photo[0]).abs().flatten(1).amax(1) > 1e-9
+        hidden = photos[(slice(None), 0, *FIRST)].amin((1, 2)) < 0.5
+        probability = 0.9 - torch.where(hidden, 0.9 - 0.01, torch.where(is_covered, loss * 0.89, 0.0))
+        return torch.stack([probability, 1 - probability], 1).log()
+
+    photo = photo_of(1.0)
+    found = find(Function(score), photo, {"exact": inside(FIRST)}, Asked(0, "logits"), {"blur": Zeroed()})
+    assert found.without[0].probability == pytest.approx(0.01, abs=1e-6)
+    hits = moved(found.region, 20, seed=0) & inside(FIRST).bool()
+    lost = sum(1.0 if bool(one.any()) else loss for one in hits) / 20
+    assert found.random.probability == pytest.approx(0.9 - lost * 0.89, abs=1e-6)
+    assert found.is_specific == (lost < 0.5)
+
+
 def test_a_region_of_most_of_the_photo_says_nothing() -> None:
     """The box around a thin diagonal is large, but there is no other to try."""
     line, photo, corner = torch.zeros(64, 64), 0.05 * sample_of((3, 64, 64)), (slice(20, 24), slice(28, 33))

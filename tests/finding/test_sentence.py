@@ -84,7 +84,7 @@ def test_no_region_carries_the_prediction() -> None:
 def test_a_place_that_says_little() -> None:
     assert said(finding(is_specific=False, random=Control(20, 0.1, 17)))[1].endswith(
         "with nothing else, the model says king penguin (93%). But the place says little: covering random areas of the "
-        "same size and shape does the same in 17 of 20 draws."
+        "same size and shape changes 41% to 10% on average (20 draws)."
     )
 
 
@@ -153,7 +153,7 @@ def test_texts_whose_coverings_disagree() -> None:
     one = words(2, without=(effect("mask", 0.02, 0.9, 0.08), effect("other_words", 0.6, 0.3, 0.1)), is_specific=False)
     assert said(one, ("awful", "plot"), "text")[1].endswith(
         "The ways to cover them disagree: replaced by other words of the text, the model says king penguin (60%). But "
-        "the place says little: covering random sets of as many words does the same in 2 of 20 draws."
+        "the place says little: covering random sets of as many words changes 41% to 40% on average (20 draws)."
     )
 
 

@@ -73,11 +73,6 @@ class Control:
     probability: float
     num_changed: int
 
-    @property
-    def is_rare(self) -> bool:
-        """Whether fewer than half of the regions cost the model its answer."""
-        return 2 * self.num_changed < self.count
-
 
 @dataclass(frozen=True, eq=False)
 class Finding:
@@ -90,7 +85,8 @@ class Finding:
         region: The units that the prediction rests on, boolean: `[H, W]` of a photo, `[tokens]` or `[features]`. If it
             does not rest on any region that was tried, the largest of those.
         is_carried: Whether the explained class is lost in most ways of covering the region, which is small.
-        is_specific: Whether covering other regions of its size costs the class less often than not.
+        is_specific: Whether other regions of its size cost the class, on average, less than half of the probability
+            that the region costs it.
         without: The effects of covering the region, one for each way.
         alone: The effects of covering everything else.
         random: Random regions of the same size; of a photo, of the same shape too.
@@ -217,7 +213,7 @@ def find(
         prediction=search.prediction,
         region=region,
         is_carried=search.is_small(region) and 2 * sum(effect.is_changed for effect in without) > len(without),
-        is_specific=random.is_rare,
+        is_specific=search.is_specific(without[0], random),
         without=without,
         alone=alone,
         random=random,
@@ -273,6 +269,11 @@ class _Search:
     def is_small(self, region: Tensor) -> bool:
         """Whether a region is small enough to say anything; the first box of a map may be the whole photo."""
         return self._groups is not None or float(region.double().mean()) <= LARGEST_AREA
+
+    def is_specific(self, effect: Effect, random: Control) -> bool:
+        """Whether random regions cost, on average, less than half of the probability that a region costs."""
+        whole = self.prediction.probabilities[self._asked.target]
+        return effect.probability < whole and 2 * random.probability > whole + effect.probability
 
     def effects(self, region: Tensor) -> tuple[Effect, ...]:
         """Return what covering a region does, in every way."""
@@ -346,12 +347,16 @@ class _Controls:
         """
         first, *others = regions
         of_first = self.random(first)
-        if of_first.is_rare:
+        if self.search.is_specific(self.search.effect(first), of_first):
             return first, of_first
         for region in others:
-            if int(region.sum()) < int(first.sum()) and self.random(region, _SCREENING_DRAWS).is_rare:
-                control = self.random(region)
-                if control.is_rare:
+            if int(region.sum()) < int(first.sum()):
+                effect = self.search.effect(region)
+                for num_draws in (_SCREENING_DRAWS, self.num_draws):
+                    control = self.random(region, num_draws)
+                    if not self.search.is_specific(effect, control):
+                        break
+                else:
                     return region, control
         return first, of_first
 

@@ -89,13 +89,9 @@ def _disagreement(finding: Finding, effects: Sequence[Effect], class_name: Class
 def _control(finding: Finding, noun: str) -> str:
     random = finding.random
     places = _PLACES[noun]
-    if not finding.is_specific:
-        return (
-            f"But the place says little: covering random {places} does the same in {random.num_changed} of "
-            f"{random.count} draws."
-        )
     before, after = percent(finding.probability), percent(random.probability)
-    return f"Covering random {places} changes {before} to {after} on average ({random.count} draws)."
+    change = f"random {places} changes {before} to {after} on average ({random.count} draws)."
+    return f"Covering {change}" if finding.is_specific else f"But the place says little: covering {change}"
 
 
 def _listed(units: Sequence[str], noun: str) -> str:
