@@ -303,6 +303,10 @@ def test_bars_reach_to_the_side_of_their_sign() -> None:
         unit["trace"]["signed"] = 0.0
     report["samples"][0]["maps"]["trace"]["is_zero"] = True
     page = Page(render_report(report, {}))
+    is_carried = report["samples"][0]["finding"]["is_carried"]
+    assert ("Framed: what the prediction rests on." in page.text) == is_carried
+    report["samples"][0]["finding"]["is_carried"] = not is_carried
+    assert ("Framed: what" in Page(render_report(report, {})).text) == (not is_carried)
     bars = [
         found["style"] for tag, found in page.elements if tag == "span" and found.get("style", "").startswith("left")
     ]

@@ -90,7 +90,9 @@ def _control(finding: Finding, noun: str) -> str:
     random = finding.random
     places = _PLACES[noun]
     before, after = percent(finding.probability), percent(random.probability)
-    change = f"random {places} changes {before} to {after} on average ({random.count} draws)."
+    lost = f"and loses the prediction in {random.num_changed} of {random.count} draws"
+    draws = lost if 2 * random.num_changed >= random.count else f"({random.count} draws)"
+    change = f"random {places} changes {before} to {after} on average {draws}."
     return f"Covering {change}" if finding.is_specific else f"But the place says little: covering {change}"
 
 
