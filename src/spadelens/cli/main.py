@@ -120,6 +120,7 @@ def explain_command(
     from spadelens.tasks.inputs import make_subjects, read_inputs, unused_columns
     from spadelens.tasks.labels import label_subjects, read_labels
     from spadelens.tasks.subjects import command_words
+    from spadelens.tasks.targets import split_target
 
     where = options.pop("labels")
     explain_settings(**options)  # report errors in the options before anything is loaded
@@ -128,7 +129,7 @@ def explain_command(
     loaded = load_model(model_spec, device, trust)
     subjects = make_subjects(loaded, given)
     settings = explain_settings(loaded, **options)
-    for name in (settings.target, settings.versus):
+    for name in split_target(loaded, settings.target, settings.versus):
         if name is not None and loaded.class_names and not name.strip().isdecimal():
             find_class(name, loaded.class_names, len(loaded.class_names))
     subjects, notes = label_subjects(loaded, subjects, labels)

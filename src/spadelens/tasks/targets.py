@@ -21,6 +21,22 @@ def check_class_names(target: str | None, versus: str | None = None) -> None:
             raise InputError(f"Cannot find a class without a name: {option} is empty.")
 
 
+def split_target(loaded: Loaded, target: str | None, versus: str | None) -> tuple[str | None, str | None]:
+    """Return the names of the target and of the class that it is compared with, which 'A - B' holds both.
+
+    Raises:
+        InputError: A third class is named, or a name is empty.
+    """
+    if target is None or _MINUS not in target or is_class_name(target, loaded.class_names):
+        return target, versus
+    if versus is not None:
+        raise InputError(f"Cannot compare {target!r} with a third class, {versus!r}: leave out --versus.")
+    first, _, second = target.partition(_MINUS)
+    if not first.strip() or not second.strip():
+        raise InputError(f"Cannot compare classes by {target!r}: expected a class on both sides of the minus.")
+    return first, second
+
+
 def find_classes(
     loaded: Loaded, target: str | None, versus: str | None, scores: Tensor
 ) -> tuple[int | None, int | None]:
@@ -35,10 +51,7 @@ def find_classes(
     Raises:
         InputError: There is no such class (UnknownNameError: of that name), or the two are the same.
     """
-    if target is not None and _MINUS in target and not is_class_name(target, loaded.class_names):
-        if versus is not None:
-            raise InputError(f"Cannot compare {target!r} with a third class, {versus!r}: leave out --versus.")
-        target, _, versus = target.partition(_MINUS)
+    target, versus = split_target(loaded, target, versus)
     first, second = (
         None if name is None else find_class(name, loaded.class_names, len(scores)) for name in (target, versus)
     )
