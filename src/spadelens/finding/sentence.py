@@ -6,15 +6,17 @@ from collections.abc import Callable, Sequence
 
 from spadelens.finding.coverings import WORDS
 from spadelens.finding.finding import Effect, Finding
+from spadelens.snippets import shortened
 
-_MOST_NAMED = 6
+_MOST_NAMED, _LONGEST_NAME = 6, 60
+_LEAST_SHOWN = 1e-5
 
 ClassName = Callable[[int], str]
 
 
 def claim(finding: Finding, class_name: ClassName) -> str:
     """Return what the model says, such as 'king penguin 41%, rather than toucan 31%'."""
-    said, probability = class_name(finding.target), percent(finding.probability)
+    said, probability = class_name(finding.target), _percent_of_target(finding, finding.probability)
     if finding.prediction.outputs == "labels" and finding.versus is None:
         return f"{said} {probability}"
     other = f"{class_name(finding.other)} {percent(finding.prediction.probabilities[finding.other])}"
@@ -34,22 +36,23 @@ def grounds(finding: Finding, class_name: ClassName, units: Sequence[str] = (), 
     """
     size = f"{percent(finding.area)} of the photo" if noun == "photo" else _listed(units, noun)
     first, *others = finding.without
-    if not finding.is_carried:
+    it = "them" if len(units) > 1 else "it"
+    if finding.is_carried:
+        place = f"the outlined {size}" if noun == "photo" else size
+        found = (
+            f"It rests on {place}: without {it}, {_says(finding, first, class_name)}; "
+            f"with nothing else, {_says(finding, finding.alone[0], class_name)}."
+        )
+    else:
         covered = f"the strongest {size}" if noun == "photo" else size
-        return (
+        found = (
             f"No small {REGION_NOUNS[noun]} carries this prediction: with {covered} {WORDS[first.covering]}, "
             f"{_changes(finding, first, class_name)}."
         )
-    place = f"the outlined {size}" if noun == "photo" else size
-    it = "them" if len(units) > 1 else "it"
-    found = [
-        f"It rests on {place}: without {it}, {_says(finding, first, class_name)}; "
-        f"with nothing else, {_says(finding, finding.alone[0], class_name)}."
-    ]
     differing = [effect for effect in others if effect.is_changed != first.is_changed]
-    found += [f"The ways to cover {it} disagree: {_disagreement(finding, differing, class_name)}."] if differing else []
-    found.append(_control(finding, noun))
-    return " ".join(found)
+    disagreement = f"The ways to cover {it} disagree: {_disagreement(finding, differing, class_name)}."
+    control = _control(finding, noun)
+    return " ".join([found, *([disagreement] if differing else []), *([control] if finding.is_carried else [])])
 
 
 def percent(fraction: float) -> str:
@@ -57,6 +60,13 @@ def percent(fraction: float) -> str:
     if 0 < fraction < 0.01:
         return "<1%"
     return ">99%" if 0.99 < fraction < 1 else f"{fraction:.0%}"
+
+
+def _percent_of_target(finding: Finding, fraction: float) -> str:
+    """Return a probability of the explained class, with more digits where it is below 1% to begin with."""
+    if finding.probability >= 0.01 or fraction >= 0.01 or fraction == 0:
+        return percent(fraction)
+    return f"{100 * fraction:.2g}%" if fraction >= _LEAST_SHOWN else f"<{_LEAST_SHOWN:.3%}"
 
 
 REGION_NOUNS = {"photo": "region", "text": "set of words", "row": "set of columns"}
@@ -69,7 +79,7 @@ _PLACES = {
 
 def _says(finding: Finding, effect: Effect, class_name: ClassName) -> str:
     """Return what the model says after an intervention."""
-    explained = f"{class_name(finding.target)} {percent(effect.probability)}"
+    explained = f"{class_name(finding.target)} {_percent_of_target(finding, effect.probability)}"
     if not finding.is_answer or finding.prediction.outputs == "labels":
         return explained
     if effect.answer == finding.target:
@@ -78,7 +88,7 @@ def _says(finding: Finding, effect: Effect, class_name: ClassName) -> str:
 
 
 def _changes(finding: Finding, effect: Effect, class_name: ClassName) -> str:
-    before, after = percent(finding.probability), percent(effect.probability)
+    before, after = (_percent_of_target(finding, one) for one in (finding.probability, effect.probability))
     return f"{class_name(finding.target)} goes from {before} to {after}"
 
 
@@ -89,7 +99,7 @@ def _disagreement(finding: Finding, effects: Sequence[Effect], class_name: Class
 def _control(finding: Finding, noun: str) -> str:
     random = finding.random
     places = _PLACES[noun]
-    before, after = percent(finding.probability), percent(random.probability)
+    before, after = (_percent_of_target(finding, one) for one in (finding.probability, random.probability))
     lost = f"and loses the prediction in {random.num_changed} of {random.count} draws"
     draws = lost if 2 * random.num_changed >= random.count else f"({random.count} draws)"
     change = f"random {places} changes {before} to {after} on average {draws}."
@@ -99,7 +109,7 @@ def _control(finding: Finding, noun: str) -> str:
 def _listed(units: Sequence[str], noun: str) -> str:
     """Return names of words or columns as one phrase."""
     kind = "word" if noun == "text" else "column"
-    named = [f"“{unit}”" for unit in units]
+    named = [f"“{shortened(unit, _LONGEST_NAME)}”" for unit in units]
     if len(named) > _MOST_NAMED:
         return f"{len(named)} {kind}s ({', '.join(named[:_MOST_NAMED])} and others)"
     listed = " and ".join(filter(None, [", ".join(named[:-1]), named[-1]]))
