@@ -13,7 +13,7 @@ from references.photos import colorful
 
 from spadelens import photos
 from spadelens.errors import PhotoError
-from spadelens.photos import Preprocessing, read_photo
+from spadelens.photos import Preprocessing, read_photo, rgb_picture
 
 RGB = Preprocessing((8, 8), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
@@ -81,6 +81,24 @@ def test_transparency_is_laid_over_white(tmp_path: Path, mode: str, color: tuple
     assert np.abs(seen[0] - full).max() <= 1
     assert np.abs(seen[1] - (full * 128 + 255 * 127) / 255).max() <= 2
     assert seen[2].tolist() == [255, 255, 255]
+
+
+def test_pictures_in_memory_are_seen_as_those_in_files(tmp_path: Path) -> None:
+    clear = Image.new("RGBA", (2, 1), (200, 100, 0, 0))
+    keyed = Image.new("RGB", (2, 1), (1, 2, 3))
+    keyed.info["transparency"] = (1, 2, 3)
+    deep = Image.fromarray(np.array([[0, 32768, 65535]], dtype=np.uint16))
+    floats = Image.fromarray(np.array([[0.0, 0.5, 1.0]], dtype=np.float32))
+    assert np.asarray(rgb_picture(clear)).tolist() == [[[255] * 3] * 2]
+    assert np.asarray(rgb_picture(keyed)).tolist() == [[[255] * 3] * 2]
+    for picture in (deep, floats):
+        assert np.asarray(rgb_picture(picture))[0, :, 0].tolist() == [0, 128, 255]
+    plain = colorful(4, 5)
+    assert rgb_picture(plain) is plain
+    plain.save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:60])
+    with Image.open(tmp_path / "cut.png") as opened, pytest.raises(PhotoError, match="Cannot use a picture"):
+        rgb_picture(opened)
 
 
 def test_transparent_color_of_rgb_and_grey(tmp_path: Path) -> None:

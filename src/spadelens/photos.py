@@ -244,9 +244,27 @@ def _how_to_convert(path: Path) -> str:
     return next((f" {advice}" for suffixes, advice in _CONVERSIONS.items() if suffix in suffixes), "")
 
 
+def rgb_picture(picture: Image.Image) -> Image.Image:
+    """Return a picture in memory as RGB with the colors that `read_photo` gives one in a file; it is not rotated.
+
+    Raises:
+        PhotoError: Its file is damaged, or it is not known which of its values is white.
+    """
+    try:
+        picture.load()
+        is_deep = picture.mode[:1] in ("I", "F")
+        is_plain = picture.mode == "RGB" and "transparency" not in picture.info
+        return picture if is_plain else _flattened(picture, PixelDepth(is_deep, None))
+    except Exception as error:  # Pillow's decoders raise what they like on damaged files
+        raise PhotoError(f"Cannot use a picture of mode {picture.mode!r}: {error}.") from error
+
+
 def _as_seen(opened: Image.Image, depth: PixelDepth) -> Image.Image:
     check_colors(opened, depth)
-    picture: Image.Image = ImageOps.exif_transpose(opened)
+    return _flattened(ImageOps.exif_transpose(opened), depth)
+
+
+def _flattened(picture: Image.Image, depth: PixelDepth) -> Image.Image:
     if picture.mode.startswith("I") or picture.mode == "F":
         picture = eight_bit(picture, depth)
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:

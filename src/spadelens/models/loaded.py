@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from spadelens.input_size import declare_size
-from spadelens.photos import Preprocessing, read_photo
+from spadelens.photos import Preprocessing, read_photo, rgb_picture
 from spadelens.plain_text import printable
 from spadelens.prediction import Outputs
 from spadelens.snippets import shortened
@@ -72,10 +72,10 @@ class LoadedModel(_NamedClasses):
         """Return a photo, or the photo in a file, as the model expects it, `[C, H, W]` on the CPU.
 
         Raises:
-            PhotoError: The file cannot be read as a photo.
+            PhotoError: The file, or the picture, cannot be read as a photo.
         """
         if isinstance(photo, Image.Image):
-            return self.preprocessing(photo if photo.mode == "RGB" else photo.convert("RGB"))
+            return self.preprocessing(rgb_picture(photo))
         return self.preprocessing(read_photo(photo))
 
 
