@@ -2,6 +2,7 @@
 
 import json
 import re
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def test_it_shows_itself_in_a_notebook(explained: spadelens.Explained) -> None:
     assert "star &gt;99%, rather than arrow &lt;1%" in page
     assert len(re.findall("<img ", page)) == 5
     assert len(page) < 40_000
+    assert escape(explained.sentence.partition(". ")[2], quote=True) in page  # to its end, where it may warn
 
 
 def test_it_writes_a_report(explained: spadelens.Explained, tmp_path: Path) -> None:
@@ -124,11 +126,54 @@ def test_a_row_rests_on_the_column_that_decides() -> None:
         (torch.zeros(4, 8, 8), r"of shape \[4, 8, 8\]"),
         (torch.zeros(8, 8), r"of shape \[8, 8\]"),
         (None, "NoneType"),
+        (Image.new("F", (8, 8), float("nan")), "not finite"),
     ],
 )
 def test_what_cannot_be_explained(demo: LoadedModel, sample: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         spadelens.explain(demo, sample, **FAST)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"class_names": "abc"}, "expected a list of strings"),
+        ({"class_names": [1, 2]}, "expected a list of strings"),
+        ({"candidates": "lrp"}, "expected a list of names"),
+        ({"candidates": [3]}, "Cannot use 3 as a method"),
+        ({"candidates": ["none", "lrp"]}, "'none' alone"),
+        ({"method": 3}, "Cannot use 3 as a method"),
+        ({"blur": "much"}, "blur='much'"),
+    ],
+)
+def test_arguments_of_another_type(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        spadelens.explain(Small(), torch.rand(3, 8, 8), **arguments, **FAST)
+
+
+@pytest.mark.parametrize(
+    "sample", [torch.full((3, 8, 8), float("nan")), torch.ones(3, 8, 8) * 1j, torch.ones(3, 8, 8) > 0]
+)
+def test_photos_of_a_bare_module_that_are_no_finite_numbers(sample: Tensor) -> None:
+    with pytest.raises(InputError, match="expected finite floating-point numbers"):
+        spadelens.explain(Small(), sample, **FAST)
+
+
+def test_photos_that_require_gradients() -> None:
+    sample = torch.rand(3, 8, 8, requires_grad=True)  # a warning would be an error
+    assert spadelens.explain(Small(), sample, candidates=[], **FAST).region.shape == (8, 8)
+
+
+class Small(nn.Module):
+    """A network of photos in two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 3)
+
+    def forward(self, photos: Tensor) -> Tensor:
+        scores: Tensor = self.last(self.first(photos).relu().amax((2, 3)))
+        return scores
 
 
 def test_wrong_arguments(demo: LoadedModel, photo: Image.Image, explained: Any, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from spadelens.files import whole_file
 from spadelens.finding.finding import Finding
 from spadelens.finding.sentence import claim, grounds
 from spadelens.models import Loaded, LoadedModel, LoadedTable, LoadedText, load_model
-from spadelens.photos import Preprocessing, read_photo
+from spadelens.photos import Preprocessing, read_photo, rgb_picture
 from spadelens.pictures import as_picture, contrast_picture, outlined_picture, overlay_picture
 from spadelens.progress import ProgressLike
 from spadelens.progress_bars import is_in_notebook, reporting
@@ -39,6 +39,7 @@ from spadelens.tasks.subjects import PhotoSubject, RowSubject, Subject, TextSubj
 
 Sample: TypeAlias = "Tensor | Image.Image | str | Path | Mapping[str, float] | Sequence[float] | NDArray[Any]"
 _LONGEST_REPR = 300
+_LONGEST_SHOWN = 2000  # in a notebook: the sentences at the end are those that warn
 
 
 @final
@@ -132,7 +133,7 @@ class Explained:
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: the sentence, and the photo as it is, without the region and with it alone."""
-        return snippets.block(self._claim, snippets.line(self._grounds), self._shown())
+        return snippets.block(self._claim, snippets.line(self._grounds, _LONGEST_SHOWN), self._shown())
 
     def _shown(self) -> str:
         explanation = self.explanation
@@ -206,7 +207,7 @@ def explain(
     loaded, subject = _prepared(model, sample, class_names)
     given = TraceOptions.of(options, **changes)
     named = {name: None if value is None else str(value) for name, value in (("target", target), ("versus", versus))}
-    others = () if candidates is None else tuple(candidates) or ("none",)
+    others = () if candidates is None else candidates or ("none",)
     settings = explain_settings(loaded, method=method, blur=blur, candidates=others, **named, **vars(given))
     with reporting(progress) as report_to:
         explanation = explain_subject(loaded, subject, settings, report_to)
@@ -215,6 +216,10 @@ def explain(
 
 def _prepared(model: Loaded | nn.Module | str, sample: Sample, class_names: Sequence[str]) -> tuple[Loaded, Subject]:
     """Return the model and the sample as the tasks take them."""
+    if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names):
+        raise InputError(
+            f"Cannot use {snippets.shortened(repr(class_names), 60)} as class names: expected a list of strings."
+        )
     loaded = load_model(model) if isinstance(model, str) else model
     if isinstance(loaded, nn.Module):
         return _bare(loaded, sample, tuple(class_names))
@@ -237,7 +242,7 @@ def _photo(loaded: LoadedModel, sample: Sample) -> PhotoSubject:
     if isinstance(sample, str | Path):
         return PhotoSubject("photo", str(sample), preprocessing.crop(read_photo(sample)))
     if isinstance(sample, Image.Image):
-        return PhotoSubject("photo", "photo", preprocessing.crop(sample.convert("RGB")))
+        return PhotoSubject("photo", "photo", preprocessing.crop(rgb_picture(sample)))
     if isinstance(sample, Tensor) and sample.dim() == 3 and len(sample) == len(preprocessing.mean):
         mean, std = (torch.tensor(numbers).view(-1, 1, 1) for numbers in (preprocessing.mean, preprocessing.std))
         crop = as_picture((sample.detach().cpu().float() * std + mean).clamp(0, 1))
@@ -263,12 +268,17 @@ def _bare(model: nn.Module, sample: Sample, class_names: tuple[str, ...]) -> tup
         zeros, ones = torch.zeros(len(sample)), torch.ones(len(sample))
         table = LoadedTable(spec, model, names, zeros, ones, None, class_names)
         return table, RowSubject("row", "tensor", tuple(sample.detach().cpu().tolist()))
+    if not sample.is_floating_point() or not bool(torch.isfinite(sample).all()):
+        raise InputError(
+            f"Cannot explain a photo of {sample.dtype} numbers{' that are not finite' * sample.is_floating_point()}: "
+            "expected finite floating-point numbers."
+        )
     if len(sample) not in (1, 3):
         raise InputError(
             f"Cannot show a sample of {len(sample)} channels as a photo: expected one or three. Use extract_trace and "
             "attribute for others."
         )
-    low, high = float(sample.min()), float(sample.max())
+    low, high = float(sample.detach().min()), float(sample.detach().max())
     span = high - low or 1.0
     mean, std = (-low / span,) * len(sample), (1 / span,) * len(sample)
     height, width = sample.shape[1:]

@@ -22,8 +22,10 @@ def parse_configured(kind: str, text: str, known: Mapping[str, type[Configurable
 
     Raises:
         UnknownNameError: There is no such name or setting.
-        InputError: A value is out of range or of the wrong type.
+        InputError: A value is out of range or of the wrong type, or `text` is not a string.
     """
+    if not isinstance(text, str):
+        raise InputError(f"Cannot use {text!r} as a {kind}: expected its name.")
     name, _, settings_text = text.partition(":")
     if name not in known:
         raise UnknownNameError(kind, name, known)

@@ -40,9 +40,9 @@ def block(title: str, *parts: str) -> str:
     return f"<div><div><b>{escaped(title)}</b></div>{''.join(parts)}</div>"
 
 
-def line(text: str) -> str:
-    """Return a text on a line of its own."""
-    return f"<div>{escaped(text)}</div>"
+def line(text: str, most: int = MOST_TEXT) -> str:
+    """Return a text on a line of its own, shortened."""
+    return f"<div>{escaped(text, most)}</div>"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -81,7 +81,7 @@ def attribute(
     private = runnable(dense)  # each call has a copy of its own: other threads may be running the model
     report = model.report if isinstance(model, Trace | TraceEnsemble) else None
     kind = kind_of(private, sample, report.kind if kind is None and report is not None else kind)
-    if not 0 <= blur < 1 or (blur and kind != "photo"):
+    if not isinstance(blur, int | float) or not 0 <= blur < 1 or (blur and kind != "photo"):
         raise InputError(f"Cannot blur a map with blur={blur!r}: expected a fraction of the side of a map [H, W].")
     target = _explained_class(private, sample, target, report)
     asked = target

@@ -148,7 +148,12 @@ def row_sample(loaded: LoadedTable, row: Mapping[str, float] | Sequence[float] |
         if missing:
             raise InputError(f"Cannot explain a row without {missing[0]!r}: expected values of {list(names)}.")
         row = [row[name] for name in names]
-    raw = torch.as_tensor(row, dtype=torch.float32, device="cpu")
+    try:
+        raw = torch.as_tensor(row, dtype=torch.float32, device="cpu")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"Cannot explain {shortened(repr(row), 60)} as a row: expected {len(names)} numbers, by name or in order."
+        ) from error
     if raw.shape != (len(names),):
         raise InputError(f"Cannot explain a row of shape {list(raw.shape)}: expected {len(names)} values.")
     wrong = (~torch.isfinite(raw)).nonzero()

@@ -124,7 +124,11 @@ def explain_settings(
     if blur and kind != "photo":
         raise InputError("Cannot blur the map of a text or a table row: --blur is for photos only.")
     check_class_names(target, versus)
-    others = () if tuple(candidates) == ("none",) else tuple(candidates) or defaults.CANDIDATES
+    if isinstance(candidates, str):
+        raise InputError(f"Cannot use {candidates!r} as candidates: expected a list of names.")
+    if "none" in candidates and set(candidates) != {"none"}:
+        raise InputError("Cannot leave out other maps and add some: give the candidate 'none' alone, or leave it out.")
+    others = () if "none" in candidates else tuple(candidates) or defaults.CANDIDATES
     for other in others:
         parse_configured("method", other, METHODS)
     given = TraceOptions.of(**options)
