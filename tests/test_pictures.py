@@ -29,7 +29,14 @@ def ramp(height: int, width: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("height", "width", "size"),
-    [(64, 64, (448, 448)), (50, 70, (630, 450)), (448, 500, (500, 448)), (600, 700, (700, 600))],
+    [
+        (64, 64, (448, 448)),
+        (50, 70, (630, 450)),
+        (448, 500, (500, 448)),
+        (600, 700, (700, 600)),
+        (64, 16, (224, 896)),
+        (1, 50, (850, 17)),
+    ],
 )
 def test_sizes(height: int, width: int, size: tuple[int, int]) -> None:
     photo = Image.new("RGB", (width, height), (90, 100, 110))

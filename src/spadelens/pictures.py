@@ -13,6 +13,7 @@ from torch import Tensor
 COLORMAP = "inferno"
 _SHOWN_AS_BRIGHTEST = 0.995  # quantile: a few extreme pixels would leave the rest black
 _SMALLEST_SHOWN_PX = 448
+_LARGEST_ENLARGED_PX = 896  # of the longer side, so that narrow photos do not become pages of megabytes
 _LARGEST_OPACITY = 0.85
 _LARGEST_SMOOTHED = 2  # enlargements beyond it keep the pixels visible
 _OUTLINE_PX = 3
@@ -25,6 +26,8 @@ _FOR, _AGAINST, _EMPTY = (192, 57, 43), (41, 98, 178), (255, 255, 255)
 
 def heatmap_picture(values: Tensor) -> Image.Image:
     """Return a heatmap `[H, W]` of values of at least 0 in color, enlarged by a whole factor to at least 448 pixels.
+
+    The longer side is not enlarged beyond 896 pixels.
 
     Zero is black; values from the 99.5th percentile up have the brightest color. Each map is scaled separately.
     """
@@ -170,6 +173,6 @@ def _colors(strength: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 
 def _enlarged(picture: Image.Image) -> Image.Image:
-    factor = max(1, -(-_SMALLEST_SHOWN_PX // min(picture.size)))
+    factor = max(1, min(-(-_SMALLEST_SHOWN_PX // min(picture.size)), _LARGEST_ENLARGED_PX // max(picture.size)))
     kept = Image.Resampling.NEAREST if factor > _LARGEST_SMOOTHED else Image.Resampling.BICUBIC
     return picture.resize((picture.width * factor, picture.height * factor), kept)
