@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from spadelens.cli.console import print_summary, print_visualized, progress_bar
+from spadelens.errors import SpadeError
 from spadelens.extraction.ensemble import TraceEnsemble
 from spadelens.models import Loaded, LoadedModel
 from spadelens.output import interrupts
@@ -44,7 +46,8 @@ def run_to_folder(
     with interrupts.raises(), whole_folder(out) as staging:
         with progress_bar(len(subjects)) as for_sample:
             for number, subject in enumerate(subjects):
-                explanation = explain(loaded, subject, settings, for_sample(number, subject.name))
+                with _naming(subject.file if len(subjects) > 1 else None):
+                    explanation = explain(loaded, subject, settings, for_sample(number, subject.name))
                 trace_report = explanation.trace.report
                 samples.append(summarize_sample(explanation, loaded))
                 folder = staging / subject.name
@@ -106,6 +109,17 @@ def visualize_to_folder(
         (staging / "report.html").write_text(visualized.render(report, pictures), encoding="utf-8")
     print_visualized(report, out)
     return report
+
+
+@contextmanager
+def _naming(file: str | None) -> Iterator[None]:
+    """Say in errors which of several samples they are about."""
+    try:
+        yield
+    except SpadeError as error:
+        if file is not None:
+            error.args = (f"Cannot explain {file!r}: {error}",)
+        raise
 
 
 def _write_trace(folder: Path, explanation: Explanation) -> None:
