@@ -157,6 +157,15 @@ def test_targets(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
 
 
+def test_two_classes_in_one_target(capsys: pytest.CaptureFixture[str]) -> None:
+    assert explain("square.png", "--target", "Ring - star") == 0
+    report = read_report()
+    assert report["samples"][0]["explained_class"]["class_name"] == "ring"
+    assert report["samples"][0]["finding"]["versus"]["class_name"] == "star"
+    assert report["settings"]["target"] == "Ring - star"
+    assert capsys.readouterr().err == ""
+
+
 def test_names(capsys: pytest.CaptureFixture[str]) -> None:
     names = ["x/a.png", "y/a.png", "a b.png", "été 漢.png", "[bold]x[.png", "&<b>'\"$(x).png", "[/red].jpg"]
     pixels = Image.fromarray(draw_image(3, 5).pixels)

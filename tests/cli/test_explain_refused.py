@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from references.commands import FAST, TINY, check_refusal, explain, listing, refuse, run
 
 pytestmark = pytest.mark.usefixtures("workplace")
@@ -117,6 +118,14 @@ FORWARD = TINY.replace("return self.linear(self.second(self.first(x)).mean((2, 3
 def test_bad_models(capsys: pytest.CaptureFixture[str], code: str, expected: str) -> None:
     Path("net.py").write_text(code)
     assert expected in refuse(capsys, model="net.py:build")
+
+
+def test_which_of_several_samples_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (8, 8)).save("black.png")
+    fails = "return self.linear(self.second(self.first(x)).mean((2, 3))) * (1 if x.mean() > -1.5 else float('nan'))"
+    Path("net.py").write_text(FORWARD.format(fails))
+    arguments = ("explain", "square.png", "black.png", "--model", "net.py:build", "--out", "out", *FAST)
+    assert "Cannot explain 'black.png': The model returned scores that" in check_refusal(capsys, *arguments)
 
 
 def test_bad_model_specs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,6 +62,9 @@ def test_rows(row: object) -> None:
     assert isinstance(found, RowSample)
     assert found.values.tolist() == row_sample(TABLE, row).values.tolist() == [2.0, 0.5, 1.0]  # type: ignore[arg-type]
     assert found.feature_names == TABLE.feature_names
+    for wrong in ("1,2,3", None, [["1", "2", "3"]], ["1", "2", "3"], {"age": "x", "height": 1, "weight": 2}):
+        with pytest.raises(InputError, match="expected 3 numbers, by name or in order"):
+            row_sample(TABLE, wrong)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="Cannot explain a row without 'height'"):
         TABLE.sample({"age": 1.0})
 
