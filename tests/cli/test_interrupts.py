@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from references.commands import PROGRAM, explain, listing, read_report
 
+from spadelens.output import interrupts
+
 pytestmark = pytest.mark.usefixtures("workplace")
 
 STOPPED_AT = """
@@ -106,3 +108,11 @@ def test_interrupts_that_come_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder, "_move", interrupted)
     assert explain("square.png", model="net.py:build") == 0
     assert read_report()
+
+
+def test_an_interrupt_does_not_outlive_its_block() -> None:
+    with pytest.raises(KeyboardInterrupt), interrupts.raises():
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+        interrupts.check()  # it was lost, and is raised again
+    interrupts.check()

@@ -35,7 +35,7 @@ def stops_at_once() -> Iterator[None]:
 
 @contextmanager
 def raises(is_resumable: bool = False) -> Iterator[None]:
-    """Inside the block, a signal raises KeyboardInterrupt, and so does `check` from then on.
+    """Inside the block, a signal raises KeyboardInterrupt, and so does `check` from then on, to the end of the block.
 
     Args:
         is_resumable: Whether the same command can resume from what is written inside the block.
@@ -43,8 +43,11 @@ def raises(is_resumable: bool = False) -> Iterator[None]:
     global _is_received, _is_complete, _is_resumable
     _is_received = _is_complete = False
     _is_resumable = is_resumable
-    with _handled_by(_raise):
-        yield
+    try:
+        with _handled_by(_raise):
+            yield
+    finally:
+        _is_received = False  # what runs in this process next was not interrupted
 
 
 @contextmanager
